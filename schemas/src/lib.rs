@@ -6,3 +6,5 @@
 pub mod address;
 pub mod codec;
 pub mod ids;
+pub mod paths;
+pub mod relay;
