@@ -6,5 +6,7 @@
 pub mod address;
 pub mod codec;
 pub mod ids;
+pub mod item;
 pub mod paths;
 pub mod relay;
+pub mod wire;
