@@ -22,7 +22,7 @@ use zbus::fdo::{DBusProxy, RequestNameFlags};
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, DBusError, Guid, interface};
+use zbus::{Address, Connection, DBusError, Guid, interface};
 
 use caller::Caller;
 pub use socket::PrivateSocket;
@@ -303,12 +303,17 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Serves on `socket`, and with `session_bus` also there, now or as soon as there is one.
-    pub fn serve<S: Service>(socket: PrivateSocket, session_bus: bool, service: Arc<S>, signals: &Signals) -> Self {
+    /// Serves on `socket`, and on the session bus at that address (`Address::session()`), now or as soon as it is there.
+    pub fn serve<S: Service>(
+        socket: PrivateSocket,
+        session_bus: Option<Address>,
+        service: Arc<S>,
+        signals: &Signals,
+    ) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_socket(socket, Arc::clone(&service), signals.clone()));
-        if session_bus {
-            tasks.spawn(serve_session_bus(service, signals.clone()));
+        if let Some(address) = session_bus {
+            tasks.spawn(serve_session_bus(address, service, signals.clone()));
         }
         Self { _tasks: tasks }
     }
@@ -348,10 +353,10 @@ async fn serve_client<S: Service>(
     Ok(())
 }
 
-async fn serve_session_bus<S: Service>(service: Arc<S>, signals: Signals) {
+async fn serve_session_bus<S: Service>(address: Address, service: Arc<S>, signals: Signals) {
     let mut told = false;
     loop {
-        match join_session_bus(Arc::clone(&service)).await {
+        match join_session_bus(address.clone(), Arc::clone(&service)).await {
             Ok(connection) => {
                 tracing::debug!("serving on the session bus");
                 forward::<S>(&connection, signals.sender.subscribe()).await;
@@ -364,9 +369,9 @@ async fn serve_session_bus<S: Service>(service: Arc<S>, signals: Signals) {
     }
 }
 
-async fn join_session_bus<S: Service>(service: Arc<S>) -> zbus::Result<Connection> {
+async fn join_session_bus<S: Service>(address: Address, service: Arc<S>) -> zbus::Result<Connection> {
     let served = Served { service, caller: Caller::OnSessionBus };
-    let connection = zbus::connection::Builder::session()?.serve_at(PATH, served)?.build().await?;
+    let connection = zbus::connection::Builder::address(address)?.serve_at(PATH, served)?.build().await?;
     connection.request_name_with_flags(NAME, RequestNameFlags::DoNotQueue.into()).await?;
     Ok(connection)
 }
@@ -434,14 +439,22 @@ fn text(done: Result<Answer, tokio::task::JoinError>) -> Result<String, Failure>
 
 /// Returns when the caller has left the bus, or has closed its connection to us.
 async fn gone(header: &Header<'_>, connection: &Connection) {
-    if let Some(sender) = header.sender().filter(|_| connection.is_bus()) {
-        if let Ok(proxy) = DBusProxy::new(connection).await
-            && let Ok(mut changes) = proxy.receive_name_owner_changed_with_args(&[(0, sender), (2, "")]).await
-        {
-            changes.next().await;
-        }
+    tokio::select! {
+        () = connection.closed() => {}
+        () = left(header, connection), if connection.is_bus() => {}
     }
-    connection.closed().await;
+}
+
+/// Returns when the caller has left the bus; never, if the bus does not tell.
+async fn left(header: &Header<'_>, connection: &Connection) {
+    let changes = async {
+        let proxy = DBusProxy::new(connection).await.ok()?;
+        proxy.receive_name_owner_changed_with_args(&[(0, header.sender()?), (2, "")]).await.ok()
+    };
+    match changes.await {
+        Some(mut changes) => drop(changes.next().await),
+        None => std::future::pending().await,
+    }
 }
 
 fn relay(text: &str) -> Result<RelayAddress, Failure> {
