@@ -35,7 +35,7 @@ fn what_a_call_gets_wrong_is_said_and_the_service_is_not_asked() {
     let machine = Machine::running();
     machine.block_on(async {
         let connection = client(&machine).await;
-        let refused = async |method: &str, body: &(dyn Fn() -> Wrong)| match body() {
+        let refused = async |method: &str, wrong: Wrong| match wrong {
             Wrong::Path(path) => {
                 error(connection.call_method(None::<&str>, PATH, Some(INTERFACE), method, &(path,)).await)
             }
@@ -49,12 +49,12 @@ fn what_a_call_gets_wrong_is_said_and_the_service_is_not_asked() {
             }
         };
         let usage = "org.hearth.Error.Usage";
-        assert_eq!(refused("Why", &|| Wrong::Path(b"docs/a")).await, usage);
-        assert_eq!(refused("Why", &|| Wrong::Path(b"/docs\0a")).await, usage);
-        assert_eq!(refused("Restore", &|| Wrong::Restore("v1", "2026-01-01T00:00:00Z")).await, usage);
-        assert_eq!(refused("Restore", &|| Wrong::Restore("", "at noon")).await, usage);
-        assert_eq!(refused("Join", &|| Wrong::Join("relay.example", "")).await, usage);
-        assert_eq!(refused("Join", &|| Wrong::Join(sim::RELAY, "yours")).await, usage);
+        assert_eq!(refused("Why", Wrong::Path(b"docs/a")).await, usage);
+        assert_eq!(refused("Why", Wrong::Path(b"/docs\0a")).await, usage);
+        assert_eq!(refused("Restore", Wrong::Restore("v1", "2026-01-01T00:00:00Z")).await, usage);
+        assert_eq!(refused("Restore", Wrong::Restore("", "at noon")).await, usage);
+        assert_eq!(refused("Join", Wrong::Join("relay.example", "")).await, usage);
+        assert_eq!(refused("Join", Wrong::Join(sim::RELAY, "yours")).await, usage);
     });
     assert_eq!(machine.calls(), "");
 }

@@ -58,7 +58,9 @@ impl Rules {
             }
             Self::Add(Add { pattern, class, on, note }) => {
                 let result = bus.call("RulesAdd", &(&pattern, &class, on, note)).await?;
-                context.show(&result, |_| format!("{} is {}.\n", render::shown(&pattern), render::shown(&class)))
+                context.show(&result, |_| {
+                    format!("Added the rule {}: {}.\n", render::shown(&pattern), render::shown(&class))
+                })
             }
             Self::Remove(Remove { pattern, on }) => {
                 let result = bus.call("RulesRemove", &(&pattern, on)).await?;

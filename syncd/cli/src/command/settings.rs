@@ -81,7 +81,7 @@ fn details(result: &Value, fields: &[&str]) -> String {
     let mut words = format!("{}\n\n{}", text(result, "key"), table.lines("  ", |_, line| line.to_owned()));
     let layers = layers(&result["layers"]);
     if !layers.is_empty() {
-        words += "\n  layers, strongest first\n";
+        words += if result["layers"].is_array() { "\n  layers, strongest first\n" } else { "\n  layers\n" };
         words += &layers;
     }
     words

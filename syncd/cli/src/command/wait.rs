@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
     /// Give up after this many seconds [default: never]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     timeout: Option<Duration>,
     /// Wait for this machine only
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]

@@ -213,7 +213,7 @@ impl Machine {
 
     /// Runs a command line and tells all that can be seen of it.
     pub(crate) fn run(&self, line: &str) -> String {
-        self.tell(line, &mut self.hearth(&line.split(' ').collect::<Vec<_>>()))
+        self.tell(line, &mut self.hearth(&line.split_whitespace().collect::<Vec<_>>()))
     }
 
     pub(crate) fn tell(&self, line: &str, command: &mut Command) -> String {
@@ -230,7 +230,7 @@ impl Machine {
 
     /// Runs a command line on a terminal until it ends, and gives what the terminal got.
     pub(crate) fn run_on_terminal(&self, line: &str) -> (String, i32) {
-        let (mut terminal, mut child) = self.start_on_terminal(&line.split(' ').collect::<Vec<_>>());
+        let (mut terminal, mut child) = self.start_on_terminal(&line.split_whitespace().collect::<Vec<_>>());
         let mut seen = Vec::new();
         // A terminal that everybody has closed reads as an error.
         let _ = terminal.read_to_end(&mut seen);
