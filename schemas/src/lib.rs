@@ -9,6 +9,7 @@ pub mod ids;
 pub mod keys;
 pub mod label;
 pub mod log;
+pub mod pairing;
 pub mod paths;
 pub mod relay;
 pub mod seal;
