@@ -6,6 +6,7 @@
 pub mod address;
 pub mod codec;
 pub mod ids;
+pub mod item;
 pub mod keys;
 pub mod label;
 pub mod log;
@@ -13,3 +14,4 @@ pub mod pairing;
 pub mod paths;
 pub mod relay;
 pub mod seal;
+pub mod wire;
