@@ -3,4 +3,8 @@
 //! What decides lives in `syncd-core`; here bytes, clocks, sockets and buses meet it.
 
 pub mod bus;
+pub mod driver;
+pub mod exchange;
+pub mod membership;
 pub mod notify;
+pub mod stream;
