@@ -3,3 +3,4 @@
 //! What decides lives in `syncd-core`; here bytes, clocks, sockets and buses meet it.
 
 pub mod bus;
+pub mod keys;
