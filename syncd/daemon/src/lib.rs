@@ -8,3 +8,4 @@ pub mod exchange;
 pub mod membership;
 pub mod notify;
 pub mod stream;
+pub mod keys;
