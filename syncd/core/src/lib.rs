@@ -1,1 +1,14 @@
-//! Hearth.
+//! The part of Hearth that decides: pure, deterministic, without clocks, sockets or files.
+//!
+//! ```text
+//! here    inotify, dconf → [ settle → scan → observe → index → session ] → peer
+//! there   peer → [ session → row (join) → view → plan → apply → index ] → disk, dconf
+//! ```
+//!
+//! Everything between the ends is driven through [`engine::Engine`]: events in, effects out; time, randomness
+//! and disk are inputs. The index is asked through [`store::Store`], the file system through [`disk::Disk`].
+//! Start reading at [`view`]: it says what a machine shows of everything that is known; then [`plan`].
+
+pub mod disk;
+pub mod row;
+pub mod store;
