@@ -47,10 +47,8 @@ pub enum Message {
         replica: ReplicaId,
         /// What the sender knows.
         known: KnownMap,
-        /// Up to which row, in the receiver's numbering, the sender has the receiver's rows; 0 for none.
-        cursor: u64,
-        /// Which life of the receiver that numbering belongs to.
-        cursor_of: ReplicaId,
+        /// Up to which row of each replica's index, in that index's order, the sender has its rows.
+        cursors: BTreeMap<ReplicaId, u64>,
     },
     /// Rows after the receiver's cursor.
     Rows {
@@ -149,9 +147,12 @@ impl Message {
     }
 
     fn check(&self) -> Result<(), WireError> {
-        let known_fits = |known: &KnownMap| known.len() <= crate::item::MAX_REPLICAS && !known.contains_key(&UNNUMBERED);
+        let known_fits =
+            |known: &KnownMap| known.len() <= crate::item::MAX_REPLICAS && !known.contains_key(&UNNUMBERED);
         let fits = match self {
-            Self::Hello { replica, known, .. } => *replica != UNNUMBERED && known_fits(known),
+            Self::Hello { replica, known, cursors } => {
+                *replica != UNNUMBERED && known_fits(known) && cursors.len() <= crate::item::MAX_REPLICAS
+            }
             Self::Rows { rows, known, .. } => {
                 for row in rows {
                     row.check()?;

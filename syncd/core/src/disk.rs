@@ -98,8 +98,12 @@ pub trait Disk {
     /// Makes a directory; `AlreadyExists` if the name is taken. Gives its stat.
     fn mkdir(&mut self, path: &[u8]) -> io::Result<Stat>;
     /// Puts a content into staging under `name`, with attributes, and gives its stat and hash.
-    fn stage(&mut self, name: &StageName, source: &Source, attributes: &Attributes)
-    -> io::Result<(Stat, ContentHash, u64)>;
+    fn stage(
+        &mut self,
+        name: &StageName,
+        source: &Source,
+        attributes: &Attributes,
+    ) -> io::Result<(Stat, ContentHash, u64)>;
     /// Makes everything staged and renamed so far durable.
     fn flush(&mut self, dirs: &[RelPath]) -> io::Result<()>;
     /// Moves an entry to a free name; `AlreadyExists` if it is taken (`RENAME_NOREPLACE`).

@@ -9,6 +9,17 @@
 //! and disk are inputs. The index is asked through [`store::Store`], the file system through [`disk::Disk`].
 //! Start reading at [`view`]: it says what a machine shows of everything that is known; then [`plan`].
 
+pub mod apply;
+pub mod conflict;
 pub mod disk;
+pub mod engine;
+pub mod fetch;
+pub mod observe;
+pub mod plan;
 pub mod row;
+pub mod select;
+pub mod session;
+pub mod state;
 pub mod store;
+pub mod tree;
+pub mod view;

@@ -3,6 +3,8 @@
 //! The daemon answers from SQLite, tests from maps ([`MemoryStore`]). All writes between [`Store::begin`] and
 //! [`Store::commit`] become durable together or not at all.
 
+use std::collections::BTreeMap;
+
 use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
 use hearth_schemas::item::{Attributes, Class, Dot, Name, Row, Value};
 use hearth_schemas::wire::KnownMap;
@@ -149,7 +151,9 @@ pub trait Store {
     fn set_known(&mut self, known: KnownMap) -> StoreResult<()>;
     /// Up to which of a peer replica's rows ours are current.
     fn cursor(&self, replica: ReplicaId) -> StoreResult<u64>;
-    /// Raises that.
+    /// All cursors.
+    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>>;
+    /// Sets a cursor.
     fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()>;
 
     /// A base entry by its key.

@@ -129,6 +129,10 @@ impl Store for MemoryStore {
         Ok(self.tables.cursors.get(&replica).copied().unwrap_or(0))
     }
 
+    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>> {
+        Ok(self.tables.cursors.clone())
+    }
+
     fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()> {
         self.tables.cursors.insert(replica, seq);
         Ok(())
