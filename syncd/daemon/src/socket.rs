@@ -445,3 +445,137 @@ fn native(address: SocketAddr, v6: bool) -> SocketAddr {
         SocketAddr::V6(_) => canonical(address),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: [u8; 8] = [7; 8];
+    const KEY: [u8; 32] = [8; 32];
+
+    #[test]
+    fn a_peers_address_names_its_slot_and_no_other_address_does() {
+        for slot in [0, 1, 513, u16::MAX] {
+            assert_eq!(slot_of(peer_address(Slot(slot))), Some(Slot(slot)));
+        }
+        for other in ["[fd15:7000::1]:2", "[fd15:7001::1]:1", "[fd15:7000::1:1]:1", "127.0.0.1:1"] {
+            assert_eq!(slot_of(other.parse().expect("an address")), None, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_from_one_peer_is_stripped_in_place() {
+        let (socket, leg) = socket();
+        let (mut buffer, mut meta) = batch(&[data(3, 0, b"@aaaa"), data(3, 2, b"@bbbb"), data(3, 0, b"@c")]);
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(given(&buffer, &meta), [b"@aaaa".as_slice(), b"@bbbb", b"@c"]);
+        assert_eq!((meta.addr, meta.ecn), (peer_address(Slot(3)), None));
+    }
+
+    #[tokio::test]
+    async fn congestion_seen_by_any_packet_of_a_batch_is_told() {
+        let (socket, leg) = socket();
+        let (mut buffer, mut meta) = batch(&[data(3, 2, b"@aaaa"), data(3, 3, b"@bbbb"), data(3, 2, b"@cccc")]);
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(meta.ecn, Some(EcnCodepoint::Ce));
+    }
+
+    #[tokio::test]
+    async fn packets_of_others_in_a_batch_come_with_the_next_call() {
+        let (socket, leg) = socket();
+        let quic = b"@a packet of the login".to_vec();
+        let bound = bound_of(quic.len());
+        let (mut buffer, mut meta) =
+            batch(&[data(3, 0, b"@aaaaaaaaa"), quic.clone(), bound, data(4, 2, b"@bbbbbbbbb"), data(3, 0, b"@c")]);
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(given(&buffer, &meta), [b"@aaaaaaaaa".as_slice(), b"@c"]);
+
+        let mut space = [[0; 64]; 4];
+        let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
+        let mut metas = [RecvMeta::default(); 4];
+        assert_eq!(socket.release(&mut buffers, &mut metas), 2);
+        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], mapped(relay())));
+        assert_eq!(given(&buffers[1], &metas[1]), [b"@bbbbbbbbb"]);
+        assert_eq!((metas[1].addr, metas[1].ecn), (peer_address(Slot(4)), Some(EcnCodepoint::Ect0)));
+        assert_eq!(socket.release(&mut buffers, &mut metas), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_relays_or_not_this_sessions_is_dropped() {
+        let (socket, leg) = socket();
+        let mut other_token = data(3, 0, b"@a");
+        other_token[4] ^= 1;
+        let mut bad_ecn = data(3, 0, b"@a");
+        bad_ecn[1] = 4;
+        let table = [other_token, bad_ecn, data(3, 0, b""), data(3, 0, b"\x01not quic"), vec![1, 0, 3], vec![]];
+        for datagram in table {
+            let (mut buffer, mut meta) = batch(std::slice::from_ref(&datagram));
+            socket.take_in(&leg, &mut buffer, &mut meta);
+            assert_eq!(meta.len, 0, "{datagram:?}");
+        }
+        let (mut buffer, mut meta) = batch(&[data(3, 0, b"@a")]);
+        meta.addr = "192.0.2.1:2".parse().expect("an address");
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(meta.len, 0, "from another port");
+        let nobody = Leg { session: None, ..leg };
+        let (mut buffer, mut meta) = batch(&[data(3, 0, b"@a")]);
+        socket.take_in(&nobody, &mut buffer, &mut meta);
+        assert_eq!(meta.len, 0, "without a session");
+    }
+
+    #[tokio::test]
+    async fn only_an_authentic_answer_binds() {
+        let (socket, leg) = socket();
+        let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
+        let forged = relay::bound_datagram(TOKEN, &[9; 32], 5, seen).to_vec();
+        let authentic = relay::bound_datagram(TOKEN, &KEY, 5, seen).to_vec();
+        for (datagram, wanted) in [(forged, None), (authentic, Some(Bound { counter: 5, seen }))] {
+            let (mut buffer, mut meta) = batch(&[datagram]);
+            socket.take_in(&leg, &mut buffer, &mut meta);
+            assert_eq!((meta.len, *socket.bound().borrow()), (0, wanted));
+        }
+        socket.end_session();
+        assert_eq!(*socket.bound().borrow(), None);
+    }
+
+    fn socket() -> (PathSocket, Leg) {
+        let socket = PathSocket::open(0).expect("a socket");
+        socket.use_relay(relay());
+        socket.start_session(TOKEN, KEY);
+        let leg = socket.leg();
+        (socket, leg)
+    }
+
+    fn relay() -> SocketAddr {
+        "192.0.2.1:1".parse().expect("an address")
+    }
+
+    fn data(slot: u16, ecn: u8, packet: &[u8]) -> Vec<u8> {
+        let mut header = Header { kind: Kind::Data, ecn: 0, slot: Slot(slot), token: TOKEN }.to_bytes();
+        header[1] = ecn;
+        [header.as_slice(), packet].concat()
+    }
+
+    /// A datagram of ours, of any length, that QUIC is not to see.
+    fn bound_of(len: usize) -> Vec<u8> {
+        let header = Header { kind: Kind::Bound, ecn: 0, slot: Slot(0), token: TOKEN }.to_bytes();
+        [header.as_slice(), &vec![0; len - HEADER]].concat()
+    }
+
+    /// Datagrams as the kernel hands over those that it received as one.
+    fn batch(datagrams: &[Vec<u8>]) -> (Vec<u8>, RecvMeta) {
+        let buffer = datagrams.concat();
+        let meta = RecvMeta {
+            addr: mapped(relay()),
+            len: buffer.len(),
+            stride: datagrams.first().map_or(0, Vec::len),
+            ecn: None,
+            dst_ip: None,
+        };
+        (buffer, meta)
+    }
+
+    fn given<'a>(buffer: &'a [u8], meta: &RecvMeta) -> Vec<&'a [u8]> {
+        buffer[..meta.len].chunks(meta.stride).collect()
+    }
+}

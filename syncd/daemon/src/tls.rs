@@ -256,3 +256,140 @@ fn check_signature(
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     verify_tls13_signature_with_raw_key(message, &SubjectPublicKeyInfoDer::from(cert.as_ref()), dss, &algorithms)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use hearth_schemas::keys::{DeviceKeys, Root, Secret};
+    use hearth_schemas::log::{Body, Caps, SEALED_NAME, Signer};
+    use quinn::{ConnectionError, Endpoint};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn two_devices_of_an_account_know_each_other_by_their_keys() {
+        let world = World::new();
+        let [one, two] = [&world.keys[0], &world.keys[1]];
+        let client = peer_client(&one.tls, two.public().tls, world.account.clone()).expect("a configuration");
+        let (dialled, accepted) = world.meet(client).await;
+        assert_eq!(peer_key(&dialled.expect("connected")), Some(two.public().tls));
+        assert_eq!(peer_key(&accepted.expect("connected")), Some(one.public().tls));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_account_does_not_list_is_refused_by_either_side() {
+        let world = World::new();
+        let [one, two, stranger] = [0, 1, 2].map(|n: usize| &world.keys[n]);
+        let client = peer_client(&stranger.tls, two.public().tls, world.account.clone()).expect("a configuration");
+        assert!(world.meet(client).await.1.is_err(), "a stranger dials");
+        let client = peer_client(&one.tls, stranger.public().tls, world.account.clone()).expect("a configuration");
+        assert!(world.meet(client).await.0.is_err(), "another device answers than the one dialled");
+        let elsewhere = watch::channel(Arc::new(account(&world.keys[..1]))).1;
+        let client = peer_client(&one.tls, two.public().tls, elsewhere).expect("a configuration");
+        assert!(world.meet(client).await.0.is_err(), "a device that one's own log does not list answers");
+    }
+
+    #[tokio::test]
+    async fn a_peer_with_the_classic_key_exchange_only_is_refused() {
+        let world = World::new();
+        let [one, two] = [&world.keys[0], &world.keys[1]];
+        let weak = CryptoProvider { kx_groups: vec![aws_lc_rs::kx_group::X25519], ..(*provider()).clone() };
+        let mut config = ClientConfig::builder_with_provider(Arc::new(weak))
+            .with_protocol_versions(&[&TLS13])
+            .expect("a version")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(RawKey { expected: Some(two.public().tls), account: None }))
+            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
+                certified(&one.tls).expect("a key"),
+            )));
+        finish_client(&mut config, ready::ALPN);
+        let config = QuicClientConfig::with_initial(Arc::new(config), initial_suite()).expect("a configuration");
+        let (dialled, accepted) = world.meet(config).await;
+        assert!(dialled.is_err() && accepted.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_relay_is_known_by_its_pin_or_not_asked_for_one() {
+        let world = World::new();
+        let key = world.keys[1].public().tls;
+        let table = [(Trust::Pinned(key), true), (Trust::Pinned([1; 32]), false), (Trust::Unverified, true)];
+        for (trust, wanted) in table {
+            let (dialled, _) = world.meet_relay(relay_client(trust).expect("a configuration")).await;
+            assert_eq!(dialled.is_ok(), wanted, "{trust:?}");
+        }
+    }
+
+    type Met = (Result<quinn::Connection, ConnectionError>, Result<quinn::Connection, ConnectionError>);
+
+    /// An account of the first two devices; the third is a stranger.
+    struct World {
+        keys: Vec<DeviceKeys>,
+        account: watch::Receiver<Arc<Account>>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let keys: Vec<DeviceKeys> =
+                (1..=3).map(|n| DeviceKeys::from_bytes(&std::array::from_fn(|at| n * 16 + at as u8 / 32))).collect();
+            let account = watch::channel(Arc::new(account(&keys[..2]))).1;
+            Self { keys, account }
+        }
+
+        /// Lets somebody dial the second device.
+        async fn meet(&self, client: QuicClientConfig) -> Met {
+            meet(client, peer_server(&self.keys[1].tls, self.account.clone()).expect("a configuration")).await
+        }
+
+        /// Lets somebody dial a relay that has the second device's TLS key for its own.
+        async fn meet_relay(&self, client: QuicClientConfig) -> Met {
+            let certified = certified(&self.keys[1].tls).expect("a key");
+            let mut config = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&TLS13])
+                .expect("a version")
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified)));
+            config.alpn_protocols = vec![relay::ALPN.to_vec()];
+            meet(client, QuicServerConfig::with_initial(Arc::new(config), initial_suite()).expect("a configuration"))
+                .await
+        }
+    }
+
+    /// Both ends of a connection on the loopback, once it has proved to carry data both ways, or has failed.
+    async fn meet(client: QuicClientConfig, server: QuicServerConfig) -> Met {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = quinn::ServerConfig::with_crypto(Arc::new(server));
+        let server = Endpoint::server(server, any).expect("an endpoint");
+        let address = server.local_addr().expect("an address");
+        let dialled = async {
+            let endpoint = Endpoint::client(any).expect("an endpoint");
+            let config = quinn::ClientConfig::new(Arc::new(client));
+            let connection = endpoint.connect_with(config, address, NAME).expect("a dial").await?;
+            let (mut send, mut recv) = connection.open_bi().await?;
+            send.write_all(b"x").await.ok();
+            match recv.read_exact(&mut [0]).await {
+                Ok(()) => Ok(connection),
+                Err(_) => Err(connection.closed().await),
+            }
+        };
+        let accepted = async {
+            let connection = server.accept().await.expect("a dial").await?;
+            let (mut send, _recv) = connection.accept_bi().await?;
+            send.write_all(b"x").await.ok();
+            Ok(connection)
+        };
+        tokio::join!(dialled, accepted)
+    }
+
+    fn account(devices: &[DeviceKeys]) -> Account {
+        let root = Root { sign: SigningKey::from_bytes(&[9; 32]), kem: Secret::from_bytes([9; 32]) };
+        let genesis = Account::genesis_entry(root.sign_public(), root.kem_public(), 0).sign(&root.sign);
+        let mut account = Account::verify(root.account(), &[genesis]).expect("a log");
+        for device in devices {
+            let body = Body::AddDevice { keys: device.public(), name: vec![0; SEALED_NAME], caps: Caps::ALL };
+            let entry = account.next_entry(body, Signer::Root, 0).sign(&root.sign);
+            account.extend(&[entry]).expect("an entry");
+        }
+        account
+    }
+}
