@@ -173,8 +173,6 @@ pub struct Welcome {
     pub head: Head,
     /// The account's relays, with pinned keys.
     pub relays: Vec<String>,
-    /// The name that the joiner was given.
-    pub name: String,
     /// [`WelcomeSecrets`], sealed to the joiner's KEM key: opening them proves that it holds it, and they stay
     /// secret from whoever records the exchange today and breaks its curve one day.
     pub secrets: SealedTo,

@@ -9,12 +9,14 @@
 //! and disk are inputs. The index is asked through [`store::Store`], the file system through [`disk::Disk`].
 //! Start reading at [`view`]: it says what a machine shows of everything that is known; then [`plan`].
 
+pub mod account;
 pub mod apply;
 pub mod conflict;
 pub mod disk;
 pub mod engine;
 pub mod fetch;
 pub mod observe;
+pub mod pairing;
 pub mod plan;
 pub mod row;
 pub mod select;

@@ -10,3 +10,4 @@ pub mod peer;
 pub mod relay;
 pub mod socket;
 pub mod tls;
+pub mod keys;
