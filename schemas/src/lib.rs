@@ -6,5 +6,10 @@
 pub mod address;
 pub mod codec;
 pub mod ids;
+pub mod keys;
+pub mod label;
+pub mod log;
+pub mod pairing;
 pub mod paths;
 pub mod relay;
+pub mod seal;
