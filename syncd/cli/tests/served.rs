@@ -85,6 +85,21 @@ fn a_long_wait_does_not_hold_up_other_calls() {
 }
 
 #[test]
+fn a_wait_is_given_up_when_its_caller_goes_away() {
+    let status = json!({"in_sync": false});
+    let machine = Machine::running().answers("Wait", json!("never")).sends("Wait", Signal::Status(status));
+    machine.block_on(async {
+        let connection = client(&machine).await;
+        let mut messages = zbus::MessageStream::from(&connection);
+        let call = zbus::Message::method_call(PATH, "Wait").expect("well formed").interface(INTERFACE).expect("a name");
+        connection.send(&call.build(&(0_u64, "", false)).expect("well formed")).await.expect("sent");
+        futures_util::StreamExt::next(&mut messages).await.expect("the signal: it waits").expect("a message");
+        connection.close().await.expect("closed");
+        machine.given_up().await;
+    });
+}
+
+#[test]
 fn the_session_bus_serves_the_same_and_its_going_is_survived() {
     let Some((mut daemon, address)) = session_bus() else { return };
     let machine = Machine::idle().answers("Status", json!({"in_sync": true})).answers("Init", json!({"account": "a"}));

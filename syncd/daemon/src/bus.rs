@@ -37,6 +37,8 @@ pub const PATH: &str = "/org/hearth/Sync1";
 
 /// Clients on the private socket at one time; more wait in the socket's queue.
 const CLIENTS: usize = 64;
+/// A client that has not said who it is by then gives up its place.
+const HANDSHAKE: Duration = Duration::from_secs(15);
 /// Signals that a slow client may be behind before it misses the oldest.
 const SIGNALS: usize = 256;
 /// Between two attempts to reach a session bus that is not there, or whose name is taken.
@@ -343,12 +345,10 @@ async fn serve_client<S: Service>(
 ) -> zbus::Result<()> {
     // Subscribed before the handshake ends, so that a client which calls and then listens has missed nothing.
     let receiver = signals.sender.subscribe();
-    let connection = zbus::connection::Builder::unix_stream(stream)
-        .server(Guid::generate())?
-        .p2p()
-        .serve_at(PATH, served)?
-        .build()
-        .await?;
+    let builder =
+        zbus::connection::Builder::unix_stream(stream).server(Guid::generate())?.p2p().serve_at(PATH, served)?;
+    let Ok(connection) = tokio::time::timeout(HANDSHAKE, builder.build()).await else { return Ok(()) };
+    let connection = connection?;
     forward::<S>(&connection, receiver).await;
     Ok(())
 }

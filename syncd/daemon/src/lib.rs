@@ -3,4 +3,16 @@
 //! What decides lives in `syncd-core`; here bytes, clocks, sockets and buses meet it.
 
 pub mod bus;
+pub mod driver;
+pub mod exchange;
+pub mod membership;
+pub mod notify;
+pub mod stream;
+pub mod frame;
+pub mod net;
+pub mod notify;
+pub mod peer;
+pub mod relay;
+pub mod socket;
+pub mod tls;
 pub mod keys;

@@ -14,6 +14,7 @@ use syncd::bus::{
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 
 /// The relay that the examples name.
 pub(crate) const RELAY: &str = "hearth://relay.example:7000";
@@ -33,6 +34,16 @@ pub(crate) struct SimService {
     sent_at: Mutex<BTreeMap<&'static str, Vec<Signal>>>,
     calls: Mutex<Vec<String>>,
     signals: Signals,
+    given_up: Arc<Notify>,
+}
+
+/// Tells when a call that is never answered is dropped.
+struct UntilDropped(Arc<Notify>);
+
+impl Drop for UntilDropped {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl SimService {
@@ -48,7 +59,10 @@ impl SimService {
         let answer = self.answers.lock().expect("no panic").get(method).cloned();
         match answer {
             Some(Ok(Value::String(word))) if word == "panic" => panic!("told to"),
-            Some(Ok(Value::String(word))) if word == "never" => std::future::pending().await,
+            Some(Ok(Value::String(word))) if word == "never" => {
+                let _until_dropped = UntilDropped(Arc::clone(&self.given_up));
+                std::future::pending().await
+            }
             Some(answer) => answer,
             None => Ok(json!({})),
         }
@@ -195,6 +209,11 @@ impl Machine {
 
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    /// Returns once a call that is never answered has been given up.
+    pub(crate) async fn given_up(&self) {
+        self.service.given_up.notified().await;
     }
 
     /// What the service was asked, one call a line.
