@@ -5,14 +5,13 @@
 pub mod bus;
 pub mod driver;
 pub mod exchange;
-pub mod membership;
-pub mod notify;
-pub mod stream;
 pub mod frame;
+pub mod keys;
+pub mod membership;
 pub mod net;
 pub mod notify;
 pub mod peer;
 pub mod relay;
 pub mod socket;
+pub mod stream;
 pub mod tls;
-pub mod keys;
