@@ -1,9 +1,9 @@
 //! Device ↔ device messages of the sync session.
 //!
-//! The control stream is the first bidirectional stream that the dialling side opens after `Ready`; both sides
-//! write frames on it: a 4-byte little-endian length, one byte telling how the body is packed, the body. The
-//! body is the canonical encoding of a [`Message`], zstd-compressed where the byte says so. Content travels on
-//! streams of its own, headed by [`Carrier`].
+//! Every stream begins with a [`Carrier`]: a 4-byte little-endian length and its canonical encoding. On the control
+//! stream both sides write frames: a 4-byte little-endian length of what follows, a 4-byte little-endian length of the
+//! body before compression (0 where it is not compressed), the body: the canonical encoding of a [`Message`], as one
+//! zstd frame where it is compressed. Content travels on streams of its own.
 
 use std::collections::BTreeMap;
 
@@ -94,6 +94,8 @@ pub enum Message {
 /// Head of a content stream, after its 4-byte length.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Carrier {
+    /// Two-way, opened once by the dialling side: frames of [`Message`]s.
+    Control,
     /// One-way: frames as on the control stream, each holding a [`Pack`].
     Packs,
     /// Two-way: asks for the chunk list of a content; the answer is a [`ChunkList`].

@@ -3,10 +3,10 @@
 //! What decides lives in `syncd-core`; here bytes, clocks, sockets and buses meet it.
 
 pub mod bus;
-pub mod frame;
 pub mod net;
 pub mod notify;
 pub mod peer;
+pub mod prefixed;
 pub mod relay;
 pub mod socket;
 pub mod tls;
