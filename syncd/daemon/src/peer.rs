@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use crate::net::{Identity, NetEvent, View, jitter, view};
 use crate::relay::Presence;
 use crate::socket::{Bound, peer_address, slot_of};
-use crate::{frame, tls};
+use crate::{prefixed, tls};
 
 /// How long a connection may take to be authorised by both sides.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -404,7 +404,7 @@ async fn dial_peer(
     config.transport_config(Arc::new(transport()));
     let connection = endpoint.connect_with(config, peer_address(slot), tls::NAME)?.await?;
     let (mut send, mut recv) = connection.open_bi().await?;
-    frame::write(&mut send, &codec::encode(&own_ready(&identity, &account))).await?;
+    prefixed::write(&mut send, &codec::encode(&own_ready(&identity, &account))).await?;
     let head = hear_ready(&connection, &mut recv, &identity).await?;
     send.finish()?;
     Ok(Shaken { connection, tls: key, head })
@@ -424,7 +424,7 @@ async fn accept_peer(
     }
     let (mut send, mut recv) = connection.accept_bi().await?;
     let head = hear_ready(&connection, &mut recv, &identity).await?;
-    frame::write(&mut send, &codec::encode(&own_ready(&identity, &account))).await?;
+    prefixed::write(&mut send, &codec::encode(&own_ready(&identity, &account))).await?;
     send.finish()?;
     Ok(Shaken { connection, tls, head })
 }
@@ -438,7 +438,7 @@ async fn hear_ready(
     recv: &mut quinn::RecvStream,
     identity: &Identity,
 ) -> anyhow::Result<Head> {
-    let ready = match frame::read(recv, MAX_READY).await {
+    let ready = match prefixed::read(recv, MAX_READY).await {
         Ok(body) => Ready::decode(&body).map_err(anyhow::Error::from),
         Err(error) => Err(error.into()),
     };

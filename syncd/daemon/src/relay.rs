@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::frame;
+use crate::prefixed;
 use crate::net::{Identity, NetEvent, jitter};
 use crate::socket::PathSocket;
 use crate::tls::{self, Trust};
@@ -103,7 +103,7 @@ impl Control {
         let (events, incoming) = mpsc::channel(MAX_EVENTS);
         tokio::spawn(async move {
             while let Some(body) = outgoing.recv().await {
-                if frame::write(&mut send, &body).await.is_err() {
+                if prefixed::write(&mut send, &body).await.is_err() {
                     break;
                 }
             }
@@ -219,7 +219,7 @@ async fn listen(
     events: mpsc::Sender<Event>,
 ) -> anyhow::Result<std::convert::Infallible> {
     loop {
-        let body = frame::read(&mut recv, MAX_FRAME).await?;
+        let body = prefixed::read(&mut recv, MAX_FRAME).await?;
         match decode_server(&body)? {
             ServerFrame::Reply { id, reply } => {
                 let shared = shared.upgrade().context("nobody uses the connection any longer")?;
