@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hearth_tests::lab::{Lab, RELAY_IP};
 use hearth_tests::machine::{Kind, Machine};
-use hearth_tests::process::run;
+use hearth_tests::process::{Process, run};
 use hearth_tests::room::{Room, Walls};
 use hearth_tests::scratch::Scratch;
+use hearth_tests::watch::until_file;
 
 #[test]
 fn a_lab_connects_its_hosts_and_leads_nowhere_else() -> Result<()> {
@@ -38,10 +39,11 @@ fn traffic_is_captured_at_the_bridge() -> Result<()> {
     let canary = "canary-in-the-clear-0451";
     let send = format!("echo {canary} > /dev/udp/{RELAY_IP}/9");
     lab.host("laptop")?.run(&["bash", "-c", &send])?;
-    capture.terminate(Duration::from_secs(10))?;
-    let bytes = fs::read(&file).context("reading the capture")?;
-    ensure!(bytes.windows(canary.len()).any(|window| window == canary.as_bytes()), "what is in the clear is found");
-    Ok(())
+    until_file(&file, Duration::from_secs(10), |file| {
+        let bytes = fs::read(file).ok()?;
+        bytes.windows(canary.len()).any(|window| window == canary.as_bytes()).then_some(())
+    })?;
+    capture.terminate(Duration::from_secs(10)).map(drop)
 }
 
 #[test]
@@ -80,8 +82,7 @@ fn nothing_outlives_the_process_that_started_it() -> Result<()> {
     let room = lab.host("laptop")?.clone();
     let mut sleeper = room.enter("sh");
     sleeper.args(["-c", "sleep 1000 & wait", &name]);
-    let process =
-        hearth_tests::process::Process::spawn("sleeper", sleeper, &scratch.path().join("sleeper.log"), false)?;
+    let process = Process::spawn("sleeper", sleeper, &scratch.path().join("sleeper.log"), false)?;
     drop(process);
     drop((room, lab));
     let listed = run(Command::new("ps").args(["-eo", "args"]), Duration::from_secs(10))?;

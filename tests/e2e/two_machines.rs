@@ -233,7 +233,11 @@ fn paused_machines_keep_what_they_have_until_resumed() -> Result<()> {
 fn the_relay_may_go_and_come_back() -> Result<()> {
     let mut pair = Pair::joined()?;
     for kill in [false, true] {
-        if kill { pair.relay.kill()? } else { pair.relay.stop()? }
+        if kill {
+            pair.relay.kill()?
+        } else {
+            pair.relay.stop()?
+        }
         let name = format!("written while it was away {kill}.txt");
         pair.laptop.write(&name, "patience")?;
         pair.relay_again()?;

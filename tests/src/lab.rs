@@ -94,7 +94,9 @@ impl Lab {
     /// Begins to capture all traffic into a file, and returns once it runs. SIGTERM ends it with a whole file.
     pub fn capture(&self, file: &Path) -> Result<Process> {
         let mut command = self.hub.enter("tcpdump");
-        command.args(["-i", "any", "-n", "-U", "-s", "0", "-B", "16384", "-Z", "root", "-w"]).arg(file);
+        command
+            .args(["-i", "any", "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-Z", "root", "-w"])
+            .arg(file);
         let log = self.logs.join("tcpdump.log");
         let mut process = Process::spawn("tcpdump", command, &log, false)?;
         let started = crate::watch::until_file(file, Duration::from_secs(10), |file| {

@@ -59,8 +59,7 @@ pub struct Machine {
 impl Machine {
     /// Makes the folders of a machine, and starts its session bus if it has one, but not the daemon.
     pub fn new(scratch: &Path, name: &str, kind: Kind) -> Result<Self> {
-        let mut machine =
-            Self { name: name.to_owned(), folder: scratch.join(name), kind, daemon: None, bus: None };
+        let mut machine = Self { name: name.to_owned(), folder: scratch.join(name), kind, daemon: None, bus: None };
         for folder in [machine.home_inside(), machine.folder.join("run"), machine.folder.join("services")] {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -153,7 +152,8 @@ impl Machine {
         let seconds = limit.as_secs().to_string();
         let reply = self.hearth_within(limit + COMMAND_LIMIT, ["wait", "--timeout", &seconds, "--json"])?;
         if reply.code != 0 {
-            let status = self.hearth(["status", "--json"]).map(|reply| String::from_utf8_lossy(&reply.stdout).into_owned());
+            let status =
+                self.hearth(["status", "--json"]).map(|reply| String::from_utf8_lossy(&reply.stdout).into_owned());
             bail!("{}: hearth wait ended with {}: {}\n{status:?}{}", self.name, reply.code, reply.stderr, self.tail());
         }
         Ok(())
@@ -305,7 +305,8 @@ impl Machine {
         let config = self.folder.join("session.conf");
         let text = format!(
             "<busconfig><type>session</type><keep_umask/><listen>{}</listen><servicedir>{}</servicedir>\
-             <policy context=\"default\"><allow send_destination=\"*\" eavesdrop=\"true\"/><allow own=\"*\"/></policy>\
+             <policy context=\"default\"><allow send_destination=\"*\" eavesdrop=\"true\"/><allow eavesdrop=\"true\"/>\
+             <allow own=\"*\"/></policy>\
              </busconfig>\n",
             self.bus_address(),
             services.display()

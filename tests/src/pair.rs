@@ -102,7 +102,8 @@ impl Pair {
         let logs = scratch.path().join("lab");
         fs::create_dir(&logs).context("making a folder for logs")?;
         let lab = Lab::new(&["laptop", "desktop"], &logs)?;
-        let relay = Relay::start_logging(&scratch.path().join("relay"), Some(lab.host("relay")?), RELAY_IP, log_filter)?;
+        let relay =
+            Relay::start_logging(&scratch.path().join("relay"), Some(lab.host("relay")?), RELAY_IP, log_filter)?;
         let machine = |name| {
             let room = Some(Rc::clone(lab.host(name)?));
             Machine::new(scratch.path(), name, Kind { room, log_filter: log_filter.to_owned(), ..Kind::default() })

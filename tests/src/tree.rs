@@ -113,13 +113,7 @@ pub fn assert_equal(left: &Path, right: &Path, excluding: &[&str]) -> Result<()>
         return Ok(());
     }
     let first: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
-    bail!(
-        "{} and {} differ at {} paths:\n  {}",
-        left.display(),
-        right.display(),
-        differences.len(),
-        first.join("\n  ")
-    )
+    bail!("{} and {} differ at {} paths:\n  {}", left.display(), right.display(), differences.len(), first.join("\n  "))
 }
 
 fn entry(path: &Path) -> Result<Entry> {
@@ -150,8 +144,7 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Writes a file of noise without holding it in memory.
 pub fn write_noise(path: &Path, seed: u64, length: u64) -> Result<()> {
-    let mut stream =
-        blake3::Hasher::new_derive_key("hearth test noise").update(&seed.to_le_bytes()).finalize_xof();
+    let mut stream = blake3::Hasher::new_derive_key("hearth test noise").update(&seed.to_le_bytes()).finalize_xof();
     let mut file = File::create(path).with_context(|| format!("making {}", path.display()))?;
     let mut block = vec![0; 1 << 20];
     let mut left = length;
