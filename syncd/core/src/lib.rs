@@ -23,6 +23,7 @@ pub mod row;
 pub mod rules;
 pub mod select;
 pub mod session;
+pub mod settings;
 pub mod state;
 pub mod store;
 mod table;
