@@ -19,7 +19,7 @@ use crate::driver::Message;
 use crate::relay::{ConnectionId, Input};
 
 /// How long a caller may take to open its stream.
-const OPENING: Duration = Duration::from_secs(10);
+const OPENING: Duration = Duration::from_secs(30);
 /// How long the body of a frame may take.
 const READING: Duration = Duration::from_secs(30);
 /// How long a device may not take a byte that waits for it.

@@ -44,9 +44,11 @@ impl DataDir {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// Where the database is.
-    pub fn database(&self) -> PathBuf {
-        self.path.join("relay.sqlite")
+    /// Where the database is. Makes an empty one that nobody else can read; SQLite's other files follow its mode.
+    pub fn database(&self) -> Result<PathBuf, DataError> {
+        let path = self.path.join("relay.sqlite");
+        private().append(true).create(true).open(&path).map_err(at(&path))?;
+        Ok(path)
     }
 
     /// Claims the directory for as long as the file is open.
@@ -114,7 +116,8 @@ mod tests {
         let key = data.key().expect("made");
         assert_eq!(DataDir::open(&path).expect("there").key().expect("there"), key);
         let mode = |name: &str| std::fs::metadata(path.join(name)).expect("there").permissions().mode() & 0o777;
-        assert_eq!((mode("key"), mode(".")), (0o600, 0o700));
+        data.database().expect("made");
+        assert_eq!((mode("key"), mode("relay.sqlite"), mode(".")), (0o600, 0o600, 0o700));
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Server {
         let lock = data.lock()?;
         let key = data.key()?;
         let limits = Limits::default();
-        let store = Store::open(&data.database(), options.admission, limits.clone())?;
+        let store = Store::open(&data.database()?, options.admission, limits.clone())?;
         let socket = open_socket(&store, options.listen)?;
         let listening = |source| ServeError::Listen { address: options.listen, source };
         let port = socket.local_addr().map_err(listening)?.port();

@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use hearth_schemas::address::{AddressError, RelayAddress};
 use relay_server::admission::{Admission, Limits};
 use relay_server::data::DataDir;
 use relay_server::listen::{Options, Server};
@@ -32,7 +33,7 @@ enum Command {
         #[arg(long, value_name = "ADDR")]
         listen: SocketAddr,
         /// Name or IP address under which devices reach this relay, if it is not the address listened on.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = host)]
         host: Option<String>,
         /// Who may register an account.
         #[arg(long, value_enum, default_value_t)]
@@ -75,9 +76,15 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn invite(data: &std::path::Path) -> anyhow::Result<()> {
+/// Takes what can stand in an address: a name, or an IP address without brackets.
+fn host(text: &str) -> Result<String, AddressError> {
+    let address = RelayAddress { host: text.to_owned(), port: 1, key: None };
+    RelayAddress::parse(&address.to_string()).map(|address| address.host)
+}
+
+fn invite(data: &Path) -> anyhow::Result<()> {
     let data = DataDir::open(data)?;
-    let store = Store::open(&data.database(), Admission::Invite, Limits::default())?;
+    let store = Store::open(&data.database()?, Admission::Invite, Limits::default())?;
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).context("drawing an invitation")?;
     let code = data_encoding::BASE32_NOPAD.encode(&secret).to_lowercase();

@@ -6,10 +6,13 @@
 pub mod address;
 pub mod codec;
 pub mod ids;
+pub mod item;
 pub mod keys;
 pub mod label;
 pub mod log;
 pub mod pairing;
 pub mod paths;
+pub mod ready;
 pub mod relay;
 pub mod seal;
+pub mod wire;

@@ -502,17 +502,19 @@ mod tests {
         assert!(!other.fit(&change.account));
     }
 
+    type Random = Box<dyn FnMut(&mut [u8])>;
+
     /// An account with a laptop, and entropy that never repeats.
     struct World {
         phrase: Phrase,
         laptop: DeviceKeys,
         created: Change,
-        entropy: Box<dyn FnMut(&mut [u8])>,
+        entropy: Random,
     }
 
     impl World {
         fn new() -> Self {
-            let mut entropy: Box<dyn FnMut(&mut [u8])> = Box::new(counting());
+            let mut entropy: Random = Box::new(counting());
             let phrase = Phrase::random(&mut entropy);
             let laptop = DeviceKeys::random(&mut entropy);
             let created = create(&phrase, &laptop, "laptop", 1, &mut entropy).expect("a good account");

@@ -1,2 +1,28 @@
-//! Hearth.
+//! The part of Hearth that decides: pure, deterministic, without clocks, sockets or files.
+//!
+//! ```text
+//! here    inotify, dconf → [ settle → scan → observe → index → session ] → peer
+//! there   peer → [ session → row (join) → view → plan → apply → index ] → disk, dconf
+//! ```
+//!
+//! Everything between the ends is driven through [`engine::Engine`]: events in, effects out; time, randomness
+//! and disk are inputs. The index is asked through [`store::Store`], the file system through [`disk::Disk`].
+//! Start reading at [`view`]: it says what a machine shows of everything that is known; then [`plan`].
+
 pub mod account;
+pub mod apply;
+pub mod chunk;
+pub mod conflict;
+pub mod disk;
+pub mod engine;
+pub mod fetch;
+pub mod observe;
+pub mod pairing;
+pub mod plan;
+pub mod row;
+pub mod select;
+pub mod session;
+pub mod state;
+pub mod store;
+pub mod tree;
+pub mod view;

@@ -1,0 +1,491 @@
+//! Carries out a plan on the disk, so that a crash at any instant leaves each path old or new, and whole.
+//!
+//! Takes [`Step`]s from [`crate::plan`], in order. Everything is staged, verified and made durable first; then come
+//! the renames, the directories' own attributes, and one flush; only then does the caller commit, so base never
+//! claims more than the disk. Each step first checks that the disk is as base says; where it is not, a person was
+//! quicker: the step is dropped and its entry looked at again. Nothing is overwritten or unlinked: what is displaced
+//! is moved into history.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Error, ErrorKind};
+
+use hearth_schemas::ids::{ContentHash, NodeId};
+use hearth_schemas::item::{Attributes, Class, Name, Value};
+
+use crate::disk::{Disk, Kind, RelPath, Source, StageName, Stat, join};
+use crate::observe::{PARKED, Spot, base_path, describe, root_base};
+use crate::plan::{Placed, Step};
+use crate::state::{Now, State};
+use crate::store::{Base, BaseState, Kept, Problem, Store, StoreError, StoreResult};
+
+/// What became of a plan.
+#[derive(Default, Debug)]
+pub struct Applied {
+    /// Nodes whose steps are all done.
+    pub done: BTreeSet<NodeId>,
+    /// Entries that were not as base says, to be looked at.
+    pub look: Vec<Spot>,
+    /// Entries that could not be changed.
+    pub problems: Vec<Problem>,
+    /// Paths that were changed, with what happened to them.
+    pub changed: Vec<(RelPath, Happened)>,
+    /// Directories that came into being, to be watched.
+    pub watch: Vec<(NodeId, RelPath)>,
+}
+
+/// What an applied step did, for the activity log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Happened {
+    /// Came into being.
+    Created,
+    /// Got other content.
+    Changed,
+    /// Got another place.
+    Moved,
+    /// Went into history.
+    Removed,
+}
+
+/// Where the contents that a plan needs are to be had.
+pub type Sources = BTreeMap<ContentHash, Source>;
+
+enum Fault {
+    /// The disk is not as base says.
+    Changed,
+    /// The disk refused.
+    Io(Error),
+    /// The index failed.
+    Store(StoreError),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::NotADirectory => Self::Changed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Carries out steps.
+pub struct Applier<'a, S, D> {
+    /// The state whose base follows the disk.
+    pub state: &'a mut State<S>,
+    /// The disk.
+    pub disk: &'a mut D,
+    /// Contents by hash.
+    pub sources: &'a Sources,
+    /// The device whose changes are applied, for history.
+    pub by: &'a str,
+    /// What became of it.
+    pub applied: Applied,
+}
+
+type Staged = BTreeMap<NodeId, (StageName, Stat)>;
+
+impl<S: Store, D: Disk> Applier<'_, S, D> {
+    /// Does the steps in order. When this returns, everything done is durable on disk and ready to commit.
+    pub fn run(&mut self, steps: &[Step], now: &mut Now) -> StoreResult<()> {
+        let mut failed: BTreeSet<NodeId> = BTreeSet::new();
+        let staged = self.stage_all(steps, &mut failed, now)?;
+        if !staged.is_empty()
+            && let Err(error) = self.disk.flush(&[])
+        {
+            self.applied.problems.push(describe(RelPath::new(), &error));
+            return self.discard(staged.into_values());
+        }
+        let mut touched: BTreeSet<NodeId> = BTreeSet::new();
+        let mut left = staged;
+        for step in steps {
+            let id = entry_of(step);
+            if failed.contains(&id) {
+                continue;
+            }
+            let parents = self.parents_of(step)?;
+            match self.step(step, &mut left, now) {
+                Ok(()) => touched.extend(parents),
+                Err(Fault::Store(error)) => return Err(error),
+                Err(fault) => {
+                    self.fault(step, fault)?;
+                    failed.insert(id);
+                }
+            }
+        }
+        self.discard(left.into_values())?;
+        let dirs = self.settle_directories(&touched)?;
+        if let Err(error) = self.disk.flush(&dirs) {
+            // Not durable: forget what was done; the caller rolls back and everything is looked at again.
+            return Err(StoreError::Failed(format!("making changes durable: {error}")));
+        }
+        for step in steps {
+            if !failed.contains(&entry_of(step))
+                && let Some(nodes) = nodes_of(step)
+            {
+                self.applied.done.extend(nodes);
+            }
+        }
+        Ok(())
+    }
+
+    fn stage_all(&mut self, steps: &[Step], failed: &mut BTreeSet<NodeId>, now: &mut Now) -> StoreResult<Staged> {
+        let mut staged = Staged::new();
+        for step in steps {
+            let (Step::Create(placed) | Step::Replace(placed)) = step else { continue };
+            match self.stage(placed, now) {
+                Ok(entry) => {
+                    staged.insert(placed.id, entry);
+                }
+                Err(Fault::Store(error)) => return Err(error),
+                Err(Fault::Changed) => {
+                    failed.insert(placed.id);
+                }
+                Err(Fault::Io(error)) => {
+                    failed.insert(placed.id);
+                    self.applied.problems.push(describe(placed.path.clone(), &error));
+                }
+            }
+        }
+        Ok(staged)
+    }
+
+    fn stage(&mut self, placed: &Placed, now: &mut Now) -> Result<(StageName, Stat), Fault> {
+        let target = &placed.target;
+        let name = stage_name(placed.id, now);
+        let (source, wanted) = match &target.value {
+            Value::File { size: 0, hash } => (Source::Bytes(Vec::new()), Some(*hash)),
+            Value::File { hash, .. } => (self.sources.get(hash).ok_or(Fault::Changed)?.clone(), Some(*hash)),
+            Value::Link { target } => (Source::Link(target.clone()), None),
+            Value::Dir | Value::Setting { .. } | Value::Replica { .. } => return Err(Fault::Changed),
+        };
+        let (stat, hash, _) = self.disk.stage(&name, &source, &target.attributes)?;
+        if wanted.is_some_and(|wanted| wanted != hash) {
+            // The file that held this content has changed since.
+            self.disk.discard(&name)?;
+            return Err(Fault::Changed);
+        }
+        Ok((name, stat))
+    }
+
+    fn step(&mut self, step: &Step, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
+        match step {
+            Step::Mkdir(placed) => self.mkdir(placed),
+            Step::Park(id) => self.park(*id),
+            Step::Move(placed) => self.move_to(placed),
+            Step::Create(placed) => self.create(placed, staged),
+            Step::Replace(placed) => self.replace(placed, staged, now),
+            Step::Adjust(placed) => self.adjust(placed),
+            Step::Remove(id) => self.remove(*id, now),
+            Step::RemoveDir(id) => self.remove_dir(*id),
+        }
+    }
+
+    fn mkdir(&mut self, placed: &Placed) -> Result<(), Fault> {
+        let path = self.path_in(placed.parent, &placed.target.name)?;
+        self.widening(placed.parent, |disk| disk.mkdir(&path).map(|_| ()))?;
+        // Writable until its own children are in it; `settle_directories` gives it its attributes.
+        let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
+        self.state.store.put_base(&new_base(placed, stat))?;
+        self.applied.watch.push((placed.id, path.clone()));
+        self.applied.changed.push((path, Happened::Created));
+        Ok(())
+    }
+
+    fn park(&mut self, id: NodeId) -> Result<(), Fault> {
+        let mut base = self.checked(id)?;
+        let from = self.path_of(&base)?;
+        base.name = Name::new([PARKED, id.to_string().as_bytes()].concat()).expect("a short name without slashes");
+        let to = self.path_in(base.parent, &base.name)?;
+        self.widening(base.parent, |disk| disk.rename(&from, &to))?;
+        Ok(self.state.store.put_base(&base)?)
+    }
+
+    fn move_to(&mut self, placed: &Placed) -> Result<(), Fault> {
+        let mut base = self.checked(placed.id)?;
+        let from = self.path_of(&base)?;
+        let to = self.path_in(placed.parent, &placed.target.name)?;
+        let old_parent = base.parent;
+        match self.widening(old_parent, |disk| disk.rename(&from, &to)) {
+            Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                self.widening(placed.parent, |disk| disk.rename(&from, &to))?;
+            }
+            other => other?,
+        }
+        base.parent = placed.parent;
+        base.name = placed.target.name.clone();
+        base.stat = self.disk.stat(&to)?.ok_or(Fault::Changed)?;
+        let target = &placed.target;
+        for member in &mut base.members {
+            if let Some(wanted) = target.members.iter().find(|wanted| wanted.node == member.node) {
+                member.dots.place.clone_from(&wanted.dots.place);
+            }
+        }
+        if base.value == target.value && base.attributes == target.attributes {
+            base.members.clone_from(&target.members);
+        }
+        self.state.store.put_base(&base)?;
+        self.applied.changed.push((to, Happened::Moved));
+        if base.value == target.value && base.attributes != target.attributes {
+            self.adjust(placed)?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, placed: &Placed, staged: &mut Staged) -> Result<(), Fault> {
+        let path = self.path_in(placed.parent, &placed.target.name)?;
+        let (name, _) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
+        let mut stat = None;
+        self.widening(placed.parent, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
+        staged.remove(&placed.id);
+        let stat = stat.ok_or(Fault::Changed)?;
+        self.state.store.put_base(&new_base(placed, stat))?;
+        self.applied.changed.push((path, Happened::Created));
+        Ok(())
+    }
+
+    fn replace(&mut self, placed: &Placed, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
+        let base = self.checked(placed.id)?;
+        let path = self.path_of(&base)?;
+        let (name, _) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
+        let mut swapped = None;
+        self.widening(base.parent, |disk| disk.exchange(&name, &path).map(|stats| swapped = Some(stats)))?;
+        let (stat, displaced) = swapped.ok_or(Fault::Changed)?;
+        if !same_file(&displaced, &base.stat) {
+            // A person wrote in between: their bytes go back to their name.
+            self.disk.exchange(&name, &path)?;
+            return Err(Fault::Changed);
+        }
+        staged.remove(&placed.id);
+        self.keep(&name, &base, &path, "replaced", now)?;
+        self.state.store.put_base(&Base { parent: base.parent, name: base.name, ..new_base(placed, stat) })?;
+        self.applied.changed.push((path, Happened::Changed));
+        Ok(())
+    }
+
+    fn adjust(&mut self, placed: &Placed) -> Result<(), Fault> {
+        let mut base = self.state.store.base(placed.id)?.ok_or(Fault::Changed)?;
+        let target = &placed.target;
+        if base.attributes != target.attributes {
+            let base_now = self.checked(placed.id)?;
+            let path = self.path_of(&base_now)?;
+            base.stat = self.disk.set_attributes(&path, &target.attributes)?;
+            base.attributes = target.attributes.clone();
+        }
+        base.members.clone_from(&target.members);
+        Ok(self.state.store.put_base(&base)?)
+    }
+
+    fn remove(&mut self, id: NodeId, now: &mut Now) -> Result<(), Fault> {
+        let base = self.checked(id)?;
+        let path = self.path_of(&base)?;
+        let name = stage_name(id, now);
+        let mut taken = None;
+        self.widening(base.parent, |disk| disk.take(&path, &name).map(|stat| taken = Some(stat)))?;
+        if !taken.is_some_and(|stat| same_file(&stat, &base.stat)) {
+            self.disk.unstage(&name, &path)?;
+            return Err(Fault::Changed);
+        }
+        self.keep(&name, &base, &path, "deleted", now)?;
+        self.state.store.remove_base(id)?;
+        self.applied.changed.push((path, Happened::Removed));
+        Ok(())
+    }
+
+    fn remove_dir(&mut self, id: NodeId) -> Result<(), Fault> {
+        let Some(mut base) = self.state.store.base(id)? else { return Ok(()) };
+        let path = self.path_of(&base)?;
+        let removed = self.widening(base.parent, |disk| disk.rmdir(&path));
+        match removed {
+            Ok(()) => self.applied.changed.push((path, Happened::Removed)),
+            Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+                // What is left in it is not ours: it stays as a residue, unless something of ours is still there.
+                if !self.state.store.base_in(id)?.is_empty() {
+                    return Err(Fault::Changed);
+                }
+                base.state = BaseState::Dormant;
+                self.applied.look.push(Spot::Listing(id));
+                return Ok(self.state.store.put_base(&base)?);
+            }
+            Err(Fault::Changed) if self.disk.stat(&path).is_ok_and(|stat| stat.is_none()) => {}
+            Err(fault) => return Err(fault),
+        }
+        Ok(self.state.store.remove_base(id)?)
+    }
+
+    /// The base entry, if the disk is as it says.
+    fn checked(&mut self, id: NodeId) -> Result<Base, Fault> {
+        let base = self.state.store.base(id)?.ok_or(Fault::Changed)?;
+        let path = self.path_of(&base)?;
+        let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
+        let same = match base.class {
+            Class::Dir => stat.kind == Kind::Dir && stat.handle == base.stat.handle,
+            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat || same_renamed(&stat, &base.stat),
+        };
+        if same { Ok(base) } else { Err(Fault::Changed) }
+    }
+
+    fn keep(&mut self, name: &StageName, base: &Base, path: &[u8], cause: &str, now: &Now) -> Result<(), Fault> {
+        self.disk.keep(name)?;
+        self.state.store.put_kept(&Kept {
+            name: name.0.clone(),
+            path: path.to_vec(),
+            time_ms: now.wall_ms,
+            device: self.by.to_owned(),
+            value: base.value.clone(),
+            attributes: base.attributes.clone(),
+            cause: cause.to_owned(),
+        })?;
+        Ok(())
+    }
+
+    /// Does something in a directory, making it writable for that moment if it is not.
+    fn widening(&mut self, dir: NodeId, mut act: impl FnMut(&mut D) -> std::io::Result<()>) -> Result<(), Fault> {
+        match act(self.disk) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && dir != NodeId::ROOT => {
+                let base = self.state.store.base(dir)?.ok_or(Fault::Changed)?;
+                let path = self.path_of(&base)?;
+                let wide = Attributes { mode: base.attributes.mode | 0o700, ..base.attributes.clone() };
+                self.disk.set_attributes(&path, &wide)?;
+                Ok(act(self.disk)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Gives every directory that something happened in its attributes back, deepest first.
+    fn settle_directories(&mut self, touched: &BTreeSet<NodeId>) -> StoreResult<Vec<RelPath>> {
+        let mut dirs = Vec::new();
+        for &id in touched {
+            let base = if id == NodeId::ROOT { Some(root_base()) } else { self.state.store.base(id)? };
+            if let Some(base) = base {
+                dirs.push((self.path_of(&base)?, base));
+            }
+        }
+        dirs.sort_by_key(|(path, _)| std::cmp::Reverse(path.iter().filter(|&&byte| byte == b'/').count()));
+        for (path, base) in &mut dirs {
+            if base.id == NodeId::ROOT {
+                continue;
+            }
+            match self.disk.set_attributes(path, &base.attributes) {
+                Ok(stat) => {
+                    base.stat = stat;
+                    self.state.store.put_base(base)?;
+                }
+                Err(error) => self.applied.problems.push(describe(path.clone(), &error)),
+            }
+        }
+        Ok(dirs.into_iter().map(|(path, _)| path).collect())
+    }
+
+    fn fault(&mut self, step: &Step, fault: Fault) -> StoreResult<()> {
+        match fault {
+            Fault::Io(error) => {
+                let path = match placed_of(step) {
+                    Some(placed) => placed.path.clone(),
+                    None => match self.state.store.base(entry_of(step))? {
+                        Some(base) => self.path_of(&base)?,
+                        None => RelPath::new(),
+                    },
+                };
+                self.applied.problems.push(describe(path, &error));
+            }
+            Fault::Changed => {
+                if let Some(base) = self.state.store.base(entry_of(step))? {
+                    self.applied.look.push(Spot::Entry(base.parent, base.name));
+                }
+                if let Some(placed) = placed_of(step) {
+                    self.applied.look.push(Spot::Entry(placed.parent, placed.target.name.clone()));
+                }
+            }
+            Fault::Store(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self, names: impl Iterator<Item = (StageName, Stat)>) -> StoreResult<()> {
+        for (name, _) in names {
+            // A staged file that is left over costs space, nothing else; it is cleared at the next start.
+            let _ = self.disk.discard(&name);
+        }
+        Ok(())
+    }
+
+    /// Directories that a step changes the listing of.
+    fn parents_of(&self, step: &Step) -> StoreResult<Vec<NodeId>> {
+        let mut parents = Vec::new();
+        if let Some(base) = self.state.store.base(entry_of(step))? {
+            parents.push(base.parent);
+        }
+        if let Some(placed) = placed_of(step) {
+            parents.push(placed.parent);
+            if matches!(step, Step::Mkdir(_)) || (placed.target.class == Class::Dir && matches!(step, Step::Adjust(_)))
+            {
+                parents.push(placed.id);
+            }
+        }
+        Ok(parents)
+    }
+
+    fn path_of(&self, base: &Base) -> StoreResult<RelPath> {
+        base_path(&self.state.store, base)
+    }
+
+    fn path_in(&self, dir: NodeId, name: &Name) -> Result<RelPath, Fault> {
+        let dir = if dir == NodeId::ROOT { root_base() } else { self.state.store.base(dir)?.ok_or(Fault::Changed)? };
+        Ok(join(&self.path_of(&dir)?, name))
+    }
+}
+
+/// A name in staging, which is also the version that a person restores by if something displaced ends up there.
+fn stage_name(entry: NodeId, now: &mut Now) -> StageName {
+    let short = &entry.to_string()[..12];
+    StageName(format!("{:x}-{short}-{:08x}", now.wall_ms, (now.random)() as u32))
+}
+
+fn new_base(placed: &Placed, stat: Stat) -> Base {
+    let target = &placed.target;
+    Base {
+        id: placed.id,
+        parent: placed.parent,
+        name: target.name.clone(),
+        class: target.class,
+        members: target.members.clone(),
+        value: target.value.clone(),
+        attributes: target.attributes.clone(),
+        stat,
+        state: BaseState::Live,
+    }
+}
+
+/// Whether a displaced file is the one that base knows. A rename changes the status change time, nothing else.
+fn same_file(found: &Stat, base: &Stat) -> bool {
+    found.kind == base.kind && found.handle == base.handle && found.size == base.size && found.mtime == base.mtime
+}
+
+/// Whether an entry differs from base only by what a rename of ours within this plan has done to it.
+fn same_renamed(found: &Stat, base: &Stat) -> bool {
+    same_file(found, base) && found.mode == base.mode && found.ctime >= base.ctime && found.links == base.links
+}
+
+fn entry_of(step: &Step) -> NodeId {
+    match step {
+        Step::Mkdir(p) | Step::Move(p) | Step::Create(p) | Step::Replace(p) | Step::Adjust(p) => p.id,
+        Step::Park(id) | Step::Remove(id) | Step::RemoveDir(id) => *id,
+    }
+}
+
+fn placed_of(step: &Step) -> Option<&Placed> {
+    match step {
+        Step::Mkdir(p) | Step::Move(p) | Step::Create(p) | Step::Replace(p) | Step::Adjust(p) => Some(p),
+        Step::Park(_) | Step::Remove(_) | Step::RemoveDir(_) => None,
+    }
+}
+
+fn nodes_of(step: &Step) -> Option<Vec<NodeId>> {
+    placed_of(step).map(|placed| placed.target.members.iter().map(|member| member.node).collect())
+}

@@ -1,0 +1,130 @@
+//! The few calls that the core makes to a file system, as a trait: the real one in the daemon, a simulated one
+//! in the tests.
+//!
+//! Paths are relative to the synced root, bytes, components joined by `/`; the empty path is the root. An
+//! implementation resolves every path beneath the root without following a symlink. Nothing here decides.
+
+use std::io;
+
+use hearth_schemas::ids::ContentHash;
+use hearth_schemas::item::{Attributes, FileTime, Name};
+use serde::{Deserialize, Serialize};
+
+/// A path below the root.
+pub type RelPath = Vec<u8>;
+
+/// Appends a component to a path.
+pub fn join(dir: &[u8], name: &Name) -> RelPath {
+    let mut path = Vec::with_capacity(dir.len() + 1 + name.as_bytes().len());
+    if !dir.is_empty() {
+        path.extend_from_slice(dir);
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.as_bytes());
+    path
+}
+
+/// What kind of thing stands at a name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symlink.
+    Link,
+    /// A socket, FIFO or device, a mount point, or a directory of another file system.
+    Other,
+}
+
+/// Tells an inode from every other, also from a later one that reuses its number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Handle {
+    /// Inode number.
+    pub inode: u64,
+    /// Birth time in nanoseconds since 1970; 0 where the file system keeps none.
+    pub born: i64,
+}
+
+/// What `statx` tells of an entry; equal change keys mean unchanged content.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stat {
+    /// Kind of the entry.
+    pub kind: Kind,
+    /// Its inode.
+    pub handle: Handle,
+    /// Size in bytes.
+    pub size: u64,
+    /// Permission bits (0o777).
+    pub mode: u16,
+    /// Modification time.
+    pub mtime: FileTime,
+    /// Status change time.
+    pub ctime: FileTime,
+    /// Number of names that the inode has.
+    pub links: u64,
+}
+
+/// What staging a content needs to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A file of the synced tree: copied (reflinked where possible), and hashed on the way.
+    Copy(RelPath),
+    /// A file of the history or of staging by its name there.
+    Kept(StageName),
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A symlink with this target.
+    Link(Vec<u8>),
+}
+
+/// Names a file in our own staging directory, which lies on the root's file system.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct StageName(pub String);
+
+/// A file system with one synced root and one private staging directory.
+pub trait Disk {
+    /// Entries of a directory, without `.` and `..`, and without names that no item can have.
+    fn list(&mut self, dir: &[u8]) -> io::Result<Vec<(Name, Stat)>>;
+    /// One entry; `None` if nothing is there. Fails where a parent is missing or cannot be searched.
+    fn stat(&mut self, path: &[u8]) -> io::Result<Option<Stat>>;
+    /// Target of a symlink.
+    fn read_link(&mut self, path: &[u8]) -> io::Result<Vec<u8>>;
+    /// Keyed hash and length of a file's bytes.
+    fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)>;
+    /// Whether the root is the directory that it was: its identity file and file system are in place.
+    fn root_holds(&mut self) -> bool;
+
+    /// Makes a directory; `AlreadyExists` if the name is taken. Gives its stat.
+    fn mkdir(&mut self, path: &[u8]) -> io::Result<Stat>;
+    /// Puts a content into staging under `name`, with attributes, and gives its stat and hash.
+    fn stage(
+        &mut self,
+        name: &StageName,
+        source: &Source,
+        attributes: &Attributes,
+    ) -> io::Result<(Stat, ContentHash, u64)>;
+    /// Makes everything staged and renamed so far durable.
+    fn flush(&mut self, dirs: &[RelPath]) -> io::Result<()>;
+    /// Moves an entry to a free name; `AlreadyExists` if it is taken (`RENAME_NOREPLACE`).
+    fn rename(&mut self, from: &[u8], to: &[u8]) -> io::Result<()>;
+    /// Moves a staged entry to a free name; `AlreadyExists` if it is taken. Gives the stat after the move.
+    fn unstage(&mut self, name: &StageName, to: &[u8]) -> io::Result<Stat>;
+    /// Swaps a staged leaf with the leaf at `path` (`RENAME_EXCHANGE`): gives the stat of what stands at the
+    /// path after it and of what came out into staging under `name`.
+    fn exchange(&mut self, name: &StageName, path: &[u8]) -> io::Result<(Stat, Stat)>;
+    /// Moves an entry of the tree into staging under `name`. Gives the stat after the move.
+    fn take(&mut self, path: &[u8], name: &StageName) -> io::Result<Stat>;
+    /// Moves a staged leaf into the history store under the same name.
+    fn keep(&mut self, name: &StageName) -> io::Result<()>;
+    /// Removes a file of staging.
+    fn discard(&mut self, name: &StageName) -> io::Result<()>;
+    /// Removes an empty directory of the tree.
+    fn rmdir(&mut self, path: &[u8]) -> io::Result<()>;
+    /// Sets permission bits and modification time; gives the stat after it. Follows no symlink.
+    fn set_attributes(&mut self, path: &[u8], attributes: &Attributes) -> io::Result<Stat>;
+    /// What lies in staging: name, stat.
+    fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>>;
+    /// Keyed hash of a staged file, or of a symlink's target.
+    fn hash_staged(&mut self, name: &StageName) -> io::Result<(ContentHash, u64)>;
+}

@@ -1,0 +1,865 @@
+//! Routes events to the parts that decide, does a slice of work at a time, and collects effects.
+//!
+//! Event in, effect out; time, chance and disk are inputs. The driver calls [`Engine::handle`] with what happened,
+//! [`Engine::work`] until nothing is left to do, carries out [`Engine::poll_effect`], and comes back at
+//! [`Engine::poll_timeout`]. One slice is one transaction: looking at the disk ([`crate::observe`]), numbering and
+//! sending ([`crate::session`]), or planning and applying ([`crate::plan`], [`crate::apply`]). Holds no policy itself.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
+use hearth_schemas::item::{Attributes, Class, Name, Row, SettingValue, Value};
+use hearth_schemas::wire::{Message, PACK_LIMIT};
+
+use crate::apply::{Applied, Applier, Happened, Sources};
+use crate::conflict;
+use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat};
+use crate::fetch::{Ask, Fetch};
+use crate::observe::{Looked, Missing, Observer, Spot, base_path};
+use crate::plan::{Change, collect, plan};
+use crate::row::{self, file_size};
+use crate::select::Select;
+use crate::session::{Session, SessionError, Standing};
+use crate::state::{Now, State};
+use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
+use crate::view::{all_dots, setting_row_id};
+
+/// How long an entry must have been left alone before it is looked at, in milliseconds.
+const SETTLE_MS: u64 = 100;
+/// The longest that an entry which is written without pause is left alone, in milliseconds.
+const SETTLE_MAX_MS: u64 = 60_000;
+/// Spots looked at in one slice.
+const LOOK_SPOTS: usize = 64;
+/// Marked nodes planned in one slice.
+const PLAN_NODES: usize = 1500;
+/// How long an entry that could not be changed is left alone, in milliseconds.
+const BLOCKED_MS: u64 = 15_000;
+/// Contents, by number and bytes, that are worth applying while more are on their way.
+const APPLY_EARLY: (usize, u64) = (800, 6 << 20);
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Something stirred at these paths.
+    Stirred(Vec<RelPath>),
+    /// The watcher lost sight: everything must be looked at.
+    Overflowed,
+    /// Everything that stirred so far is to be looked at without waiting for it to settle.
+    Hurry,
+    /// A peer is connected and authorised.
+    PeerUp(Slot),
+    /// A peer is gone.
+    PeerDown(Slot),
+    /// A peer said something.
+    Said(Slot, Message),
+    /// A frame of rows has left for a peer.
+    Sent(Slot),
+    /// The driver has drained the watcher for a peer's flush.
+    Drained(Slot, u64),
+    /// A content has come.
+    Arrived(ContentHash, Source),
+    /// A peer does not have a content.
+    Refused(Slot, ContentHash),
+    /// A person, or a program of theirs, changed a setting here.
+    SettingChanged {
+        /// dconf path.
+        key: String,
+        /// The device it is kept for, if it is kept per device.
+        device: Option<DeviceId>,
+        /// The value; `None` is unset.
+        value: Option<SettingValue>,
+    },
+    /// Stop or go on exchanging and applying.
+    Paused(bool),
+    /// The rules changed: look at everything.
+    RulesChanged,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Tell a peer something. After each [`Message::Rows`], [`Event::Sent`] is expected.
+    Send(Slot, Message),
+    /// End the conversation with a peer that sent nonsense.
+    End(Slot, SessionError),
+    /// Drain the watcher, then come back with [`Event::Drained`].
+    Drain(Slot, u64),
+    /// Bring a large content here.
+    Fetch {
+        /// Of whom.
+        peer: Slot,
+        /// Which.
+        hash: ContentHash,
+        /// Its size in bytes.
+        size: u64,
+        /// Where an older version lies.
+        older: Option<RelPath>,
+    },
+    /// Send contents to a peer; those without a source are not here.
+    Serve(Slot, Vec<(ContentHash, Option<Source>)>),
+    /// A setting of the account, or of this device, has this value.
+    Setting {
+        /// dconf path.
+        key: String,
+        /// The device it is kept for.
+        device: Option<DeviceId>,
+        /// The value; `None` is unset.
+        value: Option<SettingValue>,
+        /// The name of the device that set it.
+        by: String,
+        /// When, by that device's clock, in milliseconds since 1970.
+        wall_ms: u64,
+    },
+    /// Watch these directories.
+    Watch(Vec<RelPath>),
+    /// Something changed here by a peer's doing.
+    Did(RelPath, Happened, String),
+    /// Status may be different.
+    StatusChanged,
+}
+
+/// How the device stands, for status and `wait`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Own standing.
+    pub standing: Standing,
+    /// Nodes that the disk has yet to follow.
+    pub incoming: u64,
+    /// Rows that some connected peer has yet to be sent.
+    pub outgoing: u64,
+    /// Everything is as it should be here, though it may not have been told to anybody.
+    pub settled: bool,
+    /// Everything was looked at since the watcher last lost sight.
+    pub fresh: bool,
+    /// Connected peers that agree with this device.
+    pub agreeing: BTreeSet<Slot>,
+    /// For each connected peer: the flush it has answered, whether it is stuck.
+    pub peers: BTreeMap<Slot, (u64, bool)>,
+    /// The latest own flush.
+    pub flush: u64,
+    /// Whether any spot waits to be looked at.
+    pub looking: bool,
+}
+
+/// A version that lost its name, as it lies on this disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sibling {
+    /// The path that it lost to another version.
+    pub path: RelPath,
+    /// Where it is.
+    pub sibling: RelPath,
+    /// The name of the device that wrote it.
+    pub device: String,
+}
+
+/// The deterministic core of the daemon.
+pub struct Engine<S> {
+    /// The state.
+    pub state: State<S>,
+    /// What is synced.
+    pub select: Box<dyn Select + Send>,
+    open: BTreeMap<Spot, (u64, u64)>,
+    queue: VecDeque<Spot>,
+    missing: Missing,
+    swept: bool,
+    sessions: BTreeMap<Slot, Session>,
+    fetch: Fetch,
+    held_back: BTreeSet<NodeId>,
+    ready: BTreeSet<NodeId>,
+    blocked: BTreeMap<NodeId, u64>,
+    problems: BTreeMap<RelPath, Problem>,
+    planned_upto: Option<NodeId>,
+    planning: bool,
+    paused: bool,
+    flush: u64,
+    by: String,
+    effects: VecDeque<Effect>,
+}
+
+impl<S: Store> Engine<S> {
+    /// Starts on an opened state; everything will be looked at once.
+    pub fn new(state: State<S>, select: Box<dyn Select + Send>) -> Self {
+        Self {
+            state,
+            select,
+            open: BTreeMap::new(),
+            queue: VecDeque::from([Spot::Deep(NodeId::ROOT)]),
+            missing: Missing::new(),
+            swept: false,
+            sessions: BTreeMap::new(),
+            fetch: Fetch::default(),
+            held_back: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            blocked: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            planned_upto: None,
+            planning: true,
+            paused: false,
+            flush: 0,
+            by: String::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, event: Event, now: &mut Now) -> StoreResult<()> {
+        self.state.store.begin()?;
+        let result = self.handle_inner(event, now).and_then(|()| self.state.refresh());
+        self.close(result)
+    }
+
+    fn handle_inner(&mut self, event: Event, now: &mut Now) -> StoreResult<()> {
+        match event {
+            Event::Stirred(paths) => self.stirred(&paths, now.wall_ms)?,
+            Event::Overflowed | Event::RulesChanged => self.sweep(),
+            Event::Hurry => {
+                self.flush += 1;
+                self.hurry();
+                for peer in self.sessions.keys() {
+                    self.effects.push_back(Effect::Send(*peer, Message::Flush { token: self.flush }));
+                }
+            }
+            Event::PeerUp(peer) => {
+                let (session, hello) = Session::begin(peer, &self.state)?;
+                self.sessions.insert(peer, session);
+                self.effects.push_back(Effect::Send(peer, hello));
+                self.effects.push_back(Effect::Send(peer, Message::Flush { token: self.flush }));
+            }
+            Event::PeerDown(peer) => {
+                self.sessions.remove(&peer);
+                self.fetch.lost(peer);
+                self.effects.push_back(Effect::StatusChanged);
+            }
+            Event::Said(peer, message) => self.said(peer, message, now)?,
+            Event::Sent(peer) => {
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.drained();
+                }
+            }
+            Event::Drained(peer, token) => {
+                self.hurry();
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.asked_flush = session.asked_flush.max(token);
+                }
+            }
+            Event::Arrived(hash, source) => {
+                for node in self.fetch.arrived(hash, source) {
+                    self.held_back.remove(&node);
+                    self.ready.insert(node);
+                }
+            }
+            Event::Refused(peer, hash) => self.fetch.refused(hash, peer, now.wall_ms),
+            Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
+            Event::Paused(paused) => {
+                self.paused = paused;
+                self.effects.push_back(Effect::StatusChanged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does one slice of work. Gives whether there may be more.
+    pub fn work<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        self.state.store.begin()?;
+        let result = self.work_inner(disk, now);
+        let more = *result.as_ref().unwrap_or(&false);
+        self.close(result.map(|_| ()))?;
+        Ok(more)
+    }
+
+    /// Takes the next effect.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When to call [`Engine::work`] again though nothing happens, in milliseconds of wall clock.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let settle = self.open.values().map(|(at, _)| *at).min();
+        let blocked = self.blocked.values().min().copied();
+        [settle, blocked, self.fetch.retry_at()].into_iter().flatten().min()
+    }
+
+    /// How things stand.
+    pub fn summary(&self) -> StoreResult<Summary> {
+        let standing = self.standing(0)?;
+        let mut outgoing = 0;
+        let mut peers = BTreeMap::new();
+        let mut agreeing = BTreeSet::new();
+        for (peer, session) in &self.sessions {
+            outgoing += u64::from(!session.is_drained(&self.state)?);
+            let theirs = session.standing.clone().unwrap_or_default();
+            peers.insert(*peer, (theirs.flushed, theirs.stuck));
+            if session.agrees(&standing) {
+                agreeing.insert(*peer);
+            }
+        }
+        let unnumbered = self.state.store.unnumbered()?.len() as u64;
+        let incoming = self.state.store.marked(None, usize::MAX)?.len() as u64;
+        let looking = self.is_looking();
+        Ok(Summary {
+            standing,
+            incoming,
+            outgoing: outgoing.max(unnumbered),
+            settled: self.swept && !looking && incoming == 0 && self.problems.is_empty() && !self.state.importing,
+            fresh: self.swept && !looking,
+            agreeing,
+            peers,
+            flush: self.flush,
+            looking,
+        })
+    }
+
+    /// What could not be read or written.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values()
+    }
+
+    /// Whether exchanging and applying is stopped.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Where a content lies here.
+    pub fn locate(&self, hash: ContentHash) -> StoreResult<Option<Source>> {
+        for base in self.state.store.base_holding(hash)? {
+            if base.class == Class::Leaf {
+                return Ok(Some(Source::Copy(base_path(&self.state.store, &base)?)));
+            }
+        }
+        let kept = self.state.store.kept_holding(hash)?;
+        Ok(kept.map(|kept| Source::Kept(crate::disk::StageName(kept.name))))
+    }
+
+    /// The conflicts that lie on this disk.
+    pub fn siblings(&self) -> StoreResult<Vec<Sibling>> {
+        let mut siblings = Vec::new();
+        for base in self.state.store.siblings()? {
+            let Some(registered) = conflict::registered(&base.name) else { continue };
+            let sibling = base_path(&self.state.store, &base)?;
+            let dir_len = sibling.len() - base.name.as_bytes().len();
+            let path = [&sibling[..dir_len], registered.as_bytes()].concat();
+            let device = conflict::birth_name(&base.name).unwrap_or_default();
+            siblings.push(Sibling { path, sibling, device });
+        }
+        Ok(siblings)
+    }
+
+    /// The base entry at a path.
+    pub fn at(&self, path: &[u8]) -> StoreResult<Option<Base>> {
+        let mut found = None;
+        let mut dir = NodeId::ROOT;
+        for part in path.split(|&byte| byte == b'/') {
+            let Some(name) = Name::new(part) else { return Ok(None) };
+            found = self.state.store.base_at(dir, &name)?;
+            let Some(base) = &found else { return Ok(None) };
+            dir = base.id;
+        }
+        Ok(found)
+    }
+
+    /// The winning value of every setting, as effects.
+    pub fn announce_settings(&mut self) -> StoreResult<()> {
+        for row in self.state.store.rows_of(Class::Setting)? {
+            self.announce(&row)?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, result: StoreResult<()>) -> StoreResult<()> {
+        match result {
+            Ok(()) => self.state.store.commit(),
+            Err(error) => {
+                self.state.store.rollback();
+                self.state.tree = crate::tree::Tree::load(&self.state.store)?;
+                self.sweep();
+                Err(error)
+            }
+        }
+    }
+
+    fn work_inner<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        self.ripen(now.wall_ms);
+        let may_look = !self.state.importing || self.sessions.values().any(|session| session.heard);
+        if may_look && (!self.queue.is_empty() || self.can_conclude()) {
+            self.look(disk, now)?;
+            self.exchange(now)?;
+            return Ok(true);
+        }
+        if self.exchange(now)? {
+            return Ok(true);
+        }
+        if self.swept && !self.paused && self.queue.is_empty() && self.apply_some(disk, now)? {
+            return Ok(true);
+        }
+        self.report()?;
+        Ok(false)
+    }
+
+    // ---- looking ----
+
+    fn sweep(&mut self) {
+        self.swept = false;
+        self.queue.push_back(Spot::Deep(NodeId::ROOT));
+        self.effects.push_back(Effect::StatusChanged);
+    }
+
+    fn is_looking(&self) -> bool {
+        !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty()
+    }
+
+    fn can_conclude(&self) -> bool {
+        self.open.is_empty() && (!self.missing.is_empty() || !self.swept)
+    }
+
+    fn stirred(&mut self, paths: &[RelPath], now_ms: u64) -> StoreResult<()> {
+        for path in paths {
+            let Some(spot) = self.spot_of(path)? else { continue };
+            let (at, since) = self.open.get(&spot).copied().unwrap_or((0, now_ms));
+            // What is written without pause waits longer and longer, so that it costs little.
+            let busy = now_ms.saturating_sub(since);
+            let wait = SETTLE_MS.max(if busy > 2000 { busy / 4 } else { 0 }).min(SETTLE_MAX_MS);
+            let longest = since + SETTLE_MAX_MS;
+            self.open.insert(spot, (at.max(now_ms + wait).min(longest.max(now_ms)), since));
+        }
+        Ok(())
+    }
+
+    /// The nearest name that base knows the directory of. `None` for what is not synced.
+    fn spot_of(&self, path: &[u8]) -> StoreResult<Option<Spot>> {
+        let mut dir = NodeId::ROOT;
+        let mut parts = path.split(|&byte| byte == b'/').peekable();
+        while let Some(part) = parts.next() {
+            let Some(name) = Name::new(part) else { return Ok(None) };
+            if parts.peek().is_none() {
+                let listed = self.state.store.base_at(dir, &name)?.is_some();
+                let travels = self.select.travels(path, false) || self.select.travels(path, true);
+                return Ok((listed || travels).then_some(Spot::Entry(dir, name)));
+            }
+            match self.state.store.base_at(dir, &name)? {
+                Some(base) if base.class == Class::Dir => dir = base.id,
+                _ => {
+                    let prefix_len = path.len() - parts.map(|rest| rest.len() + 1).sum::<usize>();
+                    let travels = self.select.travels(&path[..prefix_len], true);
+                    return Ok(travels.then_some(Spot::Entry(dir, name)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moves spots that have been left alone long enough to the queue; all together, so that the two ends of a move
+    /// are looked at together.
+    fn ripen(&mut self, now_ms: u64) {
+        let ripe: Vec<Spot> = self.open.iter().filter(|(_, (at, _))| *at <= now_ms).map(|(s, _)| s.clone()).collect();
+        for spot in ripe {
+            self.open.remove(&spot);
+            self.queue.push_back(spot);
+        }
+    }
+
+    fn hurry(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        self.queue.extend(open.into_keys());
+    }
+
+    fn look<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
+        let take = self.queue.len().min(LOOK_SPOTS);
+        let spots: Vec<Spot> = self.queue.drain(..take).collect();
+        let importing = self.state.importing;
+        let mut observer = Observer {
+            state: &mut self.state,
+            disk,
+            select: self.select.as_ref(),
+            missing: &mut self.missing,
+            looked: Looked::default(),
+        };
+        let concluding = spots.is_empty();
+        if concluding {
+            if importing {
+                // A first look deletes nothing: what base has and the disk lacks is to be made again.
+                for (id, base) in std::mem::take(observer.missing) {
+                    observer.state.store.remove_base(id)?;
+                    for member in base.members {
+                        observer.state.store.mark(member.node)?;
+                    }
+                }
+            } else {
+                observer.conclude(now)?;
+            }
+        } else {
+            observer.look(spots, now)?;
+        }
+        let looked = observer.looked;
+        if concluding && looked.more.is_empty() && looked.busy.is_empty() {
+            self.swept = true;
+            if importing {
+                self.state.imported()?;
+            }
+            self.effects.push_back(Effect::StatusChanged);
+        }
+        self.looked(looked, now.wall_ms);
+        Ok(())
+    }
+
+    fn looked(&mut self, looked: Looked, now_ms: u64) {
+        self.queue.extend(looked.more);
+        for spot in looked.busy {
+            self.open.entry(spot).or_insert((now_ms + 2 * SETTLE_MS, now_ms));
+        }
+        for path in looked.clear {
+            self.problems.remove(&path);
+        }
+        for problem in looked.problems {
+            self.problems.insert(problem.path.clone(), problem);
+        }
+        let dirs = looked.watch.into_iter().map(|(_, path)| path).collect();
+        self.watch(dirs);
+        if looked.changes > 0 {
+            self.planning = true;
+        }
+    }
+
+    fn watch(&mut self, dirs: Vec<RelPath>) {
+        if !dirs.is_empty() {
+            self.effects.push_back(Effect::Watch(dirs));
+        }
+    }
+
+    // ---- exchanging ----
+
+    /// Numbers and sends what there is to send. Gives whether anything went out.
+    fn exchange(&mut self, now: &mut Now) -> StoreResult<bool> {
+        if self.paused {
+            return Ok(false);
+        }
+        let heard = self.sessions.values().any(|session| session.heard);
+        if heard && self.state.number(now)? {
+            self.planning = true;
+        }
+        let mut sent = false;
+        for session in self.sessions.values_mut() {
+            let mut out = Vec::new();
+            session.pump(&self.state, &mut out)?;
+            sent |= !out.is_empty();
+            self.effects.extend(out.into_iter().map(|message| Effect::Send(session.peer, message)));
+        }
+        Ok(sent)
+    }
+
+    fn said(&mut self, peer: Slot, message: Message, now: &mut Now) -> StoreResult<()> {
+        let Some(session) = self.sessions.get_mut(&peer) else { return Ok(()) };
+        match message {
+            Message::Hello { replica, known, cursors } => {
+                match session.hello(&self.state, replica, &known, &cursors)? {
+                    Ok(true) => {}
+                    Ok(false) => self.become_another(now)?,
+                    Err(error) => self.end(peer, error),
+                }
+            }
+            Message::Rows { rows, upto, end, known } => match session.rows(&mut self.state, rows, upto, end, known)? {
+                Ok(changed) => {
+                    if !changed.is_empty() {
+                        self.by = self.state.view().birth_name(session.replica.unwrap_or(ReplicaId(0)))?;
+                        self.planning = true;
+                        self.planned_upto = None;
+                    }
+                    for node in changed {
+                        if self.held_back.remove(&node) {
+                            self.fetch.forget(node);
+                        }
+                        self.blocked.remove(&node);
+                    }
+                    self.effects.push_back(Effect::StatusChanged);
+                }
+                Err(error) => self.end(peer, error),
+            },
+            Message::State { known, digest, clean, stuck, flushed } => {
+                session.standing = Some(Standing { known, digest, clean, stuck, flushed });
+                self.effects.push_back(Effect::StatusChanged);
+            }
+            Message::Flush { token } => self.effects.push_back(Effect::Drain(peer, token)),
+            Message::Get { wants } => {
+                let mut found = Vec::new();
+                for hash in wants {
+                    found.push((hash, self.locate(hash)?));
+                }
+                self.effects.push_back(Effect::Serve(peer, found));
+            }
+            Message::Missing { hashes } => {
+                for hash in hashes {
+                    self.fetch.refused(hash, peer, now.wall_ms);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, peer: Slot, error: SessionError) {
+        self.sessions.remove(&peer);
+        self.fetch.lost(peer);
+        self.effects.push_back(Effect::End(peer, error));
+    }
+
+    /// This index went back, or runs twice: a new life, and everything is looked at without deleting.
+    fn become_another(&mut self, now: &mut Now) -> StoreResult<()> {
+        self.state.begin_life(true, now)?;
+        let peers: Vec<Slot> = self.sessions.keys().copied().collect();
+        for peer in peers {
+            self.end(peer, SessionError::OutOfTurn);
+        }
+        self.sweep();
+        Ok(())
+    }
+
+    fn report(&mut self) -> StoreResult<()> {
+        let base = self.standing(0)?;
+        for session in self.sessions.values_mut() {
+            let settled = self.open.is_empty() && self.queue.is_empty() && self.missing.is_empty();
+            let flushed = if settled { session.asked_flush } else { session.answered_flush() };
+            let standing = Standing { flushed, ..base.clone() };
+            let drained = session.is_drained(&self.state)?;
+            if let Some(message) = session.report(&standing, drained) {
+                self.effects.push_back(Effect::Send(session.peer, message));
+                self.effects.push_back(Effect::StatusChanged);
+            }
+        }
+        Ok(())
+    }
+
+    fn standing(&self, flushed: u64) -> StoreResult<Standing> {
+        let marked = !self.state.store.nothing_marked()?;
+        let unnumbered = !self.state.store.unnumbered()?.is_empty();
+        let looking = self.is_looking() || !self.swept || self.state.importing;
+        let clean = !looking && !marked && !unnumbered && self.problems.is_empty() && !self.paused;
+        let only_blocked = self.ready.is_empty() && self.held_back.is_empty() && !self.planning;
+        let stuck = !looking && !clean && (self.paused || (only_blocked && !self.problems.is_empty()));
+        Ok(Standing {
+            known: self.state.store.known().clone(),
+            digest: self.state.store.digest(),
+            clean,
+            stuck,
+            flushed,
+        })
+    }
+
+    // ---- applying ----
+
+    /// Plans and applies some of what is marked. Gives whether anything was done.
+    fn apply_some<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        let due: Vec<NodeId> =
+            self.blocked.iter().filter(|(_, at)| **at <= now.wall_ms).map(|(node, _)| *node).collect();
+        for node in due {
+            self.blocked.remove(&node);
+            self.planning = true;
+            self.planned_upto = None;
+        }
+        let (count, bytes) = self.fetch.waiting();
+        let worth = count >= APPLY_EARLY.0 || bytes >= APPLY_EARLY.1 || self.fetch.is_idle();
+        let mut nodes: Vec<NodeId> = Vec::new();
+        if worth {
+            nodes.extend(std::mem::take(&mut self.ready));
+        }
+        while self.planning && nodes.len() < PLAN_NODES && self.fetch.has_room() {
+            let batch = self.state.store.marked(self.planned_upto, PLAN_NODES - nodes.len())?;
+            self.planned_upto = batch.last().copied().or(self.planned_upto);
+            if batch.is_empty() {
+                self.planning = false;
+                self.planned_upto = None;
+            }
+            nodes.extend(batch.into_iter().filter(|n| !self.held_back.contains(n) && !self.blocked.contains_key(n)));
+        }
+        if nodes.is_empty() {
+            return Ok(self.ask(now));
+        }
+        let (settings, nodes) = self.settings_among(nodes)?;
+        for row in settings {
+            self.announce(&row)?;
+            self.state.store.unmark(row.id)?;
+        }
+        self.apply_nodes(disk, &nodes, now)?;
+        self.ask(now);
+        self.effects.push_back(Effect::StatusChanged);
+        Ok(true)
+    }
+
+    fn apply_nodes<D: Disk>(&mut self, disk: &mut D, nodes: &[NodeId], now: &mut Now) -> StoreResult<()> {
+        let collected = collect(&self.state, self.select.as_ref(), nodes)?;
+        for node in &collected.settled {
+            self.state.store.unmark(*node)?;
+        }
+        let mut sources = self.fetch.take();
+        let mut changes = Vec::new();
+        let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
+            if self.is_at_hand(&change, &nodes, &mut sources)? {
+                let key = change.placed.as_ref().map(|p| p.id).or(change.base.as_ref().map(|(b, _)| b.id));
+                led_by.insert(key.expect("a change has a base or a place"), nodes);
+                changes.push(change);
+            }
+        }
+        let store = &self.state.store;
+        let steps = plan(&changes, |dir, name| store.base_at(dir, name).ok().flatten().map(|base| base.id));
+        let by = self.by.clone();
+        let mut applier =
+            Applier { state: &mut self.state, disk, sources: &sources, by: &by, applied: Applied::default() };
+        applier.run(&steps, now)?;
+        let applied = applier.applied;
+        self.applied(applied, &led_by, now)
+    }
+
+    fn applied(
+        &mut self,
+        applied: Applied,
+        led_by: &BTreeMap<NodeId, BTreeSet<NodeId>>,
+        now: &mut Now,
+    ) -> StoreResult<()> {
+        for node in &applied.done {
+            self.state.store.unmark(*node)?;
+        }
+        let mut again = BTreeSet::new();
+        for nodes in led_by.values() {
+            for node in nodes.iter().filter(|node| !applied.done.contains(node)) {
+                again.insert(*node);
+            }
+        }
+        let blocked = !applied.problems.is_empty();
+        for node in again {
+            // Removed, or to be looked at again: what is left to do shows at the next collection.
+            if blocked {
+                self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
+            } else if applied.look.is_empty() {
+                self.ready.insert(node);
+            } else {
+                self.blocked.insert(node, now.wall_ms + SETTLE_MS);
+            }
+        }
+        for problem in applied.problems {
+            self.problems.insert(problem.path.clone(), problem);
+        }
+        self.queue.extend(applied.look);
+        self.watch(applied.watch.into_iter().map(|(_, path)| path).collect());
+        for (path, happened) in applied.changed {
+            self.problems.remove(&path);
+            self.effects.push_back(Effect::Did(path, happened, self.by.clone()));
+        }
+        Ok(())
+    }
+
+    /// Whether the content that a change needs is here; if not, it is wanted.
+    fn is_at_hand(&mut self, change: &Change, nodes: &BTreeSet<NodeId>, sources: &mut Sources) -> StoreResult<bool> {
+        let Some(placed) = &change.placed else { return Ok(true) };
+        if change.base.as_ref().is_some_and(|(base, _)| base.value == placed.target.value) {
+            return Ok(true);
+        }
+        let Value::File { hash, size } = placed.target.value else { return Ok(true) };
+        if size == 0 || sources.contains_key(&hash) {
+            return Ok(true);
+        }
+        if let Some(source) = self.locate(hash)? {
+            sources.insert(hash, source);
+            return Ok(true);
+        }
+        let older =
+            change.base.as_ref().filter(|(base, _)| file_size(&base.value) > PACK_LIMIT).map(|(_, p)| p.clone());
+        for &node in nodes {
+            self.fetch.want(hash, size, node, older.clone());
+            self.held_back.insert(node);
+        }
+        Ok(false)
+    }
+
+    fn ask(&mut self, now: &Now) -> bool {
+        let peers: Vec<Slot> = self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect();
+        let asks = self.fetch.ask(&peers, now.wall_ms);
+        let asked = !asks.is_empty();
+        for ask in asks {
+            self.effects.push_back(match ask {
+                Ask::Packs(peer, wants) => Effect::Send(peer, Message::Get { wants }),
+                Ask::Large { peer, hash, size, older } => Effect::Fetch { peer, hash, size, older },
+            });
+        }
+        asked
+    }
+
+    // ---- settings ----
+
+    fn set_setting(
+        &mut self,
+        key: String,
+        device: Option<DeviceId>,
+        value: Option<SettingValue>,
+        now: &mut Now,
+    ) -> StoreResult<()> {
+        let id = setting_row_id(&key, device);
+        let told = self.state.store.base(id)?.and_then(|base| base.members.into_iter().next());
+        let seen = told.map(|member| member.dots.content).unwrap_or_default();
+        let mut row = self.state.store.row(id)?.unwrap_or_else(|| Row::empty(id, Class::Setting));
+        let value = Value::Setting { key, device, value };
+        if row::winner(&row.content).is_some_and(|(_, content)| content.value == value) {
+            return Ok(());
+        }
+        let stamp = self.state.stamp(now);
+        let content = self.state.content(value, None, Attributes::default(), stamp, now);
+        self.state.write_content(&mut row, &seen, content);
+        self.state.put(&row)?;
+        self.planning = true;
+        self.planned_upto = None;
+        self.remember_told(&row)
+    }
+
+    /// Parts settings, and rows that no disk shows, from the nodes to be planned.
+    fn settings_among(&mut self, nodes: Vec<NodeId>) -> StoreResult<(Vec<Row>, Vec<NodeId>)> {
+        let mut settings = Vec::new();
+        let mut files = Vec::new();
+        for node in nodes {
+            match self.state.store.row(node)? {
+                Some(row) if row.class == Class::Setting => settings.push(row),
+                Some(row) if row.class == Class::Replica => self.state.store.unmark(node)?,
+                _ => files.push(node),
+            }
+        }
+        Ok((settings, files))
+    }
+
+    /// Tells the winning value of a setting, and remembers which versions were told.
+    fn announce(&mut self, row: &Row) -> StoreResult<()> {
+        let Some((_, content)) = row::winner(&row.content) else { return Ok(()) };
+        if let Value::Setting { key, device, value } = &content.value {
+            self.effects.push_back(Effect::Setting {
+                key: key.clone(),
+                device: *device,
+                value: value.clone(),
+                by: self.state.view().birth_name(content.stamp.replica)?,
+                wall_ms: content.wall_ms,
+            });
+        }
+        self.remember_told(row)
+    }
+
+    fn remember_told(&mut self, row: &Row) -> StoreResult<()> {
+        let Some((_, content)) = row::winner(&row.content) else { return Ok(()) };
+        let dots = Dots { content: all_dots(row).content, ..Dots::default() };
+        self.state.store.put_base(&Base {
+            id: row.id,
+            parent: SETTINGS,
+            name: Name::new(row.id.to_string()).expect("hexadecimal digits"),
+            class: Class::Setting,
+            members: vec![Member { node: row.id, dots, origin: None }],
+            value: content.value.clone(),
+            attributes: Attributes::default(),
+            stat: Stat {
+                kind: Kind::Other,
+                handle: Handle::default(),
+                size: 0,
+                mode: 0,
+                mtime: hearth_schemas::item::FileTime::default(),
+                ctime: hearth_schemas::item::FileTime::default(),
+                links: 0,
+            },
+            state: BaseState::Live,
+        })
+    }
+}
+
+/// The base key that settings stand under, which no directory has.
+const SETTINGS: NodeId = NodeId([0xff; 16]);

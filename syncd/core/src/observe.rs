@@ -1,0 +1,856 @@
+//! Compares the disk with base and turns the difference into local changes.
+//!
+//! Takes spots that may have changed (from the watcher, or all of them in a sweep), asks [`Disk`] what stands
+//! there, and writes the changes into [`State`], by the matching rules of docs/sync-model.md section 3:
+//! directories by inode before name, leaves by name before inode, then adoption, then new nodes. What is missing
+//! is only remembered; [`Observer::conclude`] turns it into deletions once every open spot has been looked at.
+//! Absence is never deletion where it is not proven. Applying what peers did is [`crate::apply`]'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+
+use hearth_schemas::ids::NodeId;
+use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, Value};
+
+use crate::disk::{Disk, Kind, RelPath, Stat, join};
+use crate::row::winner;
+use crate::select::Select;
+use crate::state::{Now, State};
+use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
+use crate::view::{Target, all_dots};
+
+/// Prefix of the names that the applier parks entries under; never synced.
+pub const PARKED: &[u8] = b".hearth-parked-";
+
+/// Somewhere to look. Directories are named by their base key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Spot {
+    /// One name of a directory.
+    Entry(NodeId, Name),
+    /// Every name of a directory.
+    Listing(NodeId),
+    /// Every name of a directory and of all below it.
+    Deep(NodeId),
+}
+
+/// What came of looking.
+#[derive(Default, Debug)]
+pub struct Looked {
+    /// Further spots to look at, before anything is concluded.
+    pub more: Vec<Spot>,
+    /// Spots whose files were being written: to be looked at again, later.
+    pub busy: Vec<Spot>,
+    /// Paths that could not be read.
+    pub problems: Vec<Problem>,
+    /// Paths that were looked at without a problem.
+    pub clear: Vec<RelPath>,
+    /// Directories that are in play from here on, to be watched.
+    pub watch: Vec<(NodeId, RelPath)>,
+    /// Number of local changes written.
+    pub changes: u64,
+}
+
+/// Base entries that were not found where they should be, with nothing decided yet.
+pub type Missing = BTreeMap<NodeId, Base>;
+
+struct Found {
+    parent: Base,
+    name: Name,
+    path: RelPath,
+    stat: Stat,
+}
+
+/// Looks at spots.
+pub struct Observer<'a, S, D> {
+    /// The state that changes enter.
+    pub state: &'a mut State<S>,
+    /// The disk.
+    pub disk: &'a mut D,
+    /// What is synced at all.
+    pub select: &'a dyn Select,
+    /// What is not where it should be.
+    pub missing: &'a mut Missing,
+    /// What came of it.
+    pub looked: Looked,
+}
+
+impl<S: Store, D: Disk> Observer<'_, S, D> {
+    /// Looks at some spots and writes what has changed.
+    pub fn look(&mut self, spots: Vec<Spot>, now: &mut Now) -> StoreResult<()> {
+        let mut found = Vec::new();
+        let mut touched_dirs = BTreeSet::new();
+        for spot in spots {
+            match spot {
+                Spot::Entry(dir, name) => self.entry(dir, name, &mut found)?,
+                Spot::Listing(dir) => self.listing(dir, false, &mut found)?,
+                Spot::Deep(dir) => self.listing(dir, true, &mut found)?,
+            }
+        }
+        let before = self.looked.changes;
+        // Moves of directories first: what looks like a changed directory at a name may be another one that came.
+        let (dirs, leaves): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|f| f.stat.kind == Kind::Dir);
+        let mut standing = Vec::new();
+        for found in dirs {
+            match self.moved_directory(&found, now)? {
+                true => {
+                    touched_dirs.insert(found.parent.id);
+                }
+                false => standing.push(found),
+            }
+        }
+        for found in standing {
+            touched_dirs.insert(found.parent.id);
+            self.directory(found, now)?;
+        }
+        for found in leaves {
+            touched_dirs.insert(found.parent.id);
+            self.leaf(found, now)?;
+        }
+        if self.looked.changes > before {
+            for dir in touched_dirs {
+                self.directory_time(dir, now)?;
+            }
+        }
+        self.state.refresh()
+    }
+
+    fn entry(&mut self, dir: NodeId, name: Name, found: &mut Vec<Found>) -> StoreResult<()> {
+        let Some(parent) = self.directory_base(dir)? else { return Ok(()) };
+        let path = join(&self.path_of(&parent)?, &name);
+        match self.disk.stat(&path) {
+            Ok(Some(stat)) => self.compare(parent, name, path, stat, found),
+            Ok(None) => {
+                if let Some(base) = self.state.store.base_at(dir, &name)? {
+                    self.miss(base);
+                }
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                self.looked.more.push(Spot::Entry(parent.parent, parent.name));
+                Ok(())
+            }
+            Err(error) => {
+                self.problem(path, &error);
+                Ok(())
+            }
+        }
+    }
+
+    fn listing(&mut self, dir: NodeId, deep: bool, found: &mut Vec<Found>) -> StoreResult<()> {
+        let Some(parent) = self.directory_base(dir)? else { return Ok(()) };
+        let dir_path = self.path_of(&parent)?;
+        let names = match self.disk.list(&dir_path) {
+            Ok(names) => names,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) && dir != NodeId::ROOT =>
+            {
+                self.looked.more.push(Spot::Entry(parent.parent, parent.name));
+                return Ok(());
+            }
+            Err(error) => {
+                self.problem(dir_path, &error);
+                return Ok(());
+            }
+        };
+        let mut base: BTreeMap<Name, Base> =
+            self.state.store.base_in(dir)?.into_iter().map(|base| (base.name.clone(), base)).collect();
+        self.looked.watch.push((dir, dir_path.clone()));
+        self.looked.clear.push(dir_path.clone());
+        for (name, stat) in names {
+            let known = base.remove(&name);
+            if let Some(known) = &known
+                && known.state == BaseState::Live
+                && known.stat == stat
+            {
+                if deep && known.class == Class::Dir {
+                    self.looked.more.push(Spot::Deep(known.id));
+                }
+                continue;
+            }
+            let path = join(&dir_path, &name);
+            let before = found.len();
+            self.compare(parent.clone(), name, path, stat, found)?;
+            if let Some(known) = known.filter(|known| deep && known.class == Class::Dir && found.len() == before) {
+                self.looked.more.push(Spot::Deep(known.id));
+            } else if deep && let Some(found) = found.get(before).filter(|found| found.stat.kind == Kind::Dir) {
+                if let Some(same) =
+                    self.state.store.base_at(dir, &found.name)?.filter(|b| b.stat.handle == found.stat.handle)
+                {
+                    self.looked.more.push(Spot::Deep(same.id));
+                }
+            }
+        }
+        for gone in base.into_values() {
+            self.miss(gone);
+        }
+        Ok(())
+    }
+
+    /// Decides whether a standing entry is in play and differs from base.
+    fn compare(
+        &mut self,
+        parent: Base,
+        name: Name,
+        path: RelPath,
+        stat: Stat,
+        found: &mut Vec<Found>,
+    ) -> StoreResult<()> {
+        if name.as_bytes().starts_with(PARKED) {
+            return self.unpark(&parent, &name, &path);
+        }
+        let base = self.state.store.base_at(parent.id, &name)?;
+        let in_play = stat.kind != Kind::Other && self.select.travels(&path, stat.kind == Kind::Dir);
+        if !in_play {
+            if let Some(mut base) = base.filter(|base| base.state == BaseState::Live) {
+                base.state = BaseState::Dormant;
+                self.state.store.put_base(&base)?;
+            }
+            return Ok(());
+        }
+        self.looked.clear.push(path.clone());
+        if let Some(base) = &base
+            && self.missing.remove(&base.id).is_some()
+            && base.stat == stat
+        {
+            return Ok(());
+        }
+        if base.is_some_and(|base| base.state == BaseState::Live && base.stat == stat) {
+            return Ok(());
+        }
+        found.push(Found { parent, name, path, stat });
+        Ok(())
+    }
+
+    /// Puts back an entry that an interrupted apply had parked.
+    fn unpark(&mut self, parent: &Base, name: &Name, path: &[u8]) -> StoreResult<()> {
+        let dir = self.path_of(parent)?;
+        let hex = String::from_utf8_lossy(&name.as_bytes()[PARKED.len()..]).into_owned();
+        let base = NodeId::parse(&hex).map(|id| self.state.store.base(id)).transpose()?.flatten();
+        let wanted = base.as_ref().filter(|base| base.parent == parent.id).map(|base| base.name.clone());
+        let spare = Name::new(format!("recovered-{hex}")).expect("a short name without slashes");
+        for name in wanted.into_iter().chain([spare]) {
+            match self.disk.rename(path, &join(&dir, &name)) {
+                Ok(()) => {
+                    self.looked.more.push(Spot::Entry(parent.id, name));
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    self.problem(path.to_vec(), &error);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rule 1: a base directory whose inode stands at another name was moved there, if its old name lost it.
+    fn moved_directory(&mut self, found: &Found, now: &mut Now) -> StoreResult<bool> {
+        let Some(base) = self.state.store.base_with(found.stat.handle)? else { return Ok(false) };
+        let here = base.parent == found.parent.id && base.name == found.name;
+        if base.class != Class::Dir || here || self.still_stands(&base)? || self.is_below(&found.parent, &base)? {
+            return Ok(false);
+        }
+        self.missing.remove(&base.id);
+        if let Some(other) = self.state.store.base_at(found.parent.id, &found.name)? {
+            self.displace(other, now)?;
+        }
+        self.move_entry(base, found, now)?;
+        Ok(true)
+    }
+
+    fn directory(&mut self, found: Found, now: &mut Now) -> StoreResult<()> {
+        match self.state.store.base_at(found.parent.id, &found.name)? {
+            Some(base) if base.class == Class::Dir => {
+                let recreated = base.stat.handle != found.stat.handle;
+                let mut base = Base { state: BaseState::Live, stat: found.stat.clone(), ..base };
+                self.attributes(&mut base, &found.stat, now)?;
+                if recreated {
+                    self.looked.more.push(Spot::Deep(base.id));
+                }
+                return self.state.store.put_base(&base);
+            }
+            Some(other) => self.displace(other, now)?,
+            None => {}
+        }
+        let actual = attributes_of(&found.stat);
+        let slot = self.registered_here(&found)?;
+        let adopted = slot.into_iter().find(|target| target.class == Class::Dir);
+        let (id, members) = match adopted {
+            Some(target) if self.state.store.base_of(target.id)?.is_none() => {
+                self.state.store.mark(target.id)?;
+                (target.id, target.members)
+            }
+            _ => {
+                let member = self.new_directory(&found.parent, &found.name, &actual, now)?;
+                (member.node, vec![member])
+            }
+        };
+        let id = self.free_key(id)?;
+        let base = Base {
+            id,
+            parent: found.parent.id,
+            name: found.name,
+            class: Class::Dir,
+            members,
+            value: Value::Dir,
+            attributes: actual,
+            stat: found.stat,
+            state: BaseState::Live,
+        };
+        self.state.store.put_base(&base)?;
+        self.looked.more.push(Spot::Listing(id));
+        Ok(())
+    }
+
+    fn leaf(&mut self, found: Found, now: &mut Now) -> StoreResult<()> {
+        let here = self.state.store.base_at(found.parent.id, &found.name)?;
+        let Some(value) = self.read(&found, here.as_ref())? else { return Ok(()) };
+        match here {
+            Some(base) if base.class == Class::Leaf => return self.edited(base, found, value, now),
+            Some(other) => self.displace(other, now)?,
+            None => {}
+        }
+        if let Some(base) = self.state.store.base_with(found.stat.handle)?
+            && base.class == Class::Leaf
+            && !self.still_stands(&base)?
+        {
+            self.missing.remove(&base.id);
+            let id = base.id;
+            self.move_entry(base, &found, now)?;
+            let base = self.state.store.base(id)?.expect("a moved entry stays in base");
+            return self.edited(base, found, value, now);
+        }
+        self.appeared(found, value, now)
+    }
+
+    /// What a leaf holds; `None` if that cannot be told at this moment.
+    fn read(&mut self, found: &Found, base: Option<&Base>) -> StoreResult<Option<Value>> {
+        let same_bytes = |base: &&Base| {
+            let (old, new) = (&base.stat, &found.stat);
+            old.kind == new.kind
+                && old.handle == new.handle
+                && old.size == new.size
+                && old.mtime == new.mtime
+                && old.ctime == new.ctime
+        };
+        if let Some(base) = base.filter(same_bytes) {
+            return Ok(Some(base.value.clone()));
+        }
+        let read = match found.stat.kind {
+            Kind::Link => self.disk.read_link(&found.path).map(|target| Value::Link { target }),
+            Kind::File => self.disk.hash(&found.path).map(|(hash, size)| Value::File { hash, size }),
+            Kind::Dir | Kind::Other => return Ok(None),
+        };
+        let spot = || Spot::Entry(found.parent.id, found.name.clone());
+        match (read, self.disk.stat(&found.path)) {
+            (Ok(value), Ok(Some(after))) if after == found.stat => Ok(Some(value)),
+            (Ok(_), Ok(_)) => {
+                self.looked.busy.push(spot());
+                Ok(None)
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                if error.kind() == ErrorKind::NotFound {
+                    self.looked.busy.push(spot());
+                } else {
+                    self.problem(found.path.clone(), &error);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// An entry stands where base has it, with other bytes or attributes.
+    fn edited(&mut self, mut base: Base, found: Found, value: Value, now: &mut Now) -> StoreResult<()> {
+        base.state = BaseState::Live;
+        base.stat = found.stat.clone();
+        if base.value == value {
+            self.attributes(&mut base, &found.stat, now)?;
+            return self.state.store.put_base(&base);
+        }
+        self.looked.changes += 1;
+        let mut base = self.materialise(base, now)?;
+        let actual = attributes_of(&found.stat);
+        let stamp = self.state.stamp(now);
+        let members = std::mem::take(&mut base.members);
+        let Some((first, others)) = members.split_first() else { return Ok(()) };
+        for other in others {
+            self.state.delete_member(other, Flag::Itself)?;
+        }
+        let mut member = first.clone();
+        let Some(mut row) = self.state.store.row(member.node)? else { return Ok(()) };
+        let content = self.state.content(value.clone(), Some(&base.value), actual.clone(), stamp, now);
+        member.dots.content = vec![self.state.write_content(&mut row, &member.dots.content, content)];
+        if base.attributes.mode != actual.mode {
+            member.dots.meta = vec![self.state.write_meta(&mut row, &member.dots.meta, &actual, stamp)];
+        }
+        self.state.put(&row)?;
+        base.members = vec![member];
+        base.value = value;
+        base.attributes = actual;
+        self.state.store.put_base(&base)
+    }
+
+    /// Mode or time differ, the bytes do not.
+    fn attributes(&mut self, base: &mut Base, stat: &Stat, now: &mut Now) -> StoreResult<()> {
+        let actual = Attributes { xattrs: base.attributes.xattrs, group: base.attributes.group, ..attributes_of(stat) };
+        if base.attributes == actual {
+            return Ok(());
+        }
+        self.looked.changes += 1;
+        if base.members.iter().any(|member| member.origin.is_some()) {
+            *base = self.materialise(base.clone(), now)?;
+        }
+        let stamp = self.state.stamp(now);
+        for member in &mut base.members {
+            let Some(mut row) = self.state.store.row(member.node)? else { continue };
+            member.dots.meta = vec![self.state.write_meta(&mut row, &member.dots.meta, &actual, stamp)];
+            self.state.put(&row)?;
+        }
+        base.attributes = actual;
+        Ok(())
+    }
+
+    /// The time of a directory in which something has just changed.
+    fn directory_time(&mut self, dir: NodeId, now: &mut Now) -> StoreResult<()> {
+        if dir == NodeId::ROOT {
+            return Ok(());
+        }
+        let Some(mut base) = self.state.store.base(dir)? else { return Ok(()) };
+        let path = self.path_of(&base)?;
+        if let Ok(Some(stat)) = self.disk.stat(&path)
+            && stat.handle == base.stat.handle
+            && stat != base.stat
+        {
+            self.attributes(&mut base, &stat, now)?;
+            base.stat = stat;
+            self.state.store.put_base(&base)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the new place of an entry whose inode was found elsewhere.
+    fn move_entry(&mut self, base: Base, found: &Found, now: &mut Now) -> StoreResult<()> {
+        self.looked.changes += 1;
+        self.pin_siblings(&base, now)?;
+        let mut base = self.materialise(base, now)?;
+        let parent = self.live_node(&found.parent, now)?;
+        let stamp = self.state.stamp(now);
+        let members = std::mem::take(&mut base.members);
+        for (rank, mut member) in members.into_iter().enumerate() {
+            if rank > 0 && base.class == Class::Leaf {
+                self.state.delete_member(&member, Flag::Itself)?;
+                continue;
+            }
+            let Some(mut row) = self.state.store.row(member.node)? else { continue };
+            member.dots.place = vec![self.state.write_place(&mut row, &member.dots.place, parent, &found.name, stamp)];
+            self.state.put(&row)?;
+            base.members.push(member);
+        }
+        base.parent = found.parent.id;
+        base.name = found.name.clone();
+        if base.class == Class::Dir {
+            base.stat = found.stat.clone();
+            self.attributes(&mut base, &found.stat, now)?;
+            self.looked.more.push(Spot::Deep(base.id));
+        }
+        self.state.store.put_base(&base)
+    }
+
+    /// A leaf that base knows nothing of: a known node that this disk lacked, a dead one come back, or a new one.
+    fn appeared(&mut self, found: Found, value: Value, now: &mut Now) -> StoreResult<()> {
+        let actual = attributes_of(&found.stat);
+        let mut base = Base {
+            id: NodeId::ROOT,
+            parent: found.parent.id,
+            name: found.name.clone(),
+            class: Class::Leaf,
+            members: Vec::new(),
+            value: value.clone(),
+            attributes: actual.clone(),
+            stat: found.stat.clone(),
+            state: BaseState::Live,
+        };
+        let mut candidate = None;
+        for target in self.registered_here(&found)? {
+            let unclaimed = target.class == Class::Leaf && self.claimed(&target)?.is_none();
+            if unclaimed && target.value == value {
+                base.id = self.free_key(target.id)?;
+                base.members = target.members;
+                self.state.store.mark(target.id)?;
+                return self.state.store.put_base(&base);
+            }
+            if unclaimed && target.name == found.name && target.members.iter().all(|m| m.origin.is_none()) {
+                candidate.get_or_insert(target);
+            }
+        }
+        self.looked.changes += 1;
+        let stamp = self.state.stamp(now);
+        let content = self.state.content(value, None, actual.clone(), stamp, now);
+        let member = match candidate {
+            Some(target) => {
+                let mut row = self.state.store.row(target.id)?.expect("a shown leaf has a row");
+                let place = all_dots(&row).place;
+                let dot = self.state.write_content(&mut row, &[], content);
+                self.state.put(&row)?;
+                Member { node: row.id, dots: Dots { place, content: vec![dot], meta: Vec::new() }, origin: None }
+            }
+            None => {
+                let parent = self.live_node(&found.parent, now)?;
+                let mut row = match self.dead_leaf(&found)? {
+                    Some(row) => row,
+                    None => Row::empty(now.node_id(), Class::Leaf),
+                };
+                let seen = all_dots(&row);
+                let place = vec![self.state.write_place(&mut row, &seen.place, parent, &found.name, stamp)];
+                let content = vec![self.state.write_content(&mut row, &seen.content, content)];
+                let meta = vec![self.state.write_meta(&mut row, &seen.meta, &actual, stamp)];
+                self.state.put(&row)?;
+                Member { node: row.id, dots: Dots { place, content, meta }, origin: None }
+            }
+        };
+        base.id = self.free_key(member.node)?;
+        base.members = vec![member];
+        self.state.store.put_base(&base)
+    }
+
+    fn new_directory(&mut self, parent: &Base, name: &Name, actual: &Attributes, now: &mut Now) -> StoreResult<Member> {
+        self.looked.changes += 1;
+        let parent = self.live_node(parent, now)?;
+        let stamp = self.state.stamp(now);
+        let mut row = Row::empty(now.node_id(), Class::Dir);
+        let place = vec![self.state.write_place(&mut row, &[], parent, name, stamp)];
+        let content = self.state.content(Value::Dir, None, actual.clone(), stamp, now);
+        let content = vec![self.state.write_content(&mut row, &[], content)];
+        let meta = vec![self.state.write_meta(&mut row, &[], actual, stamp)];
+        self.state.put(&row)?;
+        self.state.refresh()?;
+        Ok(Member { node: row.id, dots: Dots { place, content, meta }, origin: None })
+    }
+
+    /// The node of a directory that can take a child: a live member, or a new node at the same place.
+    fn live_node(&mut self, dir: &Base, now: &mut Now) -> StoreResult<NodeId> {
+        if dir.id == NodeId::ROOT {
+            return Ok(NodeId::ROOT);
+        }
+        let mut dir = self.state.store.base(dir.id)?.unwrap_or_else(|| dir.clone());
+        self.state.refresh()?;
+        if let Some(live) = dir.members.iter().find(|member| !self.state.tree.shape().is_dead(member.node)) {
+            return Ok(live.node);
+        }
+        let parent = self.state.store.base(dir.parent)?.unwrap_or_else(root_base);
+        let member = self.new_directory(&parent, &dir.name, &dir.attributes.clone(), now)?;
+        let node = member.node;
+        dir.state = BaseState::Live;
+        dir.members.insert(0, member);
+        self.state.store.put_base(&dir)?;
+        Ok(node)
+    }
+
+    /// A dead leaf whose last place was here.
+    fn dead_leaf(&mut self, found: &Found) -> StoreResult<Option<Row>> {
+        let mut best: Option<Row> = None;
+        for member in nodes_of(&found.parent) {
+            for id in self.state.store.placed_at(member, &found.name)? {
+                let Some(row) = self.state.store.row(id)? else { continue };
+                let last_here = winner(&row.place).is_some_and(|(_, p)| p.parent == member && p.name == found.name);
+                let dead = crate::tree::is_dead(&row, |dir| self.state.tree.shape().is_dead(dir));
+                if row.class == Class::Leaf && last_here && dead && self.state.store.base_of(id)?.is_none() {
+                    let newer = best.as_ref().is_none_or(|b| {
+                        winner(&b.place).map(|(_, p)| p.stamp) < winner(&row.place).map(|(_, p)| p.stamp)
+                    });
+                    if newer {
+                        best = Some(row);
+                    }
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    /// Entries that the account has at the name of a found entry.
+    fn registered_here(&mut self, found: &Found) -> StoreResult<Vec<Target>> {
+        self.state.refresh()?;
+        let view = self.state.view();
+        let mut out: Vec<Target> = Vec::new();
+        for member in nodes_of(&found.parent) {
+            let Some(leader) = view.shape.leader(member) else { continue };
+            out.extend(view.slot(leader, &found.name)?);
+            if let Some(original) = crate::conflict::registered(&found.name) {
+                out.extend(view.slot(leader, &original)?.into_iter().filter(|target| target.name == found.name));
+            }
+            break;
+        }
+        Ok(out)
+    }
+
+    fn claimed(&self, target: &Target) -> StoreResult<Option<Base>> {
+        for member in &target.members {
+            if let Some(base) = self.state.store.base_of(member.node)? {
+                return Ok(Some(base));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a derived sibling that a person touches a row of its own, at its shown place.
+    fn materialise(&mut self, mut base: Base, now: &mut Now) -> StoreResult<Base> {
+        let Some(member) = base.members.iter().find(|member| member.origin.is_some()).cloned() else { return Ok(base) };
+        let origin = member.origin.expect("found by its origin");
+        let parent = match self.state.store.base(base.parent)? {
+            Some(parent) => self.live_node(&parent, now)?,
+            None => NodeId::ROOT,
+        };
+        let stamp = self.state.stamp(now);
+        let mut row = Row::empty(member.node, Class::Leaf);
+        let place = vec![self.state.write_place(&mut row, &[], parent, &base.name, stamp)];
+        let content = self.state.content(base.value.clone(), None, base.attributes.clone(), stamp, now);
+        let content = vec![self.state.write_content(&mut row, &[], content)];
+        let meta = vec![self.state.write_meta(&mut row, &[], &base.attributes, stamp)];
+        self.state.put(&row)?;
+        self.state.withdraw(origin, &member.dots.content)?;
+        base.members = vec![Member { node: member.node, dots: Dots { place, content, meta }, origin: None }];
+        self.state.store.put_base(&base)?;
+        Ok(base)
+    }
+
+    /// Before an entry leaves its name: what stands beside it as its sibling keeps the name that it is shown under.
+    fn pin_siblings(&mut self, leaving: &Base, now: &mut Now) -> StoreResult<()> {
+        let Some(member) = leaving.members.first() else { return Ok(()) };
+        if member.origin.is_some() {
+            return Ok(());
+        }
+        self.state.refresh()?;
+        let Some(row) = self.state.store.row(member.node)? else { return Ok(()) };
+        let Some((dir, name)) = self.state.view().registered(&row) else { return Ok(()) };
+        for target in self.state.view().slot(dir, &name)?.into_iter().filter(|target| target.sibling) {
+            let Some(base) = self.claimed(&target)? else { continue };
+            if base.id == leaving.id || base.class != Class::Leaf {
+                continue;
+            }
+            if target.members.iter().any(|member| member.origin.is_some()) {
+                self.materialise(base, now)?;
+                continue;
+            }
+            let parent = match self.state.store.base(base.parent)? {
+                Some(parent) => self.live_node(&parent, now)?,
+                None => NodeId::ROOT,
+            };
+            let mut base = base;
+            for member in &mut base.members {
+                let Some(mut row) = self.state.store.row(member.node)? else { continue };
+                let Some(stamp) = winner(&row.place).map(|(_, place)| place.stamp) else { continue };
+                member.dots.place =
+                    vec![self.state.write_place(&mut row, &member.dots.place, parent, &base.name, stamp)];
+                self.state.put(&row)?;
+            }
+            self.state.store.put_base(&base)?;
+        }
+        Ok(())
+    }
+
+    /// Another kind of thing stands at a base entry's name: the entry is gone from there, proven by that.
+    fn displace(&mut self, base: Base, now: &mut Now) -> StoreResult<()> {
+        self.missing.remove(&base.id);
+        if base.state == BaseState::Dormant {
+            return self.state.store.remove_base(base.id);
+        }
+        self.delete(base, now)
+    }
+
+    /// Turns what is missing into deletions. Call when nothing is left to look at; the root must hold.
+    pub fn conclude(&mut self, now: &mut Now) -> StoreResult<()> {
+        let mut touched = BTreeSet::new();
+        for (_, base) in std::mem::take(self.missing) {
+            // Its directory, or it itself, may have been moved or deleted meanwhile.
+            let Some(base) = self.state.store.base(base.id)? else { continue };
+            match self.stands(&base)? {
+                Presence::Here | Presence::Unknown => {}
+                Presence::Absent => {
+                    touched.insert(base.parent);
+                    self.delete(base, now)?;
+                }
+            }
+        }
+        for dir in touched {
+            self.directory_time(dir, now)?;
+        }
+        self.state.refresh()
+    }
+
+    /// Deletes an entry and all that base has below it.
+    fn delete(&mut self, base: Base, now: &mut Now) -> StoreResult<()> {
+        self.looked.changes += 1;
+        self.pin_siblings(&base, now)?;
+        let mut queue = vec![(base, Flag::Itself)];
+        while let Some((base, flag)) = queue.pop() {
+            for child in self.state.store.base_in(base.id)? {
+                self.missing.remove(&child.id);
+                queue.push((child, Flag::WithDirectory));
+            }
+            for member in &base.members {
+                self.state.delete_member(member, flag)?;
+            }
+            self.state.store.remove_base(base.id)?;
+        }
+        Ok(())
+    }
+
+    fn miss(&mut self, base: Base) {
+        if base.state == BaseState::Live {
+            self.missing.insert(base.id, base);
+        }
+    }
+
+    /// Whether a base entry's own inode still stands at its name.
+    fn still_stands(&mut self, base: &Base) -> StoreResult<bool> {
+        let path = self.path_of(base)?;
+        Ok(matches!(self.disk.stat(&path), Ok(Some(stat)) if stat.handle == base.stat.handle))
+    }
+
+    /// Whether `dir` is `ancestor` or below it, as base has it.
+    fn is_below(&self, dir: &Base, ancestor: &Base) -> StoreResult<bool> {
+        let mut at = dir.id;
+        while at != NodeId::ROOT {
+            if at == ancestor.id {
+                return Ok(true);
+            }
+            match self.state.store.base(at)? {
+                Some(base) => at = base.parent,
+                None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    fn stands(&mut self, base: &Base) -> StoreResult<Presence> {
+        if !self.disk.root_holds() {
+            return Ok(Presence::Unknown);
+        }
+        let path = self.path_of(base)?;
+        let parent_path = match self.state.store.base(base.parent)? {
+            Some(parent) => self.path_of(&parent)?,
+            None if base.parent == NodeId::ROOT => Vec::new(),
+            None => return Ok(Presence::Unknown),
+        };
+        if !self.select.travels(&path, base.class == Class::Dir) {
+            return Ok(Presence::Unknown);
+        }
+        match self.disk.stat(&path) {
+            Ok(Some(_)) => Ok(Presence::Here),
+            Ok(None) => Ok(Presence::Absent),
+            // The directory itself is gone: then it is among the missing, and takes this along.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Ok(Presence::Unknown)
+            }
+            Err(error) => {
+                self.problem(parent_path, &error);
+                Ok(Presence::Unknown)
+            }
+        }
+    }
+
+    fn directory_base(&self, dir: NodeId) -> StoreResult<Option<Base>> {
+        if dir == NodeId::ROOT {
+            return Ok(Some(root_base()));
+        }
+        Ok(self.state.store.base(dir)?.filter(|base| base.class == Class::Dir))
+    }
+
+    fn path_of(&self, base: &Base) -> StoreResult<RelPath> {
+        base_path(&self.state.store, base)
+    }
+
+    /// A key for a base entry: the node's id, unless another entry has it.
+    fn free_key(&self, id: NodeId) -> StoreResult<NodeId> {
+        free_base_key(&self.state.store, id)
+    }
+
+    fn problem(&mut self, path: RelPath, error: &std::io::Error) {
+        self.looked.problems.push(describe(path, error));
+    }
+}
+
+enum Presence {
+    Here,
+    Absent,
+    Unknown,
+}
+
+/// The base entry of the root, which is never stored.
+pub fn root_base() -> Base {
+    Base {
+        id: NodeId::ROOT,
+        parent: NodeId::ROOT,
+        name: Name::new(*b"home").expect("a valid name"),
+        class: Class::Dir,
+        members: vec![Member { node: NodeId::ROOT, dots: Dots::default(), origin: None }],
+        value: Value::Dir,
+        attributes: Attributes::default(),
+        stat: Stat {
+            kind: Kind::Dir,
+            handle: crate::disk::Handle::default(),
+            size: 0,
+            mode: 0o700,
+            mtime: hearth_schemas::item::FileTime::default(),
+            ctime: hearth_schemas::item::FileTime::default(),
+            links: 1,
+        },
+        state: BaseState::Live,
+    }
+}
+
+/// The path of a base entry, by its parents' names on this disk.
+pub fn base_path<S: Store>(store: &S, base: &Base) -> StoreResult<RelPath> {
+    if base.id == NodeId::ROOT {
+        return Ok(RelPath::new());
+    }
+    let mut names = vec![base.name.clone()];
+    let mut at = base.parent;
+    while at != NodeId::ROOT {
+        let Some(parent) = store.base(at)? else { break };
+        names.push(parent.name);
+        at = parent.parent;
+    }
+    let parts: Vec<&[u8]> = names.iter().rev().map(Name::as_bytes).collect();
+    Ok(parts.join(&b'/'))
+}
+
+/// A key for a base entry: the node's id, unless another entry has it.
+pub fn free_base_key<S: Store>(store: &S, id: NodeId) -> StoreResult<NodeId> {
+    let mut key = id;
+    while key == NodeId::ROOT || store.base(key)?.is_some() {
+        let hash = blake3::derive_key("hearth spare base key v1", &key.0);
+        key = NodeId(hash[..16].try_into().expect("a hash has 32 bytes"));
+    }
+    Ok(key)
+}
+
+/// What is wrong with a path, in words for a person.
+pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
+    let (what, hint, transient) = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            ("cannot be read", "give yourself permission to read it, or exclude it with `hearth rules add`", false)
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ("no space left on the disk", "make room; syncing goes on by itself", true)
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            ("the file system is read-only", "mount it writable; syncing goes on by itself", true)
+        }
+        ErrorKind::InvalidFilename => {
+            ("the name is too long for this file system", "rename it on the other machine", false)
+        }
+        _ => ("could not be read or written", "see `hearth log`; it is tried again", true),
+    };
+    let what = if what.starts_with("could") { format!("{what}: {error}") } else { what.to_owned() };
+    Problem { path, what, hint: hint.to_owned(), transient }
+}
+
+fn nodes_of(base: &Base) -> Vec<NodeId> {
+    base.members.iter().map(|member| member.node).collect()
+}
+
+fn attributes_of(stat: &Stat) -> Attributes {
+    Attributes { mode: stat.mode, mtime: stat.mtime, xattrs: None, group: None }
+}

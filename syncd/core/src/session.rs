@@ -1,0 +1,222 @@
+//! One peer's conversation: what it is sent, what is taken from it, how it stands.
+//!
+//! Rows flow both ways by cursor over each side's own order of changes; what a side *knows* is said only when no row
+//! is left behind the cursor, so that a row in flight is never taken for a deleted one. Before a replica numbers
+//! anything, the peer's memory of it is checked: an index that went back, or was cloned, begins a new life. Moving
+//! contents is [`crate::fetch`]'s.
+
+use hearth_schemas::ids::{ReplicaId, Slot};
+use hearth_schemas::item::UNNUMBERED;
+use hearth_schemas::wire::{KnownMap, MAX_ROWS, Message};
+
+use crate::state::{Contradiction, State};
+use crate::store::{Store, StoreResult};
+
+/// Frames that may be on their way to one peer at a time.
+const WINDOW: u32 = 4;
+/// Rows in one frame. Below the format's limit, so that applying starts early.
+const FRAME_ROWS: usize = 500;
+
+/// How a peer said that it stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// What it knows.
+    pub known: KnownMap,
+    /// Sum over its live rows.
+    pub digest: u64,
+    /// Whether its disk embodies all that.
+    pub clean: bool,
+    /// Whether what it lacks will not come by itself.
+    pub stuck: bool,
+    /// The highest of our flushes that this answers.
+    pub flushed: u64,
+}
+
+/// The conversation with one peer.
+#[derive(Debug)]
+pub struct Session {
+    /// Which peer.
+    pub peer: Slot,
+    /// The peer's present life, once it said hello.
+    pub replica: Option<ReplicaId>,
+    /// Whether all that it had at the beginning has been taken in.
+    pub heard: bool,
+    /// How it stands.
+    pub standing: Option<Standing>,
+    /// Its latest flush, to be answered.
+    pub asked_flush: u64,
+    sent_upto: u64,
+    sent_known: Option<KnownMap>,
+    sent_end: bool,
+    in_flight: u32,
+    sent_standing: Option<Standing>,
+}
+
+/// Why a session was ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// The same number for two versions.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+    /// Rows before hello, a second hello.
+    #[error("a message out of turn")]
+    OutOfTurn,
+    /// A place in itself, or a cursor that runs backwards.
+    #[error("rows that cannot be")]
+    Impossible,
+}
+
+impl Session {
+    /// Begins a conversation; the first message goes out at once.
+    pub fn begin<S: Store>(peer: Slot, state: &State<S>) -> StoreResult<(Self, Message)> {
+        let hello = Message::Hello {
+            replica: state.replica,
+            known: state.store.known().clone(),
+            cursors: state.store.cursors()?,
+        };
+        let session = Self {
+            peer,
+            replica: None,
+            heard: false,
+            standing: None,
+            asked_flush: 0,
+            sent_upto: 0,
+            sent_known: None,
+            sent_end: false,
+            in_flight: 0,
+            sent_standing: None,
+        };
+        Ok((session, hello))
+    }
+
+    /// Takes the peer's hello. Gives whether this index may go on as the replica it is.
+    pub fn hello<S: Store>(
+        &mut self,
+        state: &State<S>,
+        replica: ReplicaId,
+        known: &KnownMap,
+        cursors: &std::collections::BTreeMap<ReplicaId, u64>,
+    ) -> StoreResult<Result<bool, SessionError>> {
+        if self.replica.is_some() || replica == state.replica {
+            // A clone of this very index introduces itself: both must become someone else.
+            return Ok(if self.replica.is_some() { Err(SessionError::OutOfTurn) } else { Ok(false) });
+        }
+        self.replica = Some(replica);
+        let cursor = cursors.get(&state.replica).copied().unwrap_or(0);
+        self.sent_upto = if cursor > state.store.last_seq()? { 0 } else { cursor };
+        let Some(remembered) = known.get(&state.replica).filter(|known| known.seq > 0) else { return Ok(Ok(true)) };
+        let published = state.store.value(&format!("published/{:016x}/{:016x}", state.replica.0, remembered.seq))?;
+        Ok(Ok(published.as_deref() == Some(&remembered.nonce.to_le_bytes()[..])))
+    }
+
+    /// Frames for the peer, as many as may be on their way.
+    pub fn pump<S: Store>(&mut self, state: &State<S>, out: &mut Vec<Message>) -> StoreResult<()> {
+        while self.replica.is_some() && self.in_flight < WINDOW {
+            let mut rows = Vec::new();
+            let mut skipped = false;
+            let mut upto = self.sent_upto;
+            let batch = state.store.rows_after(self.sent_upto, FRAME_ROWS.min(MAX_ROWS))?;
+            let end = batch.len() < FRAME_ROWS;
+            for (seq, row) in batch {
+                upto = seq;
+                if row.ctx.contains_key(&UNNUMBERED) {
+                    skipped = true;
+                } else {
+                    rows.push(row);
+                }
+            }
+            let complete = end && !skipped && state.store.unnumbered()?.is_empty();
+            let known = complete.then(|| state.store.known().clone());
+            if rows.is_empty() && self.sent_end && (known.is_none() || known == self.sent_known) {
+                self.sent_upto = upto;
+                return Ok(());
+            }
+            self.sent_upto = upto;
+            self.sent_end |= end;
+            if known.is_some() {
+                self.sent_known.clone_from(&known);
+            }
+            self.in_flight += 1;
+            out.push(Message::Rows { rows, upto, end, known });
+            if end {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame has left.
+    pub fn drained(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Whether nothing is waiting to be sent.
+    pub fn is_drained<S: Store>(&self, state: &State<S>) -> StoreResult<bool> {
+        Ok(self.in_flight == 0 && self.sent_upto == state.store.last_seq()?)
+    }
+
+    /// Takes a frame of rows into the state. Gives the nodes that changed.
+    pub fn rows<S: Store>(
+        &mut self,
+        state: &mut State<S>,
+        rows: Vec<hearth_schemas::item::Row>,
+        upto: u64,
+        end: bool,
+        known: Option<KnownMap>,
+    ) -> StoreResult<Result<Vec<hearth_schemas::ids::NodeId>, SessionError>> {
+        let Some(replica) = self.replica else { return Ok(Err(SessionError::OutOfTurn)) };
+        let mut changed = Vec::new();
+        for row in rows {
+            if row.place.values().any(|place| place.parent == row.id) {
+                return Ok(Err(SessionError::Impossible));
+            }
+            match state.merge(&row)? {
+                Ok(true) => changed.push(row.id),
+                Ok(false) => {}
+                Err(contradiction) => return Ok(Err(contradiction.into())),
+            }
+        }
+        state.store.set_cursor(replica, upto)?;
+        if let Some(theirs) = known {
+            let mut ours = state.store.known().clone();
+            for (replica, known) in theirs {
+                let mine = ours.entry(replica).or_default();
+                if replica != state.replica && known.seq > mine.seq {
+                    *mine = known;
+                }
+            }
+            ours.retain(|_, known| known.seq > 0);
+            state.store.set_known(ours)?;
+        }
+        self.heard |= end;
+        Ok(Ok(changed))
+    }
+
+    /// What to tell the peer about how this device stands, if that has changed.
+    pub fn report(&mut self, standing: &Standing, drained: bool) -> Option<Message> {
+        let settled = drained || !standing.clean;
+        if self.replica.is_none() || !settled || self.sent_standing.as_ref() == Some(standing) {
+            return None;
+        }
+        self.sent_standing = Some(standing.clone());
+        let Standing { known, digest, clean, stuck, flushed } = standing.clone();
+        Some(Message::State { known, digest, clean, stuck, flushed })
+    }
+
+    /// The highest flush of the peer that was answered.
+    pub fn answered_flush(&self) -> u64 {
+        self.sent_standing.as_ref().map_or(0, |standing| standing.flushed)
+    }
+
+    /// Whether the peer and this device agree, given how this device stands.
+    pub fn agrees(&self, ours: &Standing) -> bool {
+        self.standing.as_ref().is_some_and(|theirs| {
+            ours.clean && theirs.clean && theirs.digest == ours.digest && same_knowledge(&theirs.known, &ours.known)
+        })
+    }
+}
+
+/// Whether two devices know the same changes.
+fn same_knowledge(a: &KnownMap, b: &KnownMap) -> bool {
+    a.len() == b.len() && a.iter().all(|(replica, known)| b.get(replica).is_some_and(|other| other.seq == known.seq))
+}

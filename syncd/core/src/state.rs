@@ -1,0 +1,340 @@
+//! One device's state: index, directory tree, clock and selection together, and how a local change enters it.
+//!
+//! [`crate::observe`] turns what is seen on disk into these writes, [`crate::session`] joins rows from peers through
+//! [`State::merge`], [`crate::plan`] reads the view. A local change carries an *unnumbered* dot until
+//! [`State::number`] gives it one, so that changes made offline collapse to the last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_schemas::ids::{DeviceId, NodeId, ReplicaId};
+use hearth_schemas::item::{
+    Attributes, Class, Content, Dot, Flag, MAX_HLC, Meta, Name, Place, Row, Stamp, UNNUMBERED, Value,
+};
+use hearth_schemas::wire::Known;
+
+use crate::conflict::derived_id;
+use crate::row;
+use crate::store::{Dots, Member, Store, StoreResult};
+use crate::tree::Tree;
+use crate::view::{View, replica_row_id};
+
+/// The clock and the chance that one call works with.
+pub struct Now<'a> {
+    /// Wall clock in milliseconds since 1970.
+    pub wall_ms: u64,
+    /// Random bits for new ids and marks.
+    pub random: &'a mut dyn FnMut() -> u64,
+}
+
+impl Now<'_> {
+    /// A node id that no other node has.
+    pub fn node_id(&mut self) -> NodeId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(self.random)().to_le_bytes());
+        id[8..].copy_from_slice(&(self.random)().to_le_bytes());
+        NodeId(id)
+    }
+}
+
+/// Index, tree and clock of one device.
+pub struct State<S> {
+    /// The index.
+    pub store: S,
+    /// The directories.
+    pub tree: Tree,
+    /// The present life of the index.
+    pub replica: ReplicaId,
+    /// This device.
+    pub device: DeviceId,
+    /// Its name, for conflict names and history.
+    pub device_name: String,
+    hlc: u64,
+    next_unnumbered: u64,
+    /// Whether what is seen on disk is being imported: it gets the oldest of stamps.
+    pub importing: bool,
+}
+
+impl<S: Store> State<S> {
+    /// Opens the index of a device. An index without a replica starts a life; `first` says whether the account
+    /// begins with it.
+    pub fn open(store: S, device: DeviceId, device_name: &str, first: bool, now: &mut Now) -> StoreResult<Self> {
+        let tree = Tree::load(&store)?;
+        let mut state = Self {
+            store,
+            tree,
+            replica: UNNUMBERED,
+            device,
+            device_name: device_name.to_owned(),
+            hlc: 0,
+            next_unnumbered: 1,
+            importing: false,
+        };
+        match state.store.value("replica")? {
+            Some(bytes) => {
+                let id = bytes.try_into().map_err(|_| corrupt("replica"))?;
+                state.replica = ReplicaId(u64::from_le_bytes(id));
+                state.importing = state.store.value("importing")?.is_some();
+            }
+            None => state.begin_life(!first, now)?,
+        }
+        if let Some(bytes) = state.store.value("hlc")? {
+            state.hlc = u64::from_le_bytes(bytes.try_into().map_err(|_| corrupt("hlc"))?);
+        }
+        for id in state.store.unnumbered()? {
+            if let Some(row) = state.store.row(id)? {
+                let highest = row.ctx.get(&UNNUMBERED).copied().unwrap_or(0);
+                state.next_unnumbered = state.next_unnumbered.max(highest + 1);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Starts a life of this index: its first row introduces it. What a life imports yields to what is known.
+    pub fn begin_life(&mut self, importing: bool, now: &mut Now) -> StoreResult<()> {
+        self.replica = loop {
+            let id = ReplicaId((now.random)());
+            if id != UNNUMBERED {
+                break id;
+            }
+        };
+        self.importing = importing;
+        self.store.set_value("replica", &self.replica.0.to_le_bytes())?;
+        if importing {
+            self.store.set_value("importing", b"1")?;
+        }
+        let value = Value::Replica { replica: self.replica, device: self.device, name: self.device_name.clone() };
+        let mut row = Row::empty(replica_row_id(self.replica), Class::Replica);
+        let (dot, stamp) = (self.dot(), self.stamp(now));
+        let content = self.content(value, None, Attributes::default(), stamp, now);
+        row::write(&mut row.content, &mut row.ctx, &[], dot, content);
+        self.put(&row)
+    }
+
+    /// Ends the import: from here on what is seen on disk is a person's act.
+    pub fn imported(&mut self) -> StoreResult<()> {
+        self.importing = false;
+        self.store.remove_value("importing")
+    }
+
+    /// The view of everything known. Call [`Tree::refresh`] through [`State::refresh`] first.
+    pub fn view(&self) -> View<'_, S> {
+        View { store: &self.store, shape: self.tree.shape() }
+    }
+
+    /// Brings the tree up to date and marks every node that the change touches.
+    pub fn refresh(&mut self) -> StoreResult<()> {
+        for node in self.tree.refresh(&self.store)? {
+            self.store.mark(node)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a row to index and tree and marks what may have to follow on disk.
+    pub fn put(&mut self, row: &Row) -> StoreResult<()> {
+        if let Some(old) = self.store.row(row.id)? {
+            self.mark_derived(&old)?;
+        }
+        self.mark_derived(row)?;
+        self.store.mark(row.id)?;
+        self.store.put_row(row)?;
+        self.tree.note(row);
+        Ok(())
+    }
+
+    fn mark_derived(&mut self, row: &Row) -> StoreResult<()> {
+        if row.content.len() > 1 {
+            for &dot in row.content.keys() {
+                self.store.mark(derived_id(row.id, dot))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins a peer's row into the state. Gives whether anything changed. The row has passed [`Row::check`].
+    pub fn merge(&mut self, theirs: &Row) -> StoreResult<Result<bool, Contradiction>> {
+        let joined = match self.store.row(theirs.id)? {
+            Some(ours) => {
+                if row::contradicts(&ours, theirs) {
+                    return Ok(Err(Contradiction));
+                }
+                let joined = row::join(&ours, theirs);
+                if joined == ours {
+                    return Ok(Ok(false));
+                }
+                joined
+            }
+            None => theirs.clone(),
+        };
+        let stamps = joined.place.values().map(|v| v.stamp.hlc).chain(joined.content.values().map(|v| v.stamp.hlc));
+        if let Some(latest) = stamps.chain(joined.meta.values().map(|v| v.stamp.hlc)).max() {
+            self.hlc = self.hlc.max(latest);
+        }
+        self.put(&joined)?;
+        Ok(Ok(true))
+    }
+
+    /// A dot for a local change, to be numbered later.
+    pub fn dot(&mut self) -> Dot {
+        let dot = Dot { replica: UNNUMBERED, seq: self.next_unnumbered };
+        self.next_unnumbered += 1;
+        dot
+    }
+
+    /// A stamp above every stamp seen; the lowest while importing.
+    pub fn stamp(&mut self, now: &Now) -> Stamp {
+        if self.importing {
+            return Stamp { hlc: 0, replica: self.replica };
+        }
+        self.hlc = (self.hlc + 1).max(now.wall_ms << 16).min(MAX_HLC);
+        Stamp { hlc: self.hlc, replica: self.replica }
+    }
+
+    /// A version of content made here.
+    pub fn content(&self, value: Value, base: Option<&Value>, born: Attributes, stamp: Stamp, now: &Now) -> Content {
+        let base = base.and_then(|value| match value {
+            Value::File { hash, .. } => Some(*hash),
+            Value::Dir | Value::Link { .. } | Value::Setting { .. } | Value::Replica { .. } => None,
+        });
+        Content { value, base, depth: 0, born, stamp, wall_ms: now.wall_ms, flag: Flag::Live }
+    }
+
+    /// Gives every unnumbered change its number. Gives whether there were any.
+    pub fn number(&mut self, now: &mut Now) -> StoreResult<bool> {
+        let open = self.store.unnumbered()?;
+        if open.is_empty() {
+            return Ok(false);
+        }
+        let mut known = self.store.known().clone();
+        let mut seq = known.get(&self.replica).map_or(0, |known| known.seq);
+        for id in open {
+            let Some(mut row) = self.store.row(id)? else { continue };
+            let mut number = BTreeMap::new();
+            let dots: BTreeSet<Dot> =
+                row.place.keys().chain(row.content.keys()).chain(row.meta.keys()).copied().collect();
+            for dot in dots.into_iter().filter(|dot| dot.replica == UNNUMBERED) {
+                seq += 1;
+                number.insert(dot, Dot { replica: self.replica, seq });
+            }
+            if number.is_empty() {
+                // A deletion, or the withdrawal of a losing version, leaves no version but must be numbered.
+                seq += 1;
+                number.insert(Dot { replica: UNNUMBERED, seq: 0 }, Dot { replica: self.replica, seq });
+            }
+            let derived: Vec<(NodeId, NodeId)> = number
+                .iter()
+                .map(|(old, new)| (derived_id(id, *old), derived_id(id, *new)))
+                .filter(|_| row.content.len() > 1)
+                .collect();
+            row::renumber(&mut row, &number);
+            self.renumber_base(id, &number, &derived)?;
+            self.store.put_row(&row)?;
+            self.tree.note(&row);
+            if row.content.len() > 1 {
+                self.mark_derived(&row)?;
+                self.store.mark(id)?;
+            }
+        }
+        known.insert(self.replica, Known { seq, nonce: (now.random)() });
+        let nonce = known[&self.replica].nonce;
+        self.store.set_value(&format!("published/{:016x}/{seq:016x}", self.replica.0), &nonce.to_le_bytes())?;
+        self.store.set_known(known)?;
+        self.store.set_value("hlc", &self.hlc.to_le_bytes())?;
+        self.next_unnumbered = 1;
+        Ok(true)
+    }
+
+    /// Follows a numbering in the base entries of a node and of its derived siblings.
+    fn renumber_base(
+        &mut self,
+        node: NodeId,
+        number: &BTreeMap<Dot, Dot>,
+        derived: &[(NodeId, NodeId)],
+    ) -> StoreResult<()> {
+        let mut nodes = vec![(node, node)];
+        nodes.extend_from_slice(derived);
+        for (old, new) in nodes {
+            let Some(mut base) = self.store.base_of(old)? else { continue };
+            for member in base.members.iter_mut().filter(|member| member.node == old) {
+                member.node = new;
+                renumber_dots(&mut member.dots, number);
+            }
+            self.store.put_base(&base)?;
+            if old != new {
+                self.store.mark(new)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the clock, so that stamps go on rising after a restart.
+    pub fn save_clock(&mut self) -> StoreResult<()> {
+        self.store.set_value("hlc", &self.hlc.to_le_bytes())
+    }
+
+    /// Writes the place of a node.
+    pub fn write_place(&mut self, row: &mut Row, seen: &[Dot], parent: NodeId, name: &Name, stamp: Stamp) -> Dot {
+        let was = row::winner(&row.place).map_or(parent, |(_, place)| place.parent);
+        let dot = self.dot();
+        let place = Place { parent, name: name.clone(), was, stamp, flag: Flag::Live };
+        row::write(&mut row.place, &mut row.ctx, seen, dot, place);
+        dot
+    }
+
+    /// Writes the content of a node.
+    pub fn write_content(&mut self, row: &mut Row, seen: &[Dot], content: Content) -> Dot {
+        let dot = self.dot();
+        row::write(&mut row.content, &mut row.ctx, seen, dot, content);
+        dot
+    }
+
+    /// Writes the attributes of a node.
+    pub fn write_meta(&mut self, row: &mut Row, seen: &[Dot], attributes: &Attributes, stamp: Stamp) -> Dot {
+        let dot = self.dot();
+        let meta = Meta { attributes: attributes.clone(), stamp };
+        row::write(&mut row.meta, &mut row.ctx, seen, dot, meta);
+        dot
+    }
+
+    /// Deletes what a base member embodies. Gives the dots that remain embodied: none.
+    pub fn delete_member(&mut self, member: &Member, flag: Flag) -> StoreResult<()> {
+        let dot = self.dot();
+        match member.origin {
+            Some(origin) => self.withdraw(origin, &member.dots.content),
+            None => {
+                let Some(mut row) = self.store.row(member.node)? else { return Ok(()) };
+                row::delete(&mut row, &member.dots.place, &member.dots.content, dot, flag);
+                self.put(&row)
+            }
+        }
+    }
+
+    /// Takes losing versions out of a node: a person has dealt with them.
+    pub fn withdraw(&mut self, origin: NodeId, losers: &[Dot]) -> StoreResult<()> {
+        let dot = self.dot();
+        let Some(mut row) = self.store.row(origin)? else { return Ok(()) };
+        for loser in losers {
+            row.content.remove(loser);
+        }
+        row::note(&mut row.ctx, dot);
+        self.put(&row)
+    }
+}
+
+/// Two different versions under one number: a peer whose state cannot be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("two different versions under one number")]
+pub struct Contradiction;
+
+fn renumber_dots(dots: &mut Dots, number: &BTreeMap<Dot, Dot>) {
+    for list in [&mut dots.place, &mut dots.content, &mut dots.meta] {
+        for dot in list {
+            if let Some(new) = number.get(dot) {
+                *dot = *new;
+            }
+        }
+    }
+}
+
+fn corrupt(what: &str) -> crate::store::StoreError {
+    crate::store::StoreError::Failed(format!("the value of {what} is damaged"))
+}

@@ -1,0 +1,206 @@
+//! What the core asks of the index: rows, base, dirty nodes, history, a few single values.
+//!
+//! The daemon answers from SQLite, tests from maps ([`MemoryStore`]). All writes between [`Store::begin`] and
+//! [`Store::commit`] become durable together or not at all.
+
+use std::collections::BTreeMap;
+
+use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
+use hearth_schemas::item::{Attributes, Class, Dot, Name, Row, Value};
+use hearth_schemas::wire::KnownMap;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{Handle, Stat};
+
+mod memory;
+pub use memory::MemoryStore;
+
+/// The index could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full.
+    #[error("no space left for the index")]
+    Full,
+    /// Anything else, as the database told it.
+    #[error("index: {0}")]
+    Failed(String),
+}
+
+/// Result of asking the index.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// The versions of a node that this disk embodies.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Dots {
+    /// Of its place.
+    pub place: Vec<Dot>,
+    /// Of its content.
+    pub content: Vec<Dot>,
+    /// Of its attributes.
+    pub meta: Vec<Dot>,
+}
+
+/// A node that is shown as an entry of this disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// The node, or the id of a derived sibling.
+    pub node: NodeId,
+    /// What of it is embodied. Of a derived sibling: the content dots of the node that it derives from.
+    pub dots: Dots,
+    /// The node that a derived sibling derives from.
+    pub origin: Option<NodeId>,
+}
+
+/// Whether a base entry is in play.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BaseState {
+    /// As usual.
+    Live,
+    /// Excluded or hidden here; its dots are kept for the day it is seen again.
+    Dormant,
+}
+
+/// One entry as this disk last embodied it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Base {
+    /// Local key of the entry, stable while it lives on this disk; of a directory also its children's `parent`.
+    pub id: NodeId,
+    /// Local key of the directory it is in.
+    pub parent: NodeId,
+    /// Its name on this disk.
+    pub name: Name,
+    /// Directory or leaf.
+    pub class: Class,
+    /// The nodes shown as this entry, the first one leading.
+    pub members: Vec<Member>,
+    /// Its content.
+    pub value: Value,
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// Inode and change key.
+    pub stat: Stat,
+    /// In play or not.
+    pub state: BaseState,
+}
+
+/// Something displaced that can be brought back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// Its name in the history store: the version that a person restores by.
+    pub name: String,
+    /// Where it was, relative to the root.
+    pub path: Vec<u8>,
+    /// When it was displaced, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The device whose change displaced it.
+    pub device: String,
+    /// What it held.
+    pub value: Value,
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// Why: `replaced`, `deleted`, `conflict`, `recovered`.
+    pub cause: String,
+}
+
+/// A file that could not be synced, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Relative to the root.
+    pub path: Vec<u8>,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+    /// Whether it goes away by itself when its cause does.
+    pub transient: bool,
+}
+
+/// The index.
+pub trait Store {
+    /// Starts a transaction.
+    fn begin(&mut self) -> StoreResult<()>;
+    /// Makes the transaction durable.
+    fn commit(&mut self) -> StoreResult<()>;
+    /// Undoes the transaction.
+    fn rollback(&mut self);
+
+    /// A row.
+    fn row(&self, id: NodeId) -> StoreResult<Option<Row>>;
+    /// Writes a row: it gets the next place in the order of [`Store::rows_after`], and the digest follows.
+    fn put_row(&mut self, row: &Row) -> StoreResult<()>;
+    /// Every directory's row.
+    fn directories(&self) -> StoreResult<Vec<Row>>;
+    /// Nodes that have any version of their place under this name of this directory.
+    fn placed_at(&self, parent: NodeId, name: &Name) -> StoreResult<Vec<NodeId>>;
+    /// Nodes that have any version of their place in this directory.
+    fn placed_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>>;
+    /// Up to `limit` rows in the order of their last change after `seq`, each with its position.
+    fn rows_after(&self, seq: u64, limit: usize) -> StoreResult<Vec<(u64, Row)>>;
+    /// Position of the last change.
+    fn last_seq(&self) -> StoreResult<u64>;
+    /// Rows that hold unnumbered changes, in the order they were made.
+    fn unnumbered(&self) -> StoreResult<Vec<NodeId>>;
+    /// Sum of the digests of all rows.
+    fn digest(&self) -> u64;
+    /// Rows of this class.
+    fn rows_of(&self, class: Class) -> StoreResult<Vec<Row>>;
+
+    /// How far each replica is known.
+    fn known(&self) -> &KnownMap;
+    /// Replaces that.
+    fn set_known(&mut self, known: KnownMap) -> StoreResult<()>;
+    /// Up to which of a peer replica's rows ours are current.
+    fn cursor(&self, replica: ReplicaId) -> StoreResult<u64>;
+    /// All cursors.
+    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>>;
+    /// Sets a cursor.
+    fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()>;
+
+    /// A base entry by its key.
+    fn base(&self, id: NodeId) -> StoreResult<Option<Base>>;
+    /// The base entry that a node is a member of.
+    fn base_of(&self, node: NodeId) -> StoreResult<Option<Base>>;
+    /// The base entry at a name of this disk.
+    fn base_at(&self, parent: NodeId, name: &Name) -> StoreResult<Option<Base>>;
+    /// Entries of a directory of this disk.
+    fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>>;
+    /// The base entry with this inode.
+    fn base_with(&self, handle: Handle) -> StoreResult<Option<Base>>;
+    /// Some base entries with this content.
+    fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>>;
+    /// Base entries under the name of a conflict sibling.
+    fn siblings(&self) -> StoreResult<Vec<Base>>;
+    /// Writes a base entry.
+    fn put_base(&mut self, base: &Base) -> StoreResult<()>;
+    /// Forgets a base entry.
+    fn remove_base(&mut self, id: NodeId) -> StoreResult<()>;
+    /// Number of base entries.
+    fn count_base(&self) -> StoreResult<u64>;
+
+    /// Marks a node as one whose disk may differ from the view.
+    fn mark(&mut self, node: NodeId) -> StoreResult<()>;
+    /// Up to `limit` marked nodes greater than `after`, in order.
+    fn marked(&self, after: Option<NodeId>, limit: usize) -> StoreResult<Vec<NodeId>>;
+    /// Removes a mark.
+    fn unmark(&mut self, node: NodeId) -> StoreResult<()>;
+    /// Whether no node is marked.
+    fn nothing_marked(&self) -> StoreResult<bool>;
+
+    /// Records something displaced.
+    fn put_kept(&mut self, kept: &Kept) -> StoreResult<()>;
+    /// A displaced content by its name.
+    fn kept(&self, name: &str) -> StoreResult<Option<Kept>>;
+    /// Displaced contents, newest first: of this path and everything below it, or of all.
+    fn kept_at(&self, path: Option<&[u8]>, limit: usize) -> StoreResult<Vec<Kept>>;
+    /// A displaced file with this content.
+    fn kept_holding(&self, hash: ContentHash) -> StoreResult<Option<Kept>>;
+
+    /// A single value.
+    fn value(&self, key: &str) -> StoreResult<Option<Vec<u8>>>;
+    /// Writes a single value.
+    fn set_value(&mut self, key: &str, value: &[u8]) -> StoreResult<()>;
+    /// Removes a single value.
+    fn remove_value(&mut self, key: &str) -> StoreResult<()>;
+    /// Values whose keys begin with this, in order.
+    fn values(&self, prefix: &str) -> StoreResult<Vec<(String, Vec<u8>)>>;
+}

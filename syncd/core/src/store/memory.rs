@@ -1,0 +1,269 @@
+//! An index in maps: what the simulator and the property tests run on. A crash is a [`MemoryStore::rollback`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
+use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
+use hearth_schemas::wire::KnownMap;
+
+use super::{Base, Kept, Store, StoreResult};
+use crate::disk::Handle;
+use crate::row;
+
+/// The index as maps; cloned at `begin`, so that a rollback is exact.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    tables: Tables,
+    saved: Option<Box<Tables>>,
+}
+
+#[derive(Clone, Default)]
+struct Tables {
+    rows: BTreeMap<NodeId, (u64, Row)>,
+    order: BTreeMap<u64, NodeId>,
+    places: BTreeMap<NodeId, BTreeSet<(Name, NodeId)>>,
+    last_seq: u64,
+    digest: u64,
+    known: KnownMap,
+    cursors: BTreeMap<ReplicaId, u64>,
+    bases: BTreeMap<NodeId, Base>,
+    members: BTreeMap<NodeId, NodeId>,
+    names: BTreeMap<NodeId, BTreeMap<Name, NodeId>>,
+    handles: BTreeMap<Handle, NodeId>,
+    marks: BTreeSet<NodeId>,
+    kept: Vec<Kept>,
+    values: BTreeMap<String, Vec<u8>>,
+}
+
+impl Store for MemoryStore {
+    fn begin(&mut self) -> StoreResult<()> {
+        self.saved = Some(Box::new(self.tables.clone()));
+        Ok(())
+    }
+
+    fn commit(&mut self) -> StoreResult<()> {
+        self.saved = None;
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        if let Some(saved) = self.saved.take() {
+            self.tables = *saved;
+        }
+    }
+
+    fn row(&self, id: NodeId) -> StoreResult<Option<Row>> {
+        Ok(self.tables.rows.get(&id).map(|(_, row)| row.clone()))
+    }
+
+    fn put_row(&mut self, row: &Row) -> StoreResult<()> {
+        let t = &mut self.tables;
+        if let Some((seq, old)) = t.rows.get(&row.id) {
+            t.order.remove(seq);
+            t.digest = t.digest.wrapping_sub(row::digest(old));
+            for place in old.place.values() {
+                if let Some(entries) = t.places.get_mut(&place.parent) {
+                    entries.remove(&(place.name.clone(), row.id));
+                }
+            }
+        }
+        t.last_seq += 1;
+        t.order.insert(t.last_seq, row.id);
+        t.digest = t.digest.wrapping_add(row::digest(row));
+        for place in row.place.values() {
+            t.places.entry(place.parent).or_default().insert((place.name.clone(), row.id));
+        }
+        t.rows.insert(row.id, (t.last_seq, row.clone()));
+        Ok(())
+    }
+
+    fn directories(&self) -> StoreResult<Vec<Row>> {
+        self.rows_of(Class::Dir)
+    }
+
+    fn placed_at(&self, parent: NodeId, name: &Name) -> StoreResult<Vec<NodeId>> {
+        let Some(entries) = self.tables.places.get(&parent) else { return Ok(Vec::new()) };
+        let from = (name.clone(), NodeId([0; 16]));
+        Ok(entries.range(from..).take_while(|(other, _)| other == name).map(|(_, id)| *id).collect())
+    }
+
+    fn placed_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
+        let Some(entries) = self.tables.places.get(&parent) else { return Ok(Vec::new()) };
+        Ok(entries.iter().map(|(_, id)| *id).collect::<BTreeSet<_>>().into_iter().collect())
+    }
+
+    fn rows_after(&self, seq: u64, limit: usize) -> StoreResult<Vec<(u64, Row)>> {
+        let after = self.tables.order.range(seq + 1..).take(limit);
+        Ok(after.map(|(&seq, id)| (seq, self.tables.rows[id].1.clone())).collect())
+    }
+
+    fn last_seq(&self) -> StoreResult<u64> {
+        Ok(self.tables.last_seq)
+    }
+
+    fn unnumbered(&self) -> StoreResult<Vec<NodeId>> {
+        let open = self.tables.rows.values().filter_map(|(_, row)| row.ctx.get(&UNNUMBERED).map(|seq| (*seq, row.id)));
+        let mut open: Vec<_> = open.collect();
+        open.sort_unstable();
+        Ok(open.into_iter().map(|(_, id)| id).collect())
+    }
+
+    fn digest(&self) -> u64 {
+        self.tables.digest
+    }
+
+    fn rows_of(&self, class: Class) -> StoreResult<Vec<Row>> {
+        Ok(self.tables.rows.values().filter(|(_, row)| row.class == class).map(|(_, row)| row.clone()).collect())
+    }
+
+    fn known(&self) -> &KnownMap {
+        &self.tables.known
+    }
+
+    fn set_known(&mut self, known: KnownMap) -> StoreResult<()> {
+        self.tables.known = known;
+        Ok(())
+    }
+
+    fn cursor(&self, replica: ReplicaId) -> StoreResult<u64> {
+        Ok(self.tables.cursors.get(&replica).copied().unwrap_or(0))
+    }
+
+    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>> {
+        Ok(self.tables.cursors.clone())
+    }
+
+    fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()> {
+        self.tables.cursors.insert(replica, seq);
+        Ok(())
+    }
+
+    fn base(&self, id: NodeId) -> StoreResult<Option<Base>> {
+        Ok(self.tables.bases.get(&id).cloned())
+    }
+
+    fn base_of(&self, node: NodeId) -> StoreResult<Option<Base>> {
+        Ok(self.tables.members.get(&node).and_then(|id| self.tables.bases.get(id)).cloned())
+    }
+
+    fn base_at(&self, parent: NodeId, name: &Name) -> StoreResult<Option<Base>> {
+        let id = self.tables.names.get(&parent).and_then(|names| names.get(name));
+        Ok(id.and_then(|id| self.tables.bases.get(id)).cloned())
+    }
+
+    fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
+        let Some(names) = self.tables.names.get(&parent) else { return Ok(Vec::new()) };
+        Ok(names.values().filter_map(|id| self.tables.bases.get(id)).cloned().collect())
+    }
+
+    fn base_with(&self, handle: Handle) -> StoreResult<Option<Base>> {
+        Ok(self.tables.handles.get(&handle).and_then(|id| self.tables.bases.get(id)).cloned())
+    }
+
+    fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>> {
+        let holds = |base: &&Base| matches!(&base.value, Value::File { hash: other, .. } if *other == hash);
+        Ok(self.tables.bases.values().filter(holds).take(4).cloned().collect())
+    }
+
+    fn siblings(&self) -> StoreResult<Vec<Base>> {
+        let sibling = |base: &&Base| crate::conflict::registered(&base.name).is_some();
+        Ok(self.tables.bases.values().filter(sibling).cloned().collect())
+    }
+
+    fn put_base(&mut self, base: &Base) -> StoreResult<()> {
+        self.remove_base(base.id)?;
+        let t = &mut self.tables;
+        t.names.entry(base.parent).or_default().insert(base.name.clone(), base.id);
+        t.handles.insert(base.stat.handle, base.id);
+        for member in &base.members {
+            t.members.insert(member.node, base.id);
+        }
+        t.bases.insert(base.id, base.clone());
+        Ok(())
+    }
+
+    fn remove_base(&mut self, id: NodeId) -> StoreResult<()> {
+        let t = &mut self.tables;
+        let Some(old) = t.bases.remove(&id) else { return Ok(()) };
+        if let Some(names) = t.names.get_mut(&old.parent)
+            && names.get(&old.name) == Some(&id)
+        {
+            names.remove(&old.name);
+        }
+        if t.handles.get(&old.stat.handle) == Some(&id) {
+            t.handles.remove(&old.stat.handle);
+        }
+        for member in &old.members {
+            if t.members.get(&member.node) == Some(&id) {
+                t.members.remove(&member.node);
+            }
+        }
+        Ok(())
+    }
+
+    fn count_base(&self) -> StoreResult<u64> {
+        Ok(self.tables.bases.len() as u64)
+    }
+
+    fn mark(&mut self, node: NodeId) -> StoreResult<()> {
+        self.tables.marks.insert(node);
+        Ok(())
+    }
+
+    fn marked(&self, after: Option<NodeId>, limit: usize) -> StoreResult<Vec<NodeId>> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        Ok(self.tables.marks.range((from, std::ops::Bound::Unbounded)).take(limit).copied().collect())
+    }
+
+    fn unmark(&mut self, node: NodeId) -> StoreResult<()> {
+        self.tables.marks.remove(&node);
+        Ok(())
+    }
+
+    fn nothing_marked(&self) -> StoreResult<bool> {
+        Ok(self.tables.marks.is_empty())
+    }
+
+    fn put_kept(&mut self, kept: &Kept) -> StoreResult<()> {
+        self.tables.kept.push(kept.clone());
+        Ok(())
+    }
+
+    fn kept(&self, name: &str) -> StoreResult<Option<Kept>> {
+        Ok(self.tables.kept.iter().find(|kept| kept.name == name).cloned())
+    }
+
+    fn kept_at(&self, path: Option<&[u8]>, limit: usize) -> StoreResult<Vec<Kept>> {
+        let below = |kept: &&Kept| match path {
+            None => true,
+            Some(path) => {
+                kept.path == path || path.is_empty() || (kept.path.starts_with(path) && kept.path[path.len()] == b'/')
+            }
+        };
+        Ok(self.tables.kept.iter().rev().filter(below).take(limit).cloned().collect())
+    }
+
+    fn kept_holding(&self, hash: ContentHash) -> StoreResult<Option<Kept>> {
+        let holds = |kept: &&Kept| matches!(&kept.value, Value::File { hash: other, .. } if *other == hash);
+        Ok(self.tables.kept.iter().find(holds).cloned())
+    }
+
+    fn value(&self, key: &str) -> StoreResult<Option<Vec<u8>>> {
+        Ok(self.tables.values.get(key).cloned())
+    }
+
+    fn set_value(&mut self, key: &str, value: &[u8]) -> StoreResult<()> {
+        self.tables.values.insert(key.to_owned(), value.to_vec());
+        Ok(())
+    }
+
+    fn remove_value(&mut self, key: &str) -> StoreResult<()> {
+        self.tables.values.remove(key);
+        Ok(())
+    }
+
+    fn values(&self, prefix: &str) -> StoreResult<Vec<(String, Vec<u8>)>> {
+        let from = self.tables.values.range(prefix.to_owned()..);
+        Ok(from.take_while(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+}

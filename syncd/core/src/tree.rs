@@ -1,0 +1,346 @@
+//! The directories of the account as one tree: which are dead, which are shown, which are one entry.
+//!
+//! Keeps every directory's row in memory (leaves stay in the index) and derives a [`Shape`] from them, by
+//! docs/sync-model.md section 4. [`Tree::refresh`] tells which nodes a change of shape touches, so that
+//! [`crate::plan`] looks only there. Leaves are placed by [`crate::view`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_schemas::ids::NodeId;
+use hearth_schemas::item::{Class, Flag, Name, Row};
+
+use crate::row::{all_flagged, winner};
+use crate::store::{Store, StoreResult};
+
+/// A directory as machines show it: one or more nodes at one place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The directory it is in, by its leading node.
+    pub parent: NodeId,
+    /// Its name there.
+    pub name: Name,
+    /// Its nodes, the leading one first: the live one with the least id.
+    pub members: Vec<NodeId>,
+}
+
+/// What is derived from the directories' rows.
+#[derive(Clone, Default, Debug)]
+pub struct Shape {
+    entries: BTreeMap<NodeId, Entry>,
+    leaders: BTreeMap<NodeId, NodeId>,
+    children: BTreeMap<NodeId, BTreeMap<Name, NodeId>>,
+    dead: BTreeSet<NodeId>,
+}
+
+impl Shape {
+    /// The entry that a directory node is shown in, by its leading node; `None` while it is not shown.
+    pub fn leader(&self, node: NodeId) -> Option<NodeId> {
+        if node == NodeId::ROOT { Some(node) } else { self.leaders.get(&node).copied() }
+    }
+
+    /// An entry by its leading node. The root has none.
+    pub fn entry(&self, leader: NodeId) -> Option<&Entry> {
+        self.entries.get(&leader)
+    }
+
+    /// The nodes of an entry.
+    pub fn members(&self, leader: NodeId) -> &[NodeId] {
+        const ROOT: &[NodeId] = &[NodeId::ROOT];
+        if leader == NodeId::ROOT { ROOT } else { self.entries.get(&leader).map_or(&[], |entry| &entry.members) }
+    }
+
+    /// The directory at a name.
+    pub fn child(&self, leader: NodeId, name: &Name) -> Option<NodeId> {
+        self.children.get(&leader)?.get(name).copied()
+    }
+
+    /// The directories in a directory.
+    pub fn children(&self, leader: NodeId) -> impl Iterator<Item = (&Name, NodeId)> {
+        self.children.get(&leader).into_iter().flatten().map(|(name, id)| (name, *id))
+    }
+
+    /// Whether a directory is deleted. It may be shown all the same, for a live child's sake.
+    pub fn is_dead(&self, node: NodeId) -> bool {
+        self.dead.contains(&node)
+    }
+
+    /// The path of an entry from the root, joined by `/`.
+    pub fn path(&self, leader: NodeId) -> Vec<u8> {
+        let mut names: Vec<&Name> = Vec::new();
+        let mut at = leader;
+        while let Some(entry) = self.entries.get(&at) {
+            names.push(&entry.name);
+            at = entry.parent;
+        }
+        let parts: Vec<&[u8]> = names.iter().rev().map(|name| name.as_bytes()).collect();
+        parts.join(&b'/')
+    }
+}
+
+/// Whether a row is deleted, given which directories are.
+pub fn is_dead(row: &Row, dead_dir: impl Fn(NodeId) -> bool) -> bool {
+    all_flagged(row)
+        && row.place.values().any(|place| match place.flag {
+            Flag::Itself => true,
+            Flag::WithDirectory => dead_dir(place.parent),
+            Flag::Live => false,
+        })
+}
+
+/// The directories' rows and the shape derived from them.
+#[derive(Default)]
+pub struct Tree {
+    rows: BTreeMap<NodeId, Row>,
+    shape: Shape,
+    /// For dead directories: whether a live leaf is placed in them.
+    leafy: BTreeMap<NodeId, bool>,
+    stale: bool,
+}
+
+impl Tree {
+    /// Loads every directory of the index.
+    pub fn load<S: Store>(store: &S) -> StoreResult<Self> {
+        let rows = store.directories()?.into_iter().map(|row| (row.id, row)).collect();
+        let mut tree = Self { rows, stale: true, ..Self::default() };
+        tree.refresh(store)?;
+        Ok(tree)
+    }
+
+    /// The shape as of the last refresh.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Whether a node is a known directory.
+    pub fn knows(&self, node: NodeId) -> bool {
+        node == NodeId::ROOT || self.rows.contains_key(&node)
+    }
+
+    /// Takes note of a row that was written to the index.
+    pub fn note(&mut self, row: &Row) {
+        match row.class {
+            Class::Dir => {
+                self.rows.insert(row.id, row.clone());
+                self.stale = true;
+            }
+            Class::Leaf => {
+                for place in row.place.values() {
+                    if self.shape.dead.contains(&place.parent) {
+                        self.leafy.remove(&place.parent);
+                        self.stale = true;
+                    }
+                }
+            }
+            Class::Setting | Class::Replica => {}
+        }
+    }
+
+    /// Derives the shape anew where rows have changed. Gives the nodes whose entry on a disk may have to follow.
+    pub fn refresh<S: Store>(&mut self, store: &S) -> StoreResult<BTreeSet<NodeId>> {
+        let mut touched = BTreeSet::new();
+        if !self.stale {
+            return Ok(touched);
+        }
+        let dead = self.dead();
+        for &flipped in dead.symmetric_difference(&self.shape.dead) {
+            self.leafy.remove(&flipped);
+            touched.insert(flipped);
+            for leaf in store.placed_in(flipped)? {
+                touched.insert(leaf);
+                if let Some(row) = store.row(leaf)? {
+                    row.place.values().for_each(|place| {
+                        self.leafy.remove(&place.parent);
+                    });
+                }
+            }
+        }
+        for &dir in &dead {
+            if !self.leafy.contains_key(&dir) {
+                let leafy = has_live_leaf(store, dir, &dead)?;
+                self.leafy.insert(dir, leafy);
+            }
+        }
+        let parents = self.resolve_cycles(&dead);
+        let shown = self.shown(&parents, &dead);
+        let shape = group(&parents, &shown, dead);
+        touch_differences(&self.shape, &shape, store, &mut touched)?;
+        self.shape = shape;
+        self.stale = false;
+        Ok(touched)
+    }
+
+    /// The least set with: deleted itself, or along with a directory of the set.
+    fn dead(&self) -> BTreeSet<NodeId> {
+        let mut along: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+        let mut queue = Vec::new();
+        for row in self.rows.values().filter(|row| all_flagged(row)) {
+            for place in row.place.values() {
+                match place.flag {
+                    Flag::Itself => queue.push(row.id),
+                    Flag::WithDirectory => along.entry(place.parent).or_default().push(row.id),
+                    Flag::Live => {}
+                }
+            }
+        }
+        let mut dead = BTreeSet::new();
+        while let Some(node) = queue.pop() {
+            if dead.insert(node) {
+                queue.extend(along.get(&node).into_iter().flatten());
+            }
+        }
+        dead
+    }
+
+    /// Each directory's place, with cycles broken: in each, the latest step goes back to where it came from, or
+    /// else to the root.
+    fn resolve_cycles(&self, dead: &BTreeSet<NodeId>) -> BTreeMap<NodeId, (NodeId, Name)> {
+        let mut places: BTreeMap<NodeId, (NodeId, Name)> = BTreeMap::new();
+        for row in self.rows.values() {
+            if let Some((_, place)) = winner(&row.place) {
+                places.insert(row.id, (place.parent, place.name.clone()));
+            }
+        }
+        let mut stepped = BTreeSet::new();
+        loop {
+            let cycles = find_cycles(&places);
+            if cycles.is_empty() {
+                return places;
+            }
+            for cycle in cycles {
+                let key = |id: &NodeId| winner(&self.rows[id].place).map(|(_, place)| (place.stamp, *id));
+                let id = cycle.into_iter().max_by_key(key).expect("a cycle has a node");
+                let (_, place) = winner(&self.rows[&id].place).expect("a node of a cycle has a place");
+                let back_is_alive = place.was == NodeId::ROOT || (self.knows(place.was) && !dead.contains(&place.was));
+                let parent = if stepped.insert(id) && back_is_alive { place.was } else { NodeId::ROOT };
+                places.insert(id, (parent, place.name.clone()));
+            }
+        }
+    }
+
+    /// The live directories whose ancestors are all known, and the dead ones that something live is in.
+    fn shown(&self, places: &BTreeMap<NodeId, (NodeId, Name)>, dead: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let mut rooted: BTreeMap<NodeId, bool> = BTreeMap::from([(NodeId::ROOT, true)]);
+        let mut shown = BTreeSet::new();
+        for &node in places.keys() {
+            let mut path = Vec::new();
+            let mut at = node;
+            let known = loop {
+                if let Some(&known) = rooted.get(&at) {
+                    break known;
+                }
+                path.push(at);
+                match places.get(&at) {
+                    Some((parent, _)) => at = *parent,
+                    None => break false,
+                }
+            };
+            for step in path {
+                rooted.insert(step, known);
+            }
+            let alive = !dead.contains(&node) || self.leafy.get(&node) == Some(&true);
+            if known && alive {
+                let mut at = node;
+                while at != NodeId::ROOT && shown.insert(at) {
+                    at = places[&at].0;
+                }
+            }
+        }
+        shown
+    }
+}
+
+fn has_live_leaf<S: Store>(store: &S, dir: NodeId, dead: &BTreeSet<NodeId>) -> StoreResult<bool> {
+    for id in store.placed_in(dir)? {
+        let Some(row) = store.row(id)? else { continue };
+        let here = winner(&row.place).is_some_and(|(_, place)| place.parent == dir);
+        if row.class == Class::Leaf && here && !is_dead(&row, |parent| dead.contains(&parent)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn find_cycles(places: &BTreeMap<NodeId, (NodeId, Name)>) -> Vec<Vec<NodeId>> {
+    let mut done: BTreeSet<NodeId> = BTreeSet::new();
+    let mut cycles = Vec::new();
+    for &start in places.keys() {
+        let mut path = Vec::new();
+        let mut on_path = BTreeSet::new();
+        let mut at = start;
+        while !done.contains(&at) {
+            if !on_path.insert(at) {
+                let from = path.iter().position(|&id| id == at).expect("the node is on the path");
+                cycles.push(path[from..].to_vec());
+                break;
+            }
+            path.push(at);
+            match places.get(&at) {
+                Some((parent, _)) => at = *parent,
+                None => break,
+            }
+        }
+        done.extend(path);
+    }
+    cycles
+}
+
+/// Groups the shown directories by place, from the root down.
+fn group(places: &BTreeMap<NodeId, (NodeId, Name)>, shown: &BTreeSet<NodeId>, dead: BTreeSet<NodeId>) -> Shape {
+    let mut placed: BTreeMap<NodeId, Vec<(&Name, NodeId)>> = BTreeMap::new();
+    for &node in shown {
+        let (parent, name) = &places[&node];
+        placed.entry(*parent).or_default().push((name, node));
+    }
+    let mut shape = Shape { dead, ..Shape::default() };
+    let mut queue = vec![NodeId::ROOT];
+    while let Some(leader) = queue.pop() {
+        let mut by_name: BTreeMap<&Name, Vec<NodeId>> = BTreeMap::new();
+        for member in shape.members(leader) {
+            for (name, node) in placed.get(member).into_iter().flatten() {
+                by_name.entry(name).or_default().push(*node);
+            }
+        }
+        let mut children = BTreeMap::new();
+        for (name, mut members) in by_name {
+            members.sort_by_key(|id| (shape.dead.contains(id), *id));
+            let first = members[0];
+            for &member in &members {
+                shape.leaders.insert(member, first);
+            }
+            shape.entries.insert(first, Entry { parent: leader, name: name.clone(), members });
+            children.insert(name.clone(), first);
+            queue.push(first);
+        }
+        if !children.is_empty() {
+            shape.children.insert(leader, children);
+        }
+    }
+    shape
+}
+
+/// Collects the nodes whose entry differs between two shapes, with the leaves whose directory came, went or
+/// changed its members.
+fn touch_differences<S: Store>(old: &Shape, new: &Shape, store: &S, touched: &mut BTreeSet<NodeId>) -> StoreResult<()> {
+    let nodes: BTreeSet<NodeId> = old.leaders.keys().chain(new.leaders.keys()).copied().collect();
+    for node in nodes {
+        let (before, after) = (old.leaders.get(&node), new.leaders.get(&node));
+        let entry_before = before.and_then(|leader| old.entries.get(leader));
+        let entry_after = after.and_then(|leader| new.entries.get(leader));
+        if before == after && entry_before == entry_after {
+            continue;
+        }
+        touched.insert(node);
+        if entry_before.map(|entry| &entry.members) != entry_after.map(|entry| &entry.members) {
+            touched.extend(store.placed_in(node)?);
+        }
+        // A directory at a name pushes a leaf of that name aside.
+        for entry in [entry_before, entry_after].into_iter().flatten() {
+            for shape in [old, new] {
+                for &parent in shape.members(entry.parent) {
+                    touched.extend(store.placed_at(parent, &entry.name)?);
+                }
+            }
+        }
+    }
+    Ok(())
+}
