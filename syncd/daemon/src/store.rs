@@ -72,7 +72,8 @@ impl SqliteStore {
         if sound != "ok" {
             return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None));
         }
-        let version: usize = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let version = usize::try_from(version).unwrap_or(0);
         for (number, change) in SCHEMA.iter().enumerate().skip(version) {
             db.execute_batch(&format!("BEGIN; {change}; PRAGMA user_version = {}; COMMIT;", number + 1))?;
         }
