@@ -66,6 +66,8 @@ labels! {
     PAIR_OUTCOME = "hearth pair outcome v1";
     /// Key: key ring secret and file secret → seal of the keys at rest.
     KEYS_AT_REST = "hearth keys at rest v1";
+    /// Key: device TLS key → stateless resets of its connections, the same after a restart.
+    RESET = "hearth stateless reset v1";
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod label;
 pub mod log;
 pub mod pairing;
 pub mod paths;
+pub mod ready;
 pub mod relay;
 pub mod seal;
 pub mod wire;

@@ -28,6 +28,12 @@ pub const MAX_MESSAGE: usize = 64 << 10;
 pub const PAIRING_SECONDS: u64 = 600;
 /// How many joiners may try one pairing code.
 pub const PAIRING_TRIES: u32 = 3;
+/// How long one joiner may stay in a pairing room, in seconds.
+pub const PAIRING_TRY_SECONDS: u64 = 120;
+/// How long an account waits for its next room after one whose tries were used up, in seconds.
+pub const PAIRING_COOL_DOWN_SECONDS: u64 = 60;
+/// How long a BIND is good for, in seconds.
+pub const BIND_SECONDS: u64 = 60;
 
 /// Position and hash of the newest log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,7 +53,8 @@ pub struct ClientFrame {
     pub request: Request,
 }
 
-/// A question to the relay. Everything but the first five needs a login on the same connection.
+/// A question to the relay. Everything but the first five, and leaving a room that one joined, needs a login on the
+/// same connection. A connection asks one question at a time: the next is read when the last is answered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Registers an account: its log from genesis, and the sealed epoch sets that the log commits to.
@@ -104,9 +111,10 @@ pub enum Request {
         /// BLAKE3 of its bytes.
         hash: [u8; 32],
     },
-    /// Opens a pairing room as the enrolled side.
+    /// Opens a pairing room as the enrolled side, in place of an earlier one of the same device. The room is the
+    /// device's: it stays when the connection breaks, for [`PAIRING_SECONDS`], and is there after the next login.
     PairOpen,
-    /// Closes the room that this connection is in.
+    /// Leaves the room as the joiner, or ends it as the enrolled side.
     PairClose,
     /// Passes a message to another device of the account.
     Signal {
@@ -206,6 +214,42 @@ pub enum Refusal {
     /// The device is not logged in now.
     #[error("the other device is not online")]
     Offline,
+    /// The relay failed on its side, say because its disk is full.
+    #[error("the relay has a problem of its own; try again later")]
+    Trouble,
+}
+
+/// Why the relay ended a connection: the application error code of its QUIC close.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum CloseCode {
+    /// The relay goes away; it is likely to be back in a moment.
+    Shutdown = 0,
+    /// The same device logged in on another connection.
+    Replaced = 1,
+    /// The device is not in the account any more.
+    Revoked = 2,
+    /// A frame was no frame.
+    Malformed = 3,
+    /// Too slow in taking, or too much at once.
+    Limit = 4,
+    /// Neither logged in nor pairing for a while.
+    Idle = 5,
+}
+
+impl CloseCode {
+    /// The code of a close frame; `None` if this version does not know it.
+    pub fn from_code(code: u64) -> Option<Self> {
+        Some(match code {
+            0 => Self::Shutdown,
+            1 => Self::Replaced,
+            2 => Self::Revoked,
+            3 => Self::Malformed,
+            4 => Self::Limit,
+            5 => Self::Idle,
+            _ => return None,
+        })
+    }
 }
 
 /// Something that happened, told without being asked.

@@ -1,0 +1,263 @@
+//! Where a datagram of the UDP leg goes: sessions, the addresses they are bound to, and nothing else.
+//!
+//! Takes headers and BINDs from the socket, gives a [`Verdict`]. A datagram is forwarded only if it came from the
+//! address that its session is bound to, and only to a bound session of the same account; there is no other way in.
+//! Sessions come and go as [`crate::relay`] says. Bytes and system calls are left to the socket.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use hearth_schemas::ids::{AccountId, Slot};
+use hearth_schemas::relay::{self, BIND_LEN, BIND_SECONDS, Header, Kind};
+
+use crate::admission::{Bucket, Rate};
+
+/// How often a session is told that a device is not there.
+const COMPLAINTS: Rate = Rate { burst: 10, every_ms: 50 };
+
+/// Names a session in datagrams.
+pub type Token = [u8; 8];
+
+/// The sessions of all accounts.
+#[derive(Default)]
+pub struct Forwarder {
+    sessions: BTreeMap<Token, Session>,
+    /// Newest last; the one before it goes on until the newest is bound, so that a new login interrupts nothing.
+    devices: BTreeMap<(AccountId, Slot), Vec<Token>>,
+}
+
+struct Session {
+    account: AccountId,
+    slot: Slot,
+    mac_key: [u8; 32],
+    counter: Option<u64>,
+    bound: Option<Bound>,
+    complaints: Bucket,
+}
+
+/// Where a session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// The address that its BIND came from.
+    pub address: SocketAddr,
+    /// The address of ours that the BIND came to, and that answers must come from.
+    pub local: Option<IpAddr>,
+    /// Its path does not take several datagrams in one call.
+    pub one_by_one: bool,
+    until_ms: u64,
+}
+
+/// What to do with a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Send it on under this header; the ECN bits are to be kept.
+    Forward(Header, Bound),
+    /// Send this header back to where the datagram came from.
+    Offline(Header),
+    /// Forget it.
+    Drop,
+}
+
+impl Forwarder {
+    /// Takes in a session.
+    pub fn admit(&mut self, token: Token, mac_key: [u8; 32], account: AccountId, slot: Slot) {
+        let session = Session { account, slot, mac_key, counter: None, bound: None, complaints: Bucket::default() };
+        self.sessions.insert(token, session);
+        let tokens = self.devices.entry((account, slot)).or_default();
+        tokens.push(token);
+        if tokens.len() > 2 {
+            let oldest = tokens.remove(0);
+            self.sessions.remove(&oldest);
+        }
+    }
+
+    /// Forgets every session of a device.
+    pub fn retire(&mut self, account: AccountId, slot: Slot) {
+        for token in self.devices.remove(&(account, slot)).unwrap_or_default() {
+            self.sessions.remove(&token);
+        }
+    }
+
+    /// Takes a BIND and gives the answer. None for a stranger, a wrong MAC or a counter that did not rise.
+    pub fn bind(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        local: Option<IpAddr>,
+        now_ms: u64,
+    ) -> Option<[u8; BIND_LEN]> {
+        let header = Header::parse(datagram)?;
+        let session = self.sessions.get(&header.token)?;
+        let counter = relay::open_bind(datagram, &session.mac_key)?;
+        if session.counter.is_some_and(|last| counter <= last) || self.is_succeeded(session, header.token, now_ms) {
+            return None;
+        }
+        let session = self.sessions.get_mut(&header.token)?;
+        session.counter = Some(counter);
+        let one_by_one = session.bound.is_some_and(|bound| bound.address == from && bound.one_by_one);
+        session.bound = Some(Bound { address: from, local, one_by_one, until_ms: now_ms + BIND_SECONDS * 1000 });
+        Some(relay::bound_datagram(header.token, &session.mac_key, counter, from))
+    }
+
+    /// Decides about a datagram with a DATA header.
+    pub fn route(&mut self, header: Header, from: SocketAddr, now_ms: u64) -> Verdict {
+        let Some(session) = self.sessions.get(&header.token) else { return Verdict::Drop };
+        let at_home = session.bound.is_some_and(|bound| bound.address == from && bound.until_ms > now_ms);
+        if header.kind != Kind::Data || !at_home || header.slot == session.slot {
+            return Verdict::Drop;
+        }
+        let source = session.slot;
+        if let Some((token, bound)) = self.find((session.account, header.slot), now_ms) {
+            return Verdict::Forward(Header { kind: Kind::Data, ecn: header.ecn, slot: source, token }, bound);
+        }
+        let Some(session) = self.sessions.get_mut(&header.token) else { return Verdict::Drop };
+        if session.complaints.take(COMPLAINTS, now_ms) {
+            Verdict::Offline(Header { kind: Kind::Offline, ecn: 0, ..header })
+        } else {
+            Verdict::Drop
+        }
+    }
+
+    /// Notes that the way to a session does not take several datagrams in one call.
+    pub fn one_by_one(&mut self, token: Token) {
+        if let Some(bound) = self.sessions.get_mut(&token).and_then(|session| session.bound.as_mut()) {
+            bound.one_by_one = true;
+        }
+    }
+
+    /// The newest session of a device that is bound.
+    fn find(&self, device: (AccountId, Slot), now_ms: u64) -> Option<(Token, Bound)> {
+        let tokens = self.devices.get(&device)?;
+        tokens.iter().rev().find_map(|token| Some((*token, self.sessions.get(token)?.bound_at(now_ms)?)))
+    }
+
+    /// Whether a newer session of the same device is bound, so that this one may run out.
+    fn is_succeeded(&self, session: &Session, token: Token, now_ms: u64) -> bool {
+        self.find((session.account, session.slot), now_ms).is_some_and(|(newest, _)| newest != token)
+            && self.devices.get(&(session.account, session.slot)).is_some_and(|tokens| tokens.last() != Some(&token))
+    }
+}
+
+impl Session {
+    fn bound_at(&self, now_ms: u64) -> Option<Bound> {
+        self.bound.filter(|bound| bound.until_ms > now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: AccountId = AccountId([1; 32]);
+    const OTHER: AccountId = AccountId([2; 32]);
+    const KEY: [u8; 32] = [3; 32];
+
+    #[test]
+    fn a_datagram_goes_to_the_named_device_of_the_same_account() {
+        let mut forwarder = with_two();
+        let verdict = forwarder.route(data(1, 2), address(1), 0);
+        let Verdict::Forward(header, bound) = verdict else { panic!("not forwarded: {verdict:?}") };
+        assert_eq!(header, Header { kind: Kind::Data, ecn: 2, slot: Slot(1), token: [2; 8] });
+        assert_eq!(bound.address, address(2));
+    }
+
+    #[test]
+    fn nothing_is_forwarded_that_is_not_from_the_bound_address_of_a_live_session() {
+        let mut forwarder = with_two();
+        let table = [
+            ("another address", data(1, 2), address(9), 0),
+            ("another port", data(1, 2), "10.0.0.1:2".parse().expect("an address"), 0),
+            ("no such session", data(7, 2), address(1), 0),
+            ("to itself", data(1, 1), address(1), 0),
+            ("a BOUND of its own making", Header { kind: Kind::Bound, ..data(1, 2) }, address(1), 0),
+            ("a binding that ran out", data(1, 2), address(1), BIND_SECONDS * 1000),
+        ];
+        for (what, header, from, now_ms) in table {
+            assert_eq!(forwarder.route(header, from, now_ms), Verdict::Drop, "{what}");
+        }
+        forwarder.retire(HOME, Slot(1));
+        assert_eq!(forwarder.route(data(1, 2), address(1), 0), Verdict::Drop);
+    }
+
+    #[test]
+    fn another_account_is_as_absent_as_nobody() {
+        let mut forwarder = with_two();
+        forwarder.admit([4; 8], KEY, OTHER, Slot(5));
+        bind(&mut forwarder, 4, address(4), 1, 0).expect("bound");
+        let offline = Verdict::Offline(Header { kind: Kind::Offline, ecn: 0, slot: Slot(5), token: [1; 8] });
+        assert_eq!(forwarder.route(data(1, 5), address(1), 0), offline);
+    }
+
+    #[test]
+    fn who_is_told_that_nobody_is_there_is_told_so_at_a_bounded_rate() {
+        let mut forwarder = with_two();
+        let told = (0..1000).filter(|_| forwarder.route(data(1, 9), address(1), 0) != Verdict::Drop).count();
+        assert_eq!(told, 10);
+    }
+
+    #[test]
+    fn a_bind_moves_a_session_and_a_replayed_one_does_not() {
+        let mut forwarder = with_two();
+        bind(&mut forwarder, 1, address(8), 2, 0).expect("bound");
+        assert_eq!(bind(&mut forwarder, 1, address(9), 2, 0), None);
+        assert_eq!(forwarder.route(data(1, 2), address(1), 0), Verdict::Drop);
+        assert!(matches!(forwarder.route(data(1, 2), address(8), 0), Verdict::Forward(..)));
+        let mut forged = relay::bind_datagram([1; 8], &[0; 32], 9);
+        forged[0] = 2;
+        assert_eq!(forwarder.bind(&forged, address(9), None, 0), None);
+    }
+
+    #[test]
+    fn a_new_session_takes_over_when_it_is_bound_and_not_before() {
+        let mut forwarder = with_two();
+        forwarder.admit([12; 8], KEY, HOME, Slot(2));
+        let to = |forwarder: &mut Forwarder| match forwarder.route(data(1, 2), address(1), 0) {
+            Verdict::Forward(header, _) => header.token,
+            other => panic!("not forwarded: {other:?}"),
+        };
+        assert_eq!(to(&mut forwarder), [2; 8]);
+        bind(&mut forwarder, 12, address(2), 1, 0).expect("bound");
+        assert_eq!(to(&mut forwarder), [12; 8]);
+        assert!(matches!(forwarder.route(data(2, 1), address(2), 0), Verdict::Forward(..)), "what is under way arrives");
+        assert_eq!(bind(&mut forwarder, 2, address(2), 9, 0), None, "but the old session cannot be prolonged");
+        forwarder.retire(HOME, Slot(2));
+        assert!(matches!(forwarder.route(data(1, 2), address(1), 0), Verdict::Offline(_)));
+        assert_eq!(forwarder.sessions.len(), 1);
+    }
+
+    #[test]
+    fn logging_in_over_and_over_keeps_two_sessions() {
+        let mut forwarder = with_two();
+        for token in 20..90 {
+            forwarder.admit([token; 8], KEY, HOME, Slot(1));
+        }
+        assert_eq!(forwarder.sessions.len(), 3);
+    }
+
+    fn with_two() -> Forwarder {
+        let mut forwarder = Forwarder::default();
+        for device in [1, 2] {
+            forwarder.admit([device; 8], KEY, HOME, Slot(device.into()));
+            bind(&mut forwarder, device, address(device), 1, 0).expect("bound");
+        }
+        forwarder
+    }
+
+    fn bind(
+        forwarder: &mut Forwarder,
+        token: u8,
+        from: SocketAddr,
+        counter: u64,
+        now_ms: u64,
+    ) -> Option<[u8; BIND_LEN]> {
+        forwarder.bind(&relay::bind_datagram([token; 8], &KEY, counter), from, None, now_ms)
+    }
+
+    fn data(token: u8, to: u16) -> Header {
+        Header { kind: Kind::Data, ecn: 2, slot: Slot(to), token: [token; 8] }
+    }
+
+    fn address(device: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, device], 1))
+    }
+}

@@ -1,0 +1,230 @@
+//! The daemon's network as the rest of it sees it: a handle to ask the relay, and events of peers that come and go.
+//!
+//! Starts the socket and the two tasks behind it, [`crate::relay`] and [`crate::peer`]; decides nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use ed25519_dalek::SigningKey;
+use hearth_schemas::address::RelayAddress;
+use hearth_schemas::ids::{AccountId, DeviceId, Slot};
+use hearth_schemas::log::Account;
+use hearth_schemas::relay::{Event, Head, Reply, Request, Session};
+use hearth_schemas::{keys, label};
+use quinn::{AsyncUdpSocket, Endpoint};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::peer::{self, Peers};
+use crate::relay::{self, Control, Link, RelayError};
+use crate::socket::PathSocket;
+
+/// Events that wait for the daemon before the relay's connection is held up.
+const MAX_EVENTS: usize = 256;
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Who this device is.
+pub struct Identity {
+    /// Its account.
+    pub account: AccountId,
+    /// Its id, which follows from its signing key.
+    pub device: DeviceId,
+    /// Its number in the account.
+    pub slot: Slot,
+    /// Signs logins.
+    pub sign: SigningKey,
+    /// Proves it to peers.
+    pub tls: SigningKey,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum NetEvent {
+    /// Logged in to the relay.
+    RelayUp {
+        /// The session, with the account's head and who is online.
+        session: Session,
+    },
+    /// Not logged in, and why. Repeated only when the reason changes.
+    RelayDown {
+        /// For people.
+        reason: String,
+    },
+    /// The relay tells something. Presence is included.
+    Relay(Event),
+    /// A peer is connected, authorised by both sides.
+    PeerUp {
+        /// Its number.
+        slot: Slot,
+        /// Its id.
+        device: DeviceId,
+        /// Streams are opened and accepted on it by whoever syncs.
+        connection: quinn::Connection,
+        /// Whether this side dialled.
+        opener: bool,
+    },
+    /// A peer's connection has ended. Another may follow at once.
+    PeerDown {
+        /// Its number.
+        slot: Slot,
+    },
+    /// A peer has verified more of the device log than this device: there is something to fetch.
+    PeerAhead {
+        /// Its number.
+        slot: Slot,
+        /// Its newest entry.
+        head: Head,
+    },
+    /// A peer's device log contradicts this device's. The peer was not let in.
+    PeerForked {
+        /// Its number.
+        slot: Slot,
+        /// Its newest entry.
+        head: Head,
+    },
+}
+
+/// What carries a peer's packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathKind {
+    /// The relay's forwarding, over UDP.
+    RelayUdp,
+}
+
+/// How a peer is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PathInfo {
+    /// The path in use; `None` while not connected.
+    pub kind: Option<PathKind>,
+    /// Round trip to the peer, in milliseconds; `None` while not connected.
+    pub rtt_ms: Option<u32>,
+    /// Whether the relay says that the peer is there.
+    pub online: bool,
+}
+
+/// What status questions are answered from; [`crate::peer`] keeps it up to date.
+#[derive(Default)]
+pub(crate) struct View {
+    pub(crate) online: BTreeSet<Slot>,
+    pub(crate) up: BTreeMap<Slot, quinn::Connection>,
+}
+
+/// A handle to the network. Clones share it; it ends with the last of them.
+#[derive(Clone)]
+pub struct Network(Arc<Inner>);
+
+struct Inner {
+    endpoint: Endpoint,
+    socket: Arc<PathSocket>,
+    control: watch::Receiver<Option<Control>>,
+    view: Arc<Mutex<View>>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.endpoint.close(peer::Close::Leaving.code(), b"");
+    }
+}
+
+impl Network {
+    /// Opens the socket on `udp_port` (0 for any; any other if it is taken) and starts connecting: to the relays in
+    /// turn, until one lets this device in, and then to every device of the account that is there. Must be called
+    /// within a tokio runtime.
+    pub fn start(
+        relays: Vec<RelayAddress>,
+        identity: Identity,
+        account: watch::Receiver<Arc<Account>>,
+        udp_port: u16,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<NetEvent>)> {
+        let socket = Arc::new(PathSocket::open(udp_port).context("opening the UDP socket")?);
+        let identity = Arc::new(identity);
+        let endpoint = Endpoint::new_with_abstract_socket(
+            endpoint_config(&identity),
+            Some(peer::server_config(&identity, account.clone())?),
+            socket.clone(),
+            Arc::new(quinn::TokioRuntime),
+        )
+        .context("starting QUIC")?;
+
+        let (events, incoming) = mpsc::channel(MAX_EVENTS);
+        let (presence, present) = mpsc::channel(MAX_EVENTS);
+        let (control, controlled) = watch::channel(None);
+        let view = Arc::new(Mutex::default());
+        let peers = Peers::new(
+            endpoint.clone(),
+            socket.bound(),
+            identity.clone(),
+            account,
+            present,
+            events.clone(),
+            Arc::clone(&view),
+        );
+        let link =
+            Link { endpoint: endpoint.clone(), socket: socket.clone(), relays, identity, control, presence, events };
+        let tasks = vec![tokio::spawn(link.run()).abort_handle(), tokio::spawn(peers.run()).abort_handle()];
+        let inner = Inner { endpoint, socket, control: controlled, view, tasks };
+        Ok((Self(Arc::new(inner)), incoming))
+    }
+
+    /// Asks the relay on the logged-in connection. A refusal is an error.
+    pub async fn request(&self, request: Request) -> Result<Reply, RelayError> {
+        let control = self.0.control.borrow().clone().ok_or(RelayError::Offline)?;
+        control.request(request).await
+    }
+
+    /// Whether this device is logged in to the relay.
+    pub fn relay_online(&self) -> bool {
+        self.0.control.borrow().is_some()
+    }
+
+    /// How a peer is reached at this moment.
+    pub fn path(&self, slot: Slot) -> PathInfo {
+        let view = view(&self.0.view);
+        let connection = view.up.get(&slot);
+        PathInfo {
+            kind: connection.map(|_| PathKind::RelayUdp),
+            rtt_ms: connection.map(|connection| u32::try_from(connection.rtt().as_millis()).unwrap_or(u32::MAX)),
+            online: view.online.contains(&slot),
+        }
+    }
+
+    /// The UDP port in use, to be asked for again at the next start.
+    pub fn udp_port(&self) -> Option<u16> {
+        self.0.socket.local_addr().ok().map(|address| address.port())
+    }
+
+    /// Ends every connection, and waits a moment for the other sides to be told.
+    pub async fn shutdown(self) {
+        self.0.tasks.iter().for_each(AbortHandle::abort);
+        self.0.endpoint.close(peer::Close::Leaving.code(), b"");
+        timeout(GOODBYE, self.0.endpoint.wait_idle()).await.ok();
+    }
+}
+
+pub(crate) fn view(view: &Mutex<View>) -> MutexGuard<'_, View> {
+    view.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A duration drawn evenly from a range of milliseconds.
+pub(crate) fn jitter(least_ms: u64, most_ms: u64) -> Duration {
+    let span = most_ms.saturating_sub(least_ms) + 1;
+    Duration::from_millis(least_ms + getrandom::u64().unwrap_or_default() % span)
+}
+
+/// Settings of the daemon's endpoint. What tells a peer that its connection is gone is the same after a restart, so
+/// that the peer learns of the restart with the first packet that it sends.
+fn endpoint_config(identity: &Identity) -> quinn::EndpointConfig {
+    let key = keys::derive(&identity.account.0, identity.tls.as_bytes(), label::RESET);
+    let mut config = relay::endpoint_config();
+    config.reset_key(Arc::new(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key.bytes())));
+    let (cid_key, _) = key.bytes().split_first_chunk::<8>().expect("a key has 32 bytes");
+    let cid_key = u64::from_le_bytes(*blake3::hash(cid_key).as_bytes().first_chunk().expect("a hash has 32 bytes"));
+    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)));
+    config
+}

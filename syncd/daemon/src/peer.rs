@@ -1,0 +1,480 @@
+//! Connections to the account's other devices: one each, authorised by both sides, renewed for as long as the other
+//! is there.
+//!
+//! The device with the lower number dials. A connection counts once both sides have said [`Ready`] on it; then it is
+//! handed to whoever syncs, as an event. Who may connect is asked of the device log at each step, and a device that
+//! leaves the log is cut off at once. Presence comes from [`crate::relay`]; how packets travel is
+//! [`crate::socket`]'s business.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use hearth_schemas::codec;
+use hearth_schemas::ids::{DeviceId, Slot};
+use hearth_schemas::log::{Account, Standing};
+use hearth_schemas::ready::{MAX_READY, Ready, VERSION};
+use hearth_schemas::relay::Head;
+use quinn::congestion::CubicConfig;
+use quinn::{AckFrequencyConfig, Connection, Endpoint, Incoming, MtuDiscoveryConfig, TransportConfig, VarInt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use crate::net::{Identity, NetEvent, View, jitter, view};
+use crate::relay::Presence;
+use crate::socket::{Bound, peer_address, slot_of};
+use crate::{prefixed, tls};
+
+/// How long a connection may take to be authorised by both sides.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes under way at once, of both directions.
+const MAX_HANDSHAKES: usize = 64;
+/// A connection that lasted this long was a good one: the next is dialled without growing pauses.
+const GOOD: Duration = Duration::from_secs(10);
+/// After this many failures in a row the pauses between dials grow, up to `MAX_PAUSE_MS`.
+const PATIENCE: u32 = 10;
+const MAX_PAUSE_MS: u64 = 30_000;
+
+/// Largest packet that is tried, in bytes: with headers of relay, UDP and IPv6 it fits a PPPoE line.
+const MAX_PACKET: u16 = 1420;
+/// Data on its way in one stream, in one connection, and held for sending, in bytes. A gigabit line with a round trip
+/// of 60 ms needs this much; a peer can make this device hold the second of them and no more.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const SEND_WINDOW: u64 = 8 << 20;
+const MAX_STREAMS: u32 = 64;
+const IDLE_MS: u32 = 60_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Why a connection was closed, as told to the other side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Close {
+    /// The device is going away.
+    Leaving,
+    /// A newer connection took its place.
+    Replaced,
+    /// The device log does not list the other device, or lists it elsewhere.
+    NotListed,
+    /// The first frame was not what it must be.
+    BadReady,
+    /// The two device logs contradict each other.
+    Forked,
+}
+
+impl Close {
+    /// The QUIC application error code. Numbers are never reused.
+    pub(crate) fn code(self) -> VarInt {
+        VarInt::from_u32(match self {
+            Self::Leaving => 0,
+            Self::Replaced => 1,
+            Self::NotListed => 2,
+            Self::BadReady => 3,
+            Self::Forked => 4,
+        })
+    }
+}
+
+/// Settings for accepting peers.
+pub(crate) fn server_config(
+    identity: &Identity,
+    account: watch::Receiver<Arc<Account>>,
+) -> anyhow::Result<quinn::ServerConfig> {
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls::peer_server(&identity.tls, account)?));
+    config.transport_config(Arc::new(transport())).migration(false).max_incoming(MAX_HANDSHAKES);
+    Ok(config)
+}
+
+/// The task that holds the connections.
+pub(crate) struct Peers {
+    endpoint: Endpoint,
+    bound: watch::Receiver<Option<Bound>>,
+    identity: Arc<Identity>,
+    account: watch::Receiver<Arc<Account>>,
+    presence: mpsc::Receiver<Presence>,
+    events: mpsc::Sender<NetEvent>,
+    view: Arc<Mutex<View>>,
+    /// Events on their way out. Waiting for the daemon must not delay cutting a device off.
+    outbox: VecDeque<NetEvent>,
+    online: BTreeSet<Slot>,
+    up: BTreeMap<Slot, Up>,
+    dials: BTreeMap<Slot, Dial>,
+    tasks: JoinSet<Outcome>,
+    handshakes: usize,
+}
+
+/// An authorised connection.
+struct Up {
+    device: DeviceId,
+    tls: [u8; 32],
+    connection: Connection,
+    since: Instant,
+}
+
+/// What is known about dialling one device.
+#[derive(Clone, Copy)]
+struct Dial {
+    under_way: bool,
+    failures: u32,
+    next: Instant,
+}
+
+/// What a task ended with.
+enum Outcome {
+    Shaken { slot: Slot, opener: bool, result: anyhow::Result<Shaken> },
+    Closed { slot: Slot, id: usize },
+}
+
+/// A connection on which both sides have said [`Ready`].
+struct Shaken {
+    connection: Connection,
+    tls: [u8; 32],
+    head: Head,
+}
+
+impl Peers {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        bound: watch::Receiver<Option<Bound>>,
+        identity: Arc<Identity>,
+        account: watch::Receiver<Arc<Account>>,
+        presence: mpsc::Receiver<Presence>,
+        events: mpsc::Sender<NetEvent>,
+        view: Arc<Mutex<View>>,
+    ) -> Self {
+        Self {
+            endpoint,
+            bound,
+            identity,
+            account,
+            presence,
+            events,
+            view,
+            outbox: VecDeque::new(),
+            online: BTreeSet::new(),
+            up: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            handshakes: 0,
+        }
+    }
+
+    /// Runs until nobody listens to its events or the account's owner is gone.
+    pub(crate) async fn run(mut self) {
+        let endpoint = self.endpoint.clone();
+        let events = self.events.clone();
+        let mut was_bound = false;
+        loop {
+            let next_dial = self.dial_due();
+            tokio::select! {
+                permit = events.reserve(), if !self.outbox.is_empty() => {
+                    let Ok(permit) = permit else { return };
+                    if let Some(event) = self.outbox.pop_front() {
+                        permit.send(event);
+                    }
+                }
+                changed = self.account.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.cut_off();
+                }
+                change = self.presence.recv() => {
+                    let Some(change) = change else { return };
+                    self.handle_presence(change);
+                }
+                changed = self.bound.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let is_bound = self.bound.borrow_and_update().is_some();
+                    if is_bound && !was_bound {
+                        self.up.values().for_each(kick);
+                    }
+                    was_bound = is_bound;
+                }
+                incoming = endpoint.accept() => {
+                    let Some(incoming) = incoming else { return };
+                    self.handle_incoming(incoming);
+                }
+                Some(outcome) = self.tasks.join_next() => match outcome {
+                    Ok(Outcome::Shaken { slot, opener, result }) => self.handle_shaken(slot, opener, result),
+                    Ok(Outcome::Closed { slot, id }) => self.handle_closed(slot, id),
+                    Err(error) => warn!("a connection's task failed: {error}"),
+                },
+                () = sleep_until(next_dial.unwrap_or_else(Instant::now)), if next_dial.is_some() => {}
+            }
+        }
+    }
+
+    fn handle_presence(&mut self, change: Presence) {
+        let arrived: Vec<Slot> = match change {
+            Presence::All(online) => {
+                self.online = online;
+                self.online.iter().copied().collect()
+            }
+            Presence::Online(slot) => {
+                self.online.insert(slot);
+                vec![slot]
+            }
+            Presence::Offline(slot) => {
+                self.online.remove(&slot);
+                vec![]
+            }
+        };
+        view(&self.view).online.clone_from(&self.online);
+        for slot in arrived {
+            if let Some(dial) = self.dials.get_mut(&slot) {
+                dial.failures = 0;
+                dial.next = Instant::now();
+            }
+            // If it came back from a restart, it answers this with a reset, and the dial follows at once.
+            if let Some(up) = self.up.get(&slot) {
+                kick(up);
+            }
+        }
+    }
+
+    /// Starts the dials whose time has come. Gives the time of the next.
+    fn dial_due(&mut self) -> Option<Instant> {
+        if self.bound.borrow().is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let account = self.account.borrow().clone();
+        account.active(&self.identity.device)?;
+        let mut next: Option<Instant> = None;
+        let wanted = self.online.range(Slot(self.identity.slot.0.saturating_add(1))..).copied();
+        for slot in wanted.filter(|slot| !self.up.contains_key(slot)) {
+            let Some(device) = account.active_slot(slot) else { continue };
+            let dial = self.dials.entry(slot).or_insert(Dial { under_way: false, failures: 0, next: now });
+            if dial.under_way || self.handshakes >= MAX_HANDSHAKES {
+                continue;
+            }
+            if dial.next > now {
+                next = Some(next.map_or(dial.next, |next| next.min(dial.next)));
+                continue;
+            }
+            dial.under_way = true;
+            self.handshakes += 1;
+            let work = dial_peer(self.endpoint.clone(), self.identity.clone(), self.account.clone(), slot, device.tls);
+            self.tasks.spawn(async move {
+                let result = timeout(HANDSHAKE, work).await.unwrap_or_else(|_| Err(anyhow!("no answer")));
+                Outcome::Shaken { slot, opener: true, result }
+            });
+        }
+        next
+    }
+
+    fn handle_incoming(&mut self, incoming: Incoming) {
+        let Some(slot) = slot_of(incoming.remote_address()) else { return incoming.ignore() };
+        let listed = self.account.borrow().active_slot(slot).is_some();
+        if slot >= self.identity.slot || !listed || self.handshakes >= MAX_HANDSHAKES {
+            debug!("refused a connection from slot {}", slot.0);
+            return incoming.refuse();
+        }
+        self.handshakes += 1;
+        let work = accept_peer(incoming, self.identity.clone(), self.account.clone());
+        self.tasks.spawn(async move {
+            let result = timeout(HANDSHAKE, work).await.unwrap_or_else(|_| Err(anyhow!("no answer")));
+            Outcome::Shaken { slot, opener: false, result }
+        });
+    }
+
+    fn handle_shaken(&mut self, slot: Slot, opener: bool, result: anyhow::Result<Shaken>) {
+        self.handshakes -= 1;
+        let shaken = match result {
+            Ok(shaken) => shaken,
+            Err(error) => {
+                // A device that is just leaving is no news; one that is there and refuses is, at first.
+                let failures = self.note_failure(slot, opener);
+                if failures == 3 {
+                    warn!("slot {} is online but cannot be reached: {error:#}", slot.0);
+                } else {
+                    debug!("no connection with slot {}: {error:#}", slot.0);
+                }
+                return;
+            }
+        };
+        let account = self.account.borrow().clone();
+        let listed = account.active_tls(&shaken.tls).filter(|device| device.slot == slot);
+        let Some(device) = listed.filter(|_| account.active(&self.identity.device).is_some()) else {
+            shaken.connection.close(Close::NotListed.code(), b"");
+            self.note_failure(slot, opener);
+            return;
+        };
+        match account.judge(&shaken.head) {
+            Standing::Same | Standing::Older => {}
+            Standing::Newer => self.outbox.push_back(NetEvent::PeerAhead { slot, head: shaken.head }),
+            Standing::Forked => {
+                warn!("the device log of slot {} contradicts this device's", slot.0);
+                shaken.connection.close(Close::Forked.code(), b"");
+                self.note_failure(slot, opener);
+                self.outbox.push_back(NetEvent::PeerForked { slot, head: shaken.head });
+                return;
+            }
+        }
+        if let Some(old) = self.take_down(slot) {
+            old.connection.close(Close::Replaced.code(), b"");
+        }
+        if let Some(dial) = self.dials.get_mut(&slot) {
+            dial.under_way = false;
+        }
+        info!("connected with slot {}", slot.0);
+        let connection = shaken.connection;
+        let watched = connection.clone();
+        self.tasks.spawn(async move {
+            let reason = watched.closed().await;
+            debug!("the connection with slot {} ended: {reason}", slot.0);
+            Outcome::Closed { slot, id: watched.stable_id() }
+        });
+        view(&self.view).up.insert(slot, connection.clone());
+        self.outbox.push_back(NetEvent::PeerUp { slot, device: device.id, connection: connection.clone(), opener });
+        self.up.insert(slot, Up { device: device.id, tls: shaken.tls, connection, since: Instant::now() });
+    }
+
+    fn handle_closed(&mut self, slot: Slot, id: usize) {
+        if self.up.get(&slot).is_none_or(|up| up.connection.stable_id() != id) {
+            return;
+        }
+        let Some(up) = self.take_down(slot) else { return };
+        info!("disconnected from slot {}", slot.0);
+        let Some(dial) = self.dials.get_mut(&slot) else { return };
+        if up.since.elapsed() > GOOD {
+            *dial = Dial { under_way: false, failures: 0, next: Instant::now() + jitter(50, 300) };
+        } else {
+            self.note_failure(slot, true);
+        }
+    }
+
+    /// Closes the connections of devices that the account does not list any longer, or lists with another key.
+    fn cut_off(&mut self) {
+        let account = self.account.borrow_and_update().clone();
+        let in_account = account.active(&self.identity.device).is_some();
+        let out: Vec<Slot> = self
+            .up
+            .iter()
+            .filter(|(_, up)| !in_account || account.active(&up.device).is_none_or(|device| device.tls != up.tls))
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in out {
+            if let Some(up) = self.take_down(slot) {
+                info!("cut off slot {}, which the account does not list", slot.0);
+                up.connection.close(Close::NotListed.code(), b"");
+            }
+        }
+    }
+
+    fn take_down(&mut self, slot: Slot) -> Option<Up> {
+        let up = self.up.remove(&slot)?;
+        view(&self.view).up.remove(&slot);
+        self.outbox.push_back(NetEvent::PeerDown { slot });
+        Some(up)
+    }
+
+    /// Puts off the next dial. Gives the number of failures in a row.
+    fn note_failure(&mut self, slot: Slot, opener: bool) -> u32 {
+        let Some(dial) = self.dials.get_mut(&slot).filter(|_| opener) else { return 0 };
+        dial.under_way = false;
+        dial.failures = dial.failures.saturating_add(1);
+        let least_ms = (1000u64 << dial.failures.saturating_sub(PATIENCE).min(5)).min(MAX_PAUSE_MS / 2);
+        dial.next = Instant::now() + jitter(least_ms, 2 * least_ms);
+        dial.failures
+    }
+}
+
+/// Makes QUIC send a packet at once: after an outage it would wait for its own timer, which has grown by then.
+fn kick(up: &Up) {
+    if let Err(error) = up.connection.send_datagram(Bytes::from_static(&[0])) {
+        debug!("no kick: {error}");
+    }
+}
+
+async fn dial_peer(
+    endpoint: Endpoint,
+    identity: Arc<Identity>,
+    account: watch::Receiver<Arc<Account>>,
+    slot: Slot,
+    key: [u8; 32],
+) -> anyhow::Result<Shaken> {
+    let mut config = quinn::ClientConfig::new(Arc::new(tls::peer_client(&identity.tls, key, account.clone())?));
+    config.transport_config(Arc::new(transport()));
+    let connection = endpoint.connect_with(config, peer_address(slot), tls::NAME)?.await?;
+    let (mut send, mut recv) = connection.open_bi().await?;
+    prefixed::write(&mut send, &codec::encode(&own_ready(&identity, &account))).await?;
+    let head = hear_ready(&connection, &mut recv, &identity).await?;
+    send.finish()?;
+    Ok(Shaken { connection, tls: key, head })
+}
+
+async fn accept_peer(
+    incoming: Incoming,
+    identity: Arc<Identity>,
+    account: watch::Receiver<Arc<Account>>,
+) -> anyhow::Result<Shaken> {
+    let connection = incoming.await?;
+    let tls = tls::peer_key(&connection).context("the peer showed no key")?;
+    let slot = slot_of(connection.remote_address());
+    if account.borrow().active_tls(&tls).map(|device| device.slot) != slot {
+        connection.close(Close::NotListed.code(), b"");
+        bail!("the peer's key belongs to another device");
+    }
+    let (mut send, mut recv) = connection.accept_bi().await?;
+    let head = hear_ready(&connection, &mut recv, &identity).await?;
+    prefixed::write(&mut send, &codec::encode(&own_ready(&identity, &account))).await?;
+    send.finish()?;
+    Ok(Shaken { connection, tls, head })
+}
+
+fn own_ready(identity: &Identity, account: &watch::Receiver<Arc<Account>>) -> Ready {
+    Ready { version: VERSION, account: identity.account, head: account.borrow().head }
+}
+
+async fn hear_ready(
+    connection: &Connection,
+    recv: &mut quinn::RecvStream,
+    identity: &Identity,
+) -> anyhow::Result<Head> {
+    let ready = match prefixed::read(recv, MAX_READY).await {
+        Ok(body) => Ready::decode(&body).map_err(anyhow::Error::from),
+        Err(error) => Err(error.into()),
+    };
+    match ready {
+        Ok(ready) if ready.version == VERSION && ready.account == identity.account => Ok(ready.head),
+        Ok(ready) => {
+            connection.close(Close::BadReady.code(), b"");
+            bail!("the peer speaks version {} of the protocol, or for another account", ready.version)
+        }
+        Err(error) => {
+            connection.close(Close::BadReady.code(), b"");
+            Err(error.context("reading the peer's first frame"))
+        }
+    }
+}
+
+fn transport() -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MAX_PACKET);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(10)).max_ack_delay(Some(Duration::from_millis(10)));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(Some(1024))
+        .datagram_send_buffer_size(1024)
+        .initial_rtt(Duration::from_millis(100))
+        .initial_mtu(1200)
+        .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
+        .congestion_controller_factory(Arc::new(CubicConfig::default()))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()));
+    transport
+}

@@ -1,0 +1,511 @@
+//! The connection to the relay: log in, ask, hear events, stay bound, come back after every loss.
+//!
+//! [`Control`] is one connection with its requests and events; [`Anonymous`] is one without a login, for making or
+//! joining an account; `Link` keeps the daemon's own connection up for as long as it runs, and tells
+//! [`crate::socket`] which session forwards the peers' packets. It passes events on to [`crate::net`] and presence to
+//! [`crate::peer`], and judges neither.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use ed25519_dalek::SigningKey;
+use hearth_schemas::address::RelayAddress;
+use hearth_schemas::codec;
+use hearth_schemas::ids::Slot;
+use hearth_schemas::keys;
+use hearth_schemas::log::account_id;
+use hearth_schemas::relay::{
+    ClientFrame, EXPORTER_LABEL, Event, Head, MAX_FRAME, Refusal, Reply, Request, ServerFrame, Session, decode_server,
+    login_message,
+};
+use quinn::{Endpoint, EndpointConfig, TransportConfig, VarInt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::prefixed;
+use crate::net::{Identity, NetEvent, jitter};
+use crate::socket::PathSocket;
+use crate::tls::{self, Trust};
+
+/// How long a request may take.
+const REQUEST: Duration = Duration::from_secs(20);
+/// How long reaching a relay and logging in may take; every fourth attempt has longer, for slow lines.
+const ATTEMPT: Duration = Duration::from_secs(4);
+const LONG_ATTEMPT: Duration = Duration::from_secs(12);
+/// For how long after a loss attempts follow each other quickly.
+const EAGER: Duration = Duration::from_secs(180);
+/// Longest pause between attempts, in milliseconds.
+const MAX_PAUSE_MS: u64 = 60_000;
+/// Keeps NAT mappings and the session's binding.
+const BIND_EVERY: Duration = Duration::from_secs(15);
+/// Pauses between BINDs that are not answered, in milliseconds. After the last, the session counts as lost.
+const BIND_RETRIES_MS: [u64; 5] = [200, 300, 500, 700, 900];
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const IDLE_MS: u32 = 30_000;
+/// Events that wait for the daemon. A relay that sends more than it can take is cut off.
+const MAX_EVENTS: usize = 1024;
+const MAX_WAITING_REQUESTS: usize = 64;
+
+/// Why the relay gave no answer that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RelayError {
+    /// There is no connection at this moment.
+    #[error("not connected to the relay")]
+    Offline,
+    /// No answer came in time.
+    #[error("the relay did not answer in time")]
+    TimedOut,
+    /// The connection ended before the answer.
+    #[error("the connection to the relay ended: {0}")]
+    Closed(String),
+    /// No connection could be made.
+    #[error("the relay cannot be reached: {0}")]
+    Unreachable(String),
+    /// The relay said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The answer does not fit the question.
+    #[error("the relay gave an answer that does not fit")]
+    Unexpected,
+    /// The request is longer than a frame may be.
+    #[error("the request is too long for the relay")]
+    TooLong,
+}
+
+/// One connection to a relay. Clones share it; it closes with the last of them, or when the relay misbehaves.
+#[derive(Clone)]
+pub struct Control(Arc<Shared>);
+
+struct Shared {
+    connection: quinn::Connection,
+    frames: mpsc::Sender<Vec<u8>>,
+    waiting: Mutex<BTreeMap<u32, oneshot::Sender<Reply>>>,
+    next_id: AtomicU32,
+    ended: OnceLock<String>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.connection.close(VarInt::from_u32(0), b"");
+    }
+}
+
+impl Control {
+    /// Opens the control stream on an established connection, and gives its events.
+    async fn open(connection: quinn::Connection) -> anyhow::Result<(Self, mpsc::Receiver<Event>)> {
+        let (mut send, recv) = connection.open_bi().await.context("opening the control stream")?;
+        let (frames, mut outgoing) = mpsc::channel::<Vec<u8>>(MAX_WAITING_REQUESTS);
+        let (events, incoming) = mpsc::channel(MAX_EVENTS);
+        tokio::spawn(async move {
+            while let Some(body) = outgoing.recv().await {
+                if prefixed::write(&mut send, &body).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let shared = Arc::new(Shared {
+            connection: connection.clone(),
+            frames,
+            waiting: Mutex::default(),
+            next_id: AtomicU32::new(1),
+            ended: OnceLock::new(),
+        });
+        let weak = Arc::downgrade(&shared);
+        tokio::spawn(async move {
+            let Err(error) = listen(&weak, recv, events).await;
+            let lost = connection.close_reason();
+            if lost.is_none() {
+                warn!("ending the connection to the relay: {error:#}");
+            }
+            if let Some(shared) = weak.upgrade() {
+                shared.end(lost.map_or_else(|| format!("{error:#}"), |lost| lost.to_string()));
+            }
+        });
+        Ok((Self(shared), incoming))
+    }
+
+    /// Asks, and waits for the answer. A refusal is an error here.
+    pub async fn request(&self, request: Request) -> Result<Reply, RelayError> {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let body = codec::encode(&ClientFrame { id, request });
+        if body.len() > MAX_FRAME {
+            return Err(RelayError::TooLong);
+        }
+        let (answer, answered) = oneshot::channel();
+        let _forget = Forget { shared: &self.0, id };
+        self.0.waiting().insert(id, answer);
+        if self.0.ended.get().is_some() {
+            return Err(self.closed_error());
+        }
+        let exchange = async {
+            self.0.frames.send(body).await.map_err(|_| self.closed_error())?;
+            answered.await.map_err(|_| self.closed_error())
+        };
+        match timeout(REQUEST, exchange).await {
+            Ok(Ok(Reply::Refused(refusal))) => Err(refusal.into()),
+            Ok(result) => result,
+            Err(_) => Err(RelayError::TimedOut),
+        }
+    }
+
+    /// 32 bytes that only the two ends of this connection know, to be signed by a login.
+    pub fn exporter(&self) -> Result<[u8; 32], RelayError> {
+        let mut out = [0; 32];
+        self.0
+            .connection
+            .export_keying_material(&mut out, EXPORTER_LABEL, b"")
+            .map_err(|_| RelayError::Closed(self.reason()))?;
+        Ok(out)
+    }
+
+    /// Logs in as a device.
+    async fn login(&self, identity: &Identity) -> Result<Session, RelayError> {
+        let message = login_message(identity.account, "device", &self.exporter()?);
+        let signature = keys::sign(&identity.sign, &message);
+        let login = Request::Login { account: identity.account, device: identity.device, signature };
+        match self.request(login).await? {
+            Reply::Session(session) if session.slot == identity.slot => Ok(session),
+            _ => Err(RelayError::Unexpected),
+        }
+    }
+
+    fn end(&self, reason: &str) {
+        self.0.end(reason.to_owned());
+    }
+
+    fn reason(&self) -> String {
+        self.0.ended.get().cloned().unwrap_or_else(|| "closed".to_owned())
+    }
+
+    fn closed_error(&self) -> RelayError {
+        RelayError::Closed(self.reason())
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, oneshot::Sender<Reply>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connection and fails whoever waits. The first reason given is kept.
+    fn end(&self, reason: String) {
+        self.ended.get_or_init(|| reason);
+        self.connection.close(VarInt::from_u32(1), b"");
+        self.waiting().clear();
+    }
+}
+
+/// Takes a request off the list of those that wait, however it ends.
+struct Forget<'a> {
+    shared: &'a Shared,
+    id: u32,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.waiting().remove(&self.id);
+    }
+}
+
+/// Hands out what the relay sends, until it ends or sends nonsense.
+async fn listen(
+    shared: &std::sync::Weak<Shared>,
+    mut recv: quinn::RecvStream,
+    events: mpsc::Sender<Event>,
+) -> anyhow::Result<std::convert::Infallible> {
+    loop {
+        let body = prefixed::read(&mut recv, MAX_FRAME).await?;
+        match decode_server(&body)? {
+            ServerFrame::Reply { id, reply } => {
+                let shared = shared.upgrade().context("nobody uses the connection any longer")?;
+                // A request that ran out of time has no one waiting; that is no fault of the relay's.
+                if let Some(answer) = shared.waiting().remove(&id) {
+                    answer.send(reply).ok();
+                }
+            }
+            ServerFrame::Event(event) => {
+                events.try_send(event).map_err(|_| anyhow!("more events than can be taken in"))?;
+            }
+        }
+    }
+}
+
+/// A connection without a login: to make an account, to join one, to recover one.
+pub struct Anonymous {
+    control: Control,
+    events: mpsc::Receiver<Event>,
+    endpoint: Endpoint,
+}
+
+impl Anonymous {
+    /// Connects. An address without a key is checked by its certificate, or not at all if `by_code` says that a
+    /// pairing code will authenticate what is said.
+    pub async fn connect(address: &RelayAddress, by_code: bool) -> Result<Self, RelayError> {
+        let attempt = async {
+            let trust = match address.key {
+                Some(key) => Trust::Pinned(key),
+                None if by_code => Trust::Unverified,
+                None => Trust::WebPki,
+            };
+            let found = resolve(address).await?;
+            let endpoint = Endpoint::new(
+                endpoint_config(),
+                None,
+                UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?,
+                Arc::new(quinn::TokioRuntime),
+            )?;
+            let mut result = Err(anyhow!("no answer"));
+            for target in found {
+                result = match timeout(ATTEMPT, dial(&endpoint, target, address, trust)).await {
+                    Ok(result) => result,
+                    Err(_) => continue,
+                };
+                if result.is_ok() {
+                    break;
+                }
+            }
+            let connection = result?;
+            let (control, events) = Control::open(connection).await?;
+            anyhow::Ok(Self { control, events, endpoint })
+        };
+        match timeout(LONG_ATTEMPT, attempt).await {
+            Ok(result) => result.map_err(|error| RelayError::Unreachable(format!("{error:#}"))),
+            Err(_) => Err(RelayError::Unreachable("no answer".to_owned())),
+        }
+    }
+
+    /// Asks, and waits for the answer. A refusal is an error.
+    pub async fn request(&self, request: Request) -> Result<Reply, RelayError> {
+        self.control.request(request).await
+    }
+
+    /// The next event; `None` once the connection has ended.
+    pub async fn next_event(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// 32 bytes that only the two ends of this connection know.
+    pub fn exporter(&self) -> Result<[u8; 32], RelayError> {
+        self.control.exporter()
+    }
+
+    /// Logs in as the root of an account. Gives the account's head, if the relay has the account.
+    pub async fn login_root(&self, root: &SigningKey) -> Result<Option<Head>, RelayError> {
+        let public = root.verifying_key().to_bytes();
+        let message = login_message(account_id(&public), "root", &self.exporter()?);
+        let signature = keys::sign(root, &message);
+        match self.request(Request::LoginRoot { root: public, signature }).await? {
+            Reply::Root { head } => Ok(head),
+            _ => Err(RelayError::Unexpected),
+        }
+    }
+
+    /// The raw key that the relay proved to hold; `None` if it showed a certificate.
+    pub fn relay_key(&self) -> Option<[u8; 32]> {
+        tls::peer_key(&self.control.0.connection)
+    }
+
+    /// Says goodbye and waits until the relay has been told, a second at most.
+    pub async fn close(self) {
+        self.control.0.connection.close(VarInt::from_u32(0), b"");
+        timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await.ok();
+    }
+}
+
+/// What [`crate::peer`] is told about the other devices.
+pub(crate) enum Presence {
+    /// The ones that are there; nothing was known before.
+    All(BTreeSet<Slot>),
+    /// One came.
+    Online(Slot),
+    /// One went.
+    Offline(Slot),
+}
+
+/// Keeps the daemon logged in.
+pub(crate) struct Link {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) socket: Arc<PathSocket>,
+    pub(crate) relays: Vec<RelayAddress>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) control: watch::Sender<Option<Control>>,
+    pub(crate) presence: mpsc::Sender<Presence>,
+    pub(crate) events: mpsc::Sender<NetEvent>,
+}
+
+impl Link {
+    /// Runs until nobody listens to its events.
+    pub(crate) async fn run(self) {
+        let mut down_since = Instant::now();
+        let mut last_reason = None;
+        let mut attempt = 0;
+        let mut last_good = None;
+        while !self.events.is_closed() {
+            let reason = match self.log_in(attempt, last_good).await {
+                Ok((control, incoming, session)) => {
+                    last_good = Some(control.0.connection.remote_address());
+                    info!("logged in to the relay");
+                    let up_since = Instant::now();
+                    let reason = self.serve(&control, incoming, session).await;
+                    info!("lost the relay: {reason}");
+                    if up_since.elapsed() > BIND_EVERY {
+                        down_since = Instant::now();
+                        attempt = 0;
+                    }
+                    last_reason = None;
+                    reason
+                }
+                Err(error) => {
+                    debug!("no relay: {error:#}");
+                    format!("{error:#}")
+                }
+            };
+            if last_reason.as_ref() != Some(&reason) {
+                last_reason = Some(reason.clone());
+                self.events.send(NetEvent::RelayDown { reason }).await.ok();
+            }
+            sleep(pause(attempt, down_since.elapsed())).await;
+            attempt += 1;
+        }
+    }
+
+    /// Tries one relay at one of its addresses; the next attempt tries the next. The address that was good last time
+    /// goes first.
+    async fn log_in(
+        &self,
+        attempt: u32,
+        last_good: Option<SocketAddr>,
+    ) -> anyhow::Result<(Control, mpsc::Receiver<Event>, Session)> {
+        if self.relays.is_empty() {
+            bail!("no relay is configured");
+        }
+        let turn = usize::try_from(attempt).unwrap_or_default();
+        let address = &self.relays[turn % self.relays.len()];
+        let limit = if attempt % 4 == 3 { LONG_ATTEMPT } else { ATTEMPT };
+        let work = async {
+            let mut found = resolve(address).await?;
+            found.sort_by_key(|found| last_good.is_none_or(|good| good.ip().to_canonical() != found.ip()));
+            let target = found[turn / self.relays.len() % found.len()];
+            let trust = address.key.map_or(Trust::WebPki, Trust::Pinned);
+            self.socket.use_relay(target);
+            let connection = dial(&self.endpoint, target, address, trust).await?;
+            let (control, events) = Control::open(connection).await?;
+            let session = control.login(&self.identity).await?;
+            anyhow::Ok((control, events, session))
+        };
+        timeout(limit, work).await.map_err(|_| anyhow!("the relay does not answer"))?
+    }
+
+    /// Lives through one session. Gives the reason for its end.
+    async fn serve(&self, control: &Control, mut incoming: mpsc::Receiver<Event>, session: Session) -> String {
+        self.socket.start_session(session.token, session.mac_key);
+        self.control.send_replace(Some(control.clone()));
+        let bind = tokio::spawn(keep_bound(self.socket.clone(), control.clone()));
+        self.presence.send(Presence::All(session.online.iter().copied().collect())).await.ok();
+        self.events.send(NetEvent::RelayUp { session }).await.ok();
+        while let Some(event) = incoming.recv().await {
+            if let Event::Presence { slot, online } = event {
+                let change = if online { Presence::Online(slot) } else { Presence::Offline(slot) };
+                self.presence.send(change).await.ok();
+            }
+            if self.events.send(NetEvent::Relay(event)).await.is_err() {
+                break;
+            }
+        }
+        bind.abort();
+        self.socket.end_session();
+        self.control.send_replace(None);
+        self.presence.send(Presence::All(BTreeSet::new())).await.ok();
+        control.end("closed");
+        control.reason()
+    }
+}
+
+/// Binds the session to this device's address, again and again. Ends the connection when the relay stays silent.
+async fn keep_bound(socket: Arc<PathSocket>, control: Control) {
+    let mut bound = socket.bound();
+    let mut counter = 0;
+    loop {
+        let asked = counter + 1;
+        let mut answered = false;
+        for wait_ms in BIND_RETRIES_MS {
+            counter += 1;
+            socket.send_bind(counter);
+            let answer = bound.wait_for(|bound| bound.is_some_and(|bound| bound.counter >= asked));
+            if timeout(Duration::from_millis(wait_ms), answer).await.is_ok_and(|answer| answer.is_ok()) {
+                answered = true;
+                break;
+            }
+        }
+        if !answered {
+            control.end("the relay does not answer on the forwarding leg");
+            return;
+        }
+        tokio::select! {
+            () = sleep(BIND_EVERY) => {}
+            () = socket.doubted() => {}
+        }
+    }
+}
+
+/// The pause before the next attempt: under a second at first, then seconds, and a minute at most.
+fn pause(attempt: u32, down: Duration) -> Duration {
+    if attempt < 4 {
+        return jitter(200, 1000);
+    }
+    if down < EAGER {
+        return jitter(500, 1500);
+    }
+    let most = (1000u64 << (attempt / 8).min(6)).min(MAX_PAUSE_MS);
+    jitter(most / 2, most)
+}
+
+async fn resolve(address: &RelayAddress) -> anyhow::Result<Vec<SocketAddr>> {
+    let found: Vec<_> = tokio::net::lookup_host((address.host.as_str(), address.port))
+        .await
+        .context("looking up the relay's name")?
+        .collect();
+    if found.is_empty() {
+        bail!("the relay's name has no address");
+    }
+    Ok(found)
+}
+
+async fn dial(
+    endpoint: &Endpoint,
+    target: SocketAddr,
+    address: &RelayAddress,
+    trust: Trust,
+) -> anyhow::Result<quinn::Connection> {
+    let mut config = quinn::ClientConfig::new(Arc::new(tls::relay_client(trust)?));
+    config.transport_config(Arc::new(transport()));
+    let name = if trust == Trust::WebPki { &address.host } else { tls::NAME };
+    endpoint.connect_with(config, target, name)?.await.context("connecting to the relay")
+}
+
+/// Settings of every endpoint: the fixed bit stays fixed, as it tells QUIC packets from forwarded ones.
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.grease_quic_bit(false);
+    config
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(2 << 20))
+        .receive_window(VarInt::from_u32(2 << 20))
+        .send_window(2 << 20)
+        .datagram_receive_buffer_size(None)
+        .initial_rtt(Duration::from_millis(100))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()));
+    transport
+}

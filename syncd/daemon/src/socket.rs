@@ -1,0 +1,581 @@
+//! The one UDP socket of the daemon, as QUIC sees it: peers have constant made-up addresses, and what carries their
+//! packets is decided below QUIC.
+//!
+//! A packet for a peer's address goes to the relay behind a [`Header`], one per segment, so that segmentation offload
+//! still sends a burst with one system call; what comes back is stripped in place. A packet for any other address goes
+//! out as it is: that is the login connection, made by [`crate::relay`], which also tells this module which relay and
+//! session to use. Only datagrams from that relay, and forwarded ones only with that session's token, are taken in.
+//! Which path a peer's packets take is chosen in `try_send` alone.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hearth_schemas::ids::Slot;
+use hearth_schemas::relay::{self, HEADER, Header, Kind};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use tokio::io::Interest;
+use tokio::sync::{Notify, watch};
+use tracing::{debug, trace};
+
+/// Kernel buffers asked for, in bytes, largest first. Without privilege the kernel gives what its limit allows.
+const BUFFERS: [usize; 2] = [8 << 20, 4 << 20];
+/// Packets kept for the next call because their batch belonged to somebody else.
+const MAX_HELD: usize = 1024;
+/// A packet sent after hearing nothing for this long asks for a sign of life from the relay.
+const SILENCE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Where headers and packets are put together. One per thread, as many connections send at once.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The address that stands for a peer in QUIC's eyes.
+pub fn peer_address(slot: Slot) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::new(0xfd15, 0x7000, 0, 0, 0, 0, 0, slot.0).into(), 1)
+}
+
+/// The peer that an address stands for, if it is such an address.
+pub fn slot_of(address: SocketAddr) -> Option<Slot> {
+    let IpAddr::V6(ip) = address.ip() else { return None };
+    match (ip.segments(), address.port()) {
+        ([0xfd15, 0x7000, 0, 0, 0, 0, 0, slot], 1) => Some(Slot(slot)),
+        _ => None,
+    }
+}
+
+/// A session's part in the UDP leg.
+#[derive(Clone, Copy)]
+struct Session {
+    token: [u8; 8],
+    mac_key: [u8; 32],
+}
+
+/// The relay in use, and the session there once logged in.
+#[derive(Clone, Copy, Default)]
+struct Leg {
+    relay: Option<SocketAddr>,
+    session: Option<Session>,
+}
+
+/// The relay's answer to a BIND.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// The counter of the BIND that it answers.
+    pub counter: u64,
+    /// This device's address as the relay saw it.
+    pub seen: SocketAddr,
+}
+
+/// A packet that waits for the next receive call.
+struct Held {
+    packet: Vec<u8>,
+    meta: RecvMeta,
+}
+
+/// The socket. Made once for the life of the daemon.
+pub struct PathSocket {
+    io: tokio::net::UdpSocket,
+    state: UdpSocketState,
+    v6: bool,
+    leg: RwLock<Leg>,
+    held: Mutex<VecDeque<Held>>,
+    bound: watch::Sender<Option<Bound>>,
+    started: Instant,
+    heard_ms: AtomicU64,
+    doubt: Notify,
+}
+
+impl fmt::Debug for PathSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PathSocket").field("io", &self.io).finish_non_exhaustive()
+    }
+}
+
+impl PathSocket {
+    /// Opens the socket on every address of both families, or of IPv4 where there is no IPv6. A port that is taken
+    /// gives way to any free one.
+    pub fn open(port: u16) -> io::Result<Self> {
+        match Self::open_on(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => {
+                debug!("UDP port {port} is taken; using any other");
+                Self::open_on(0)
+            }
+            result => result,
+        }
+    }
+
+    /// Sets the relay that is being dialled or used; nothing from elsewhere is taken in. Ends any session.
+    pub fn use_relay(&self, relay: SocketAddr) {
+        self.set_leg(Leg { relay: Some(canonical(relay)), session: None });
+    }
+
+    /// Starts forwarding under a session of the relay in use.
+    pub fn start_session(&self, token: [u8; 8], mac_key: [u8; 32]) {
+        let relay = self.leg().relay;
+        self.set_leg(Leg { relay, session: Some(Session { token, mac_key }) });
+    }
+
+    /// Stops forwarding. Peers' packets are lost from here on, as on any network that is away.
+    pub fn end_session(&self) {
+        let relay = self.leg().relay;
+        self.set_leg(Leg { relay, session: None });
+    }
+
+    /// The newest answer to a BIND of the current session, and its changes.
+    pub fn bound(&self) -> watch::Receiver<Option<Bound>> {
+        self.bound.subscribe()
+    }
+
+    /// Sends a BIND of the current session, if there is one. It may get lost, as any datagram.
+    pub fn send_bind(&self, counter: u64) {
+        let Leg { relay: Some(relay), session: Some(session) } = self.leg() else { return };
+        let datagram = relay::bind_datagram(session.token, &session.mac_key, counter);
+        let sent = self.send(&Transmit {
+            destination: relay,
+            ecn: None,
+            contents: &datagram,
+            segment_size: None,
+            src_ip: None,
+        });
+        if let Err(error) = sent {
+            trace!("BIND was not sent: {error}");
+        }
+    }
+
+    /// Waits until a peer's packet is sent although the relay has been silent for a second.
+    pub async fn doubted(&self) {
+        self.doubt.notified().await;
+    }
+
+    fn open_on(port: u16) -> io::Result<Self> {
+        let (fd, v6) = match bind(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into(), port) {
+            Ok(fd) => (fd, true),
+            Err(error) if error == rustix::io::Errno::ADDRINUSE => return Err(error.into()),
+            Err(_) => (bind(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into(), port)?, false),
+        };
+        widen_buffers(&fd);
+        let socket = std::net::UdpSocket::from(fd);
+        let state = UdpSocketState::new((&socket).into())?;
+        let (bound, _) = watch::channel(None);
+        Ok(Self {
+            io: tokio::net::UdpSocket::from_std(socket)?,
+            state,
+            v6,
+            leg: RwLock::default(),
+            held: Mutex::default(),
+            bound,
+            started: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            doubt: Notify::new(),
+        })
+    }
+
+    fn leg(&self) -> Leg {
+        *self.leg.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_leg(&self, leg: Leg) {
+        *self.leg.write().unwrap_or_else(PoisonError::into_inner) = leg;
+        self.bound.send_replace(None);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Sends to a real address. Fails only when the kernel's buffer is full.
+    fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let native = Transmit { destination: native(transmit.destination, self.v6), ..transmit.clone() };
+        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), &native))
+    }
+
+    /// Sends to a peer through the relay.
+    fn forward(&self, slot: Slot, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Leg { relay: Some(relay), session: Some(session) } = self.leg() else { return Ok(()) };
+        let silent_ms = self.now_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed));
+        if u128::from(silent_ms) > SILENCE.as_millis() {
+            self.doubt.notify_one();
+        }
+        let header =
+            Header { kind: Kind::Data, ecn: transmit.ecn.map_or(0, |ecn| ecn as u8), slot, token: session.token };
+        let header = header.to_bytes();
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            for packet in transmit.contents.chunks(segment) {
+                scratch.extend_from_slice(&header);
+                scratch.extend_from_slice(packet);
+            }
+            // The relay reads the mark from the header; on the outer packet it would get lost there.
+            self.send(&Transmit {
+                destination: relay,
+                ecn: None,
+                contents: scratch,
+                segment_size: transmit.segment_size.map(|size| size + HEADER),
+                src_ip: None,
+            })
+        })
+    }
+
+    /// Turns a received batch into what QUIC is to see: one connection's kind of packets at the front of the buffer,
+    /// those of others held for the next call, and nothing of what is not QUIC's.
+    fn take_in(&self, leg: &Leg, buffer: &mut [u8], meta: &mut RecvMeta) {
+        let length = std::mem::take(&mut meta.len);
+        let stride = meta.stride.max(1);
+        if leg.relay != Some(canonical(meta.addr)) {
+            trace!("dropped a datagram that is not from the relay");
+            return;
+        }
+        self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        let outer = RecvMeta { addr: mapped(meta.addr), ..*meta };
+        let mut first: Option<Parsed> = None;
+        let mut start = 0;
+        while start < length {
+            let end = length.min(start + stride);
+            let segment = start..end;
+            start = end;
+            let Some(parsed) = self.parse(leg, &buffer[segment.clone()], &outer) else { continue };
+            let packet = segment.start + parsed.skip..segment.end;
+            let Some(lead) = first.as_mut() else {
+                *meta = RecvMeta { len: packet.len(), stride: stride - parsed.skip, ..parsed.meta };
+                buffer.copy_within(packet, 0);
+                first = Some(parsed);
+                continue;
+            };
+            if lead.meta.addr == parsed.meta.addr {
+                if parsed.meta.ecn == Some(EcnCodepoint::Ce) {
+                    meta.ecn = parsed.meta.ecn;
+                }
+                let len = packet.len();
+                if parsed.skip != 0 || meta.len != packet.start {
+                    buffer.copy_within(packet, meta.len);
+                }
+                meta.len += len;
+            } else {
+                self.hold(&buffer[packet], parsed.meta);
+            }
+        }
+    }
+
+    /// Looks at one datagram from the relay. `None` if QUIC is not to see it.
+    fn parse(&self, leg: &Leg, datagram: &[u8], outer: &RecvMeta) -> Option<Parsed> {
+        if Header::is_quic(datagram) {
+            return Some(Parsed { skip: 0, meta: *outer });
+        }
+        let session = leg.session.as_ref()?;
+        let header = Header::parse(datagram).filter(|header| header.token == session.token)?;
+        match header.kind {
+            Kind::Data if Header::is_quic(&datagram[HEADER..]) => {
+                let congested = outer.ecn == Some(EcnCodepoint::Ce);
+                let ecn = if congested { outer.ecn } else { EcnCodepoint::from_bits(header.ecn) };
+                let meta = RecvMeta { addr: peer_address(header.slot), ecn, dst_ip: None, ..*outer };
+                Some(Parsed { skip: HEADER, meta })
+            }
+            Kind::Bound => {
+                if let Some((counter, seen)) = relay::open_bound(datagram, &session.mac_key) {
+                    self.bound.send_replace(Some(Bound { counter, seen }));
+                }
+                None
+            }
+            Kind::Offline => {
+                trace!("the relay could not reach slot {}", header.slot.0);
+                None
+            }
+            Kind::Data | Kind::Bind => None,
+        }
+    }
+
+    fn hold(&self, packet: &[u8], meta: RecvMeta) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() < MAX_HELD {
+            let meta = RecvMeta { len: packet.len(), stride: packet.len(), ..meta };
+            held.push_back(Held { packet: packet.to_vec(), meta });
+        }
+    }
+
+    /// Gives out held packets, as many as there are buffers.
+    fn release(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
+        for (buffer, meta) in buffers.iter_mut().zip(metas) {
+            let Some(next) = held.pop_front() else { break };
+            buffer[..next.packet.len()].copy_from_slice(&next.packet);
+            *meta = next.meta;
+            count += 1;
+        }
+        count
+    }
+}
+
+/// What QUIC is to make of one datagram: where its packet starts, and from whom it is.
+struct Parsed {
+    skip: usize,
+    meta: RecvMeta,
+}
+
+impl AsyncUdpSocket for PathSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Poller { socket: self, waiting: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        match slot_of(transmit.destination) {
+            Some(slot) => self.forward(slot, transmit),
+            None => self.send(transmit),
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let released = self.release(buffers, metas);
+        if released > 0 {
+            return Poll::Ready(Ok(released));
+        }
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let received = self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), buffers, metas));
+            // An error here is some other address's trouble, told late: the socket goes on.
+            let Ok(count) = received else { continue };
+            let leg = self.leg();
+            for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()).take(count) {
+                self.take_in(&leg, buffer, meta);
+            }
+            return Poll::Ready(Ok(count));
+        }
+    }
+
+    /// The local port, always in the form of an IPv6 address: QUIC then takes peers' addresses on any socket.
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(mapped(self.io.local_addr()?))
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.state.gro_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+}
+
+type Writable = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
+/// Waits for room in the socket's send buffer, on behalf of one connection.
+struct Poller {
+    socket: Arc<PathSocket>,
+    waiting: Option<Writable>,
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller").finish_non_exhaustive()
+    }
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = self.socket.clone();
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { socket.io.writable().await }));
+        let result = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(result)
+    }
+}
+
+fn bind(family: AddressFamily, ip: IpAddr, port: u16) -> rustix::io::Result<rustix::fd::OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    if family == AddressFamily::INET6 {
+        sockopt::set_ipv6_v6only(&fd, false)?;
+    }
+    rustix::net::bind(&fd, &SocketAddr::new(ip, port))?;
+    Ok(fd)
+}
+
+/// Asks for large buffers, past the system's limit where that is permitted.
+fn widen_buffers(fd: &rustix::fd::OwnedFd) {
+    let receive = |size| {
+        sockopt::set_socket_recv_buffer_size_force(fd, size).or_else(|_| sockopt::set_socket_recv_buffer_size(fd, size))
+    };
+    let send = |size| sockopt::set_socket_send_buffer_size(fd, size);
+    if !BUFFERS.iter().any(|size| receive(*size).is_ok()) || !BUFFERS.iter().any(|size| send(*size).is_ok()) {
+        debug!("the kernel keeps its small socket buffers");
+    }
+}
+
+/// An address in the one form in which addresses are compared.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// An address in the form of an IPv6 address, which is how QUIC knows it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
+        SocketAddr::V6(_) => address,
+    }
+}
+
+/// An address in the form that the kernel wants for the socket's family.
+fn native(address: SocketAddr, v6: bool) -> SocketAddr {
+    if v6 {
+        return mapped(address);
+    }
+    match address {
+        SocketAddr::V4(_) => address,
+        SocketAddr::V6(_) => canonical(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: [u8; 8] = [7; 8];
+    const KEY: [u8; 32] = [8; 32];
+
+    #[test]
+    fn a_peers_address_names_its_slot_and_no_other_address_does() {
+        for slot in [0, 1, 513, u16::MAX] {
+            assert_eq!(slot_of(peer_address(Slot(slot))), Some(Slot(slot)));
+        }
+        for other in ["[fd15:7000::1]:2", "[fd15:7001::1]:1", "[fd15:7000::1:1]:1", "127.0.0.1:1"] {
+            assert_eq!(slot_of(other.parse().expect("an address")), None, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_from_one_peer_is_stripped_in_place() {
+        let (socket, leg) = socket();
+        let (mut buffer, mut meta) = batch(&[data(3, 0, b"@aaaa"), data(3, 2, b"@bbbb"), data(3, 0, b"@c")]);
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(given(&buffer, &meta), [b"@aaaa".as_slice(), b"@bbbb", b"@c"]);
+        assert_eq!((meta.addr, meta.ecn), (peer_address(Slot(3)), None));
+    }
+
+    #[tokio::test]
+    async fn congestion_seen_by_any_packet_of_a_batch_is_told() {
+        let (socket, leg) = socket();
+        let (mut buffer, mut meta) = batch(&[data(3, 2, b"@aaaa"), data(3, 3, b"@bbbb"), data(3, 2, b"@cccc")]);
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(meta.ecn, Some(EcnCodepoint::Ce));
+    }
+
+    #[tokio::test]
+    async fn packets_of_others_in_a_batch_come_with_the_next_call() {
+        let (socket, leg) = socket();
+        let quic = b"@a packet of the login".to_vec();
+        let bound = bound_of(quic.len());
+        let (mut buffer, mut meta) =
+            batch(&[data(3, 0, b"@aaaaaaaaa"), quic.clone(), bound, data(4, 2, b"@bbbbbbbbb"), data(3, 0, b"@c")]);
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(given(&buffer, &meta), [b"@aaaaaaaaa".as_slice(), b"@c"]);
+
+        let mut space = [[0; 64]; 4];
+        let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
+        let mut metas = [RecvMeta::default(); 4];
+        assert_eq!(socket.release(&mut buffers, &mut metas), 2);
+        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], mapped(relay())));
+        assert_eq!(given(&buffers[1], &metas[1]), [b"@bbbbbbbbb"]);
+        assert_eq!((metas[1].addr, metas[1].ecn), (peer_address(Slot(4)), Some(EcnCodepoint::Ect0)));
+        assert_eq!(socket.release(&mut buffers, &mut metas), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_relays_or_not_this_sessions_is_dropped() {
+        let (socket, leg) = socket();
+        let mut other_token = data(3, 0, b"@a");
+        other_token[4] ^= 1;
+        let mut bad_ecn = data(3, 0, b"@a");
+        bad_ecn[1] = 4;
+        let table = [other_token, bad_ecn, data(3, 0, b""), data(3, 0, b"\x01not quic"), vec![1, 0, 3], vec![]];
+        for datagram in table {
+            let (mut buffer, mut meta) = batch(std::slice::from_ref(&datagram));
+            socket.take_in(&leg, &mut buffer, &mut meta);
+            assert_eq!(meta.len, 0, "{datagram:?}");
+        }
+        let (mut buffer, mut meta) = batch(&[data(3, 0, b"@a")]);
+        meta.addr = "192.0.2.1:2".parse().expect("an address");
+        socket.take_in(&leg, &mut buffer, &mut meta);
+        assert_eq!(meta.len, 0, "from another port");
+        let nobody = Leg { session: None, ..leg };
+        let (mut buffer, mut meta) = batch(&[data(3, 0, b"@a")]);
+        socket.take_in(&nobody, &mut buffer, &mut meta);
+        assert_eq!(meta.len, 0, "without a session");
+    }
+
+    #[tokio::test]
+    async fn only_an_authentic_answer_binds() {
+        let (socket, leg) = socket();
+        let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
+        let forged = relay::bound_datagram(TOKEN, &[9; 32], 5, seen).to_vec();
+        let authentic = relay::bound_datagram(TOKEN, &KEY, 5, seen).to_vec();
+        for (datagram, wanted) in [(forged, None), (authentic, Some(Bound { counter: 5, seen }))] {
+            let (mut buffer, mut meta) = batch(&[datagram]);
+            socket.take_in(&leg, &mut buffer, &mut meta);
+            assert_eq!((meta.len, *socket.bound().borrow()), (0, wanted));
+        }
+        socket.end_session();
+        assert_eq!(*socket.bound().borrow(), None);
+    }
+
+    fn socket() -> (PathSocket, Leg) {
+        let socket = PathSocket::open(0).expect("a socket");
+        socket.use_relay(relay());
+        socket.start_session(TOKEN, KEY);
+        let leg = socket.leg();
+        (socket, leg)
+    }
+
+    fn relay() -> SocketAddr {
+        "192.0.2.1:1".parse().expect("an address")
+    }
+
+    fn data(slot: u16, ecn: u8, packet: &[u8]) -> Vec<u8> {
+        let mut header = Header { kind: Kind::Data, ecn: 0, slot: Slot(slot), token: TOKEN }.to_bytes();
+        header[1] = ecn;
+        [header.as_slice(), packet].concat()
+    }
+
+    /// A datagram of ours, of any length, that QUIC is not to see.
+    fn bound_of(len: usize) -> Vec<u8> {
+        let header = Header { kind: Kind::Bound, ecn: 0, slot: Slot(0), token: TOKEN }.to_bytes();
+        [header.as_slice(), &vec![0; len - HEADER]].concat()
+    }
+
+    /// Datagrams as the kernel hands over those that it received as one.
+    fn batch(datagrams: &[Vec<u8>]) -> (Vec<u8>, RecvMeta) {
+        let buffer = datagrams.concat();
+        let meta = RecvMeta {
+            addr: mapped(relay()),
+            len: buffer.len(),
+            stride: datagrams.first().map_or(0, Vec::len),
+            ecn: None,
+            dst_ip: None,
+        };
+        (buffer, meta)
+    }
+
+    fn given<'a>(buffer: &'a [u8], meta: &RecvMeta) -> Vec<&'a [u8]> {
+        buffer[..meta.len].chunks(meta.stride).collect()
+    }
+}
