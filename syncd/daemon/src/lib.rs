@@ -5,6 +5,7 @@
 pub mod activity;
 pub mod answer;
 pub mod bus;
+pub mod disk;
 pub mod driver;
 pub mod exchange;
 pub mod home;
@@ -18,5 +19,7 @@ pub mod prefixed;
 pub mod relay;
 pub mod service;
 pub mod socket;
+pub mod store;
 pub mod stream;
 pub mod tls;
+pub mod watch;
