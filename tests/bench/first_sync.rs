@@ -18,8 +18,8 @@ use crate::world::World;
 pub(crate) const ROUNDS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// Measures, and returns the world of the last round.
-pub(crate) fn measure(source: &Source, rounds: usize, report: &mut Report) -> Result<World> {
+/// Measures, and returns the worlds of all rounds: the last goes on, the files of the others are deleted with them.
+pub(crate) fn measure(source: &Source, rounds: usize, report: &mut Report) -> Result<Vec<World>> {
     let (mut ours, mut theirs, mut worlds) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let world = World::new()?;
@@ -32,19 +32,17 @@ pub(crate) fn measure(source: &Source, rounds: usize, report: &mut Report) -> Re
     report.median("first sync of 20,000 files: rsync", &theirs, "s", None);
     report.median("first sync of 20,000 files: hearth", &ours, "s", None);
     report.median("first sync of 20,000 files: hearth ÷ rsync", &ratios, "×", Some(Goal::AtMost(2.4)));
-    let world = worlds.pop().context("there was a round")?;
-    for machine in [&world.laptop, &world.desktop] {
+    let (last, earlier) = worlds.split_last_mut().context("there was a round")?;
+    for machine in [&last.laptop, &last.desktop] {
         let peak = crate::idle::memory(machine, "VmHWM")?;
         report.add(&format!("first sync: peak memory of the {}", machine.name()), peak, "MB", None);
     }
-    // The others end here, their files only when everything has been measured.
-    for world in &mut worlds {
+    for world in earlier {
         world.laptop.stop()?;
         world.desktop.stop()?;
         world.relay.stop()?;
     }
-    std::mem::forget(worlds);
-    Ok(world)
+    Ok(worlds)
 }
 
 fn rsync(source: &Source, world: &World) -> Result<f64> {

@@ -43,15 +43,18 @@ fn run(wanted: Vec<String>) -> Result<()> {
     let chosen = |case: &str| wanted.is_empty() || wanted.iter().any(|name| name == case);
     let mut report = Report::default();
     // One world with 20,000 files serves the first sync's last round, the saves and the idle minute.
+    let mut worlds = Vec::new();
     if chosen("first-sync") || chosen("save") || chosen("idle") {
         let source = Source::collect()?;
         let rounds = if chosen("first-sync") { first_sync::ROUNDS } else { 1 };
-        let world = first_sync::measure(&source, rounds, &mut report)?;
+        worlds = first_sync::measure(&source, rounds, &mut report)?;
+    }
+    if let Some(world) = worlds.last() {
         if chosen("save") {
-            save::measure(&world, &mut report)?;
+            save::measure(world, &mut report)?;
         }
         if chosen("idle") {
-            idle::measure(&world, &mut report)?;
+            idle::measure(world, &mut report)?;
         }
     }
     if chosen("rename") {
