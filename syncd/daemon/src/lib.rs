@@ -3,6 +3,7 @@
 //! What decides lives in `syncd-core`; here bytes, clocks, sockets and buses meet it.
 
 pub mod bus;
+pub mod keys;
 pub mod net;
 pub mod notify;
 pub mod peer;
@@ -10,4 +11,3 @@ pub mod prefixed;
 pub mod relay;
 pub mod socket;
 pub mod tls;
-pub mod keys;

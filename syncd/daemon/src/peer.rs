@@ -18,16 +18,19 @@ use hearth_schemas::log::{Account, Standing};
 use hearth_schemas::ready::{MAX_READY, Ready, VERSION};
 use hearth_schemas::relay::Head;
 use quinn::congestion::CubicConfig;
-use quinn::{AckFrequencyConfig, Connection, Endpoint, Incoming, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{
+    AckFrequencyConfig, Connection, ConnectionError, Endpoint, Incoming, MtuDiscoveryConfig, TransportConfig, VarInt,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::net::{Identity, NetEvent, View, jitter, view};
+use crate::prefixed::{self, PrefixedError};
 use crate::relay::Presence;
 use crate::socket::{Bound, peer_address, slot_of};
-use crate::{prefixed, tls};
+use crate::tls;
 
 /// How long a connection may take to be authorised by both sides.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -49,6 +52,10 @@ const SEND_WINDOW: u64 = 8 << 20;
 const MAX_STREAMS: u32 = 64;
 const IDLE_MS: u32 = 60_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A datagram that wants one back, and the one that it gets.
+const KICK: &[u8] = &[0];
+const KICK_BACK: &[u8] = &[1];
 
 /// Why a connection was closed, as told to the other side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -327,7 +334,7 @@ impl Peers {
         let connection = shaken.connection;
         let watched = connection.clone();
         self.tasks.spawn(async move {
-            let reason = watched.closed().await;
+            let reason = answer_kicks(&watched).await;
             debug!("the connection with slot {} ended: {reason}", slot.0);
             Outcome::Closed { slot, id: watched.stable_id() }
         });
@@ -386,9 +393,25 @@ impl Peers {
     }
 }
 
-/// Makes QUIC send a packet at once: after an outage it would wait for its own timer, which has grown by then.
+/// Makes QUIC at both ends send a packet at once: after an outage each would wait for its own timer, which has grown
+/// by then.
 fn kick(up: &Up) {
-    if let Err(error) = up.connection.send_datagram(Bytes::from_static(&[0])) {
+    send_kick(&up.connection, KICK);
+}
+
+/// Answers kicks until the connection ends. Datagrams carry nothing else.
+async fn answer_kicks(connection: &Connection) -> ConnectionError {
+    loop {
+        match connection.read_datagram().await {
+            Ok(datagram) if datagram == KICK => send_kick(connection, KICK_BACK),
+            Ok(_) => {}
+            Err(reason) => return reason,
+        }
+    }
+}
+
+fn send_kick(connection: &Connection, kick: &'static [u8]) {
+    if let Err(error) = connection.send_datagram(Bytes::from_static(kick)) {
         debug!("no kick: {error}");
     }
 }
@@ -438,21 +461,20 @@ async fn hear_ready(
     recv: &mut quinn::RecvStream,
     identity: &Identity,
 ) -> anyhow::Result<Head> {
-    let ready = match prefixed::read(recv, MAX_READY).await {
-        Ok(body) => Ready::decode(&body).map_err(anyhow::Error::from),
-        Err(error) => Err(error.into()),
-    };
-    match ready {
-        Ok(ready) if ready.version == VERSION && ready.account == identity.account => Ok(ready.head),
-        Ok(ready) => {
-            connection.close(Close::BadReady.code(), b"");
-            bail!("the peer speaks version {} of the protocol, or for another account", ready.version)
-        }
-        Err(error) => {
-            connection.close(Close::BadReady.code(), b"");
-            Err(error.context("reading the peer's first frame"))
-        }
+    let body = prefixed::read(recv, MAX_READY).await;
+    if let Err(error @ PrefixedError::Ended(_)) = body {
+        return Err(error.into());
     }
+    let ready = body.map_err(anyhow::Error::from).and_then(|body| Ok(Ready::decode(&body)?));
+    let problem = match ready {
+        Ok(ready) if ready.version != VERSION => anyhow!("version {} of the protocol", ready.version),
+        Ok(ready) if ready.account != identity.account => anyhow!("another account"),
+        Ok(ready) => return Ok(ready.head),
+        Err(error) => error,
+    };
+    warn!("closing a peer's connection for its first frame: {problem:#}");
+    connection.close(Close::BadReady.code(), b"");
+    Err(problem)
 }
 
 fn transport() -> TransportConfig {
