@@ -34,6 +34,8 @@ use crate::tls;
 
 /// How long a connection may take to be authorised by both sides.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a peer whose log contradicts this device's has to hear so.
+const PARTING: Duration = Duration::from_secs(3);
 /// Handshakes under way at once, of both directions.
 const MAX_HANDSHAKES: usize = 64;
 /// A connection that lasted this long was a good one: the next is dialled without growing pauses.
@@ -318,7 +320,7 @@ impl Peers {
             Standing::Newer => self.outbox.push_back(NetEvent::PeerAhead { slot, head: shaken.head }),
             Standing::Forked => {
                 warn!("the device log of slot {} contradicts this device's", slot.0);
-                shaken.connection.close(Close::Forked.code(), b"");
+                tokio::spawn(part(shaken.connection, opener));
                 self.note_failure(slot, opener);
                 self.outbox.push_back(NetEvent::PeerForked { slot, head: shaken.head });
                 return;
@@ -391,6 +393,14 @@ impl Peers {
         dial.next = Instant::now() + jitter(least_ms, 2 * least_ms);
         dial.failures
     }
+}
+
+/// Closes a connection over contradicting logs. The side that spoke last waits for the other to have heard it.
+async fn part(connection: Connection, opener: bool) {
+    if !opener {
+        timeout(PARTING, connection.closed()).await.ok();
+    }
+    connection.close(Close::Forked.code(), b"");
 }
 
 /// Makes QUIC at both ends send a packet at once: after an outage each would wait for its own timer, which has grown
