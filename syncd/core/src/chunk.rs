@@ -103,7 +103,8 @@ mod tests {
     }
 
     fn build(parts: &[Part], old: &[u8], new: &[u8]) -> Vec<u8> {
-        let span = |from: u64, len: u64| usize::try_from(from).expect("small")..usize::try_from(from + len).expect("small");
+        let span =
+            |from: u64, len: u64| usize::try_from(from).expect("small")..usize::try_from(from + len).expect("small");
         let mut out = Vec::new();
         for part in parts {
             match *part {

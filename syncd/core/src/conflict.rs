@@ -43,6 +43,15 @@ pub fn registered(name: &Name) -> Option<Name> {
     Name::new(original)
 }
 
+/// The birth name of the device that a sibling's name tells.
+pub fn birth_name(name: &Name) -> Option<String> {
+    let bytes = name.as_bytes();
+    let (start, end) = find_mark(bytes)?;
+    let inner = &bytes[start + MARK.len()..end - 1];
+    let comma = inner.windows(2).rposition(|pair| pair == b", ")?;
+    Some(String::from_utf8_lossy(&inner[..comma]).into_owned())
+}
+
 /// Start of the mark and end of its closing parenthesis, if the name is a sibling's.
 fn find_mark(name: &[u8]) -> Option<(usize, usize)> {
     let start = name.windows(MARK.len()).position(|window| window == MARK.as_bytes())?;

@@ -12,6 +12,7 @@ use hearth_schemas::item::{Attributes, Class, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use crate::apply::{Applied, Applier, Happened, Sources};
+use crate::conflict;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat};
 use crate::fetch::{Ask, Fetch};
 use crate::observe::{Looked, Missing, Observer, Spot, base_path};
@@ -126,6 +127,8 @@ pub struct Summary {
     pub incoming: u64,
     /// Rows that some connected peer has yet to be sent.
     pub outgoing: u64,
+    /// Everything is as it should be here, though it may not have been told to anybody.
+    pub settled: bool,
     /// Everything was looked at since the watcher last lost sight.
     pub fresh: bool,
     /// Connected peers that agree with this device.
@@ -136,6 +139,17 @@ pub struct Summary {
     pub flush: u64,
     /// Whether any spot waits to be looked at.
     pub looking: bool,
+}
+
+/// A version that lost its name, as it lies on this disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sibling {
+    /// The path that it lost to another version.
+    pub path: RelPath,
+    /// Where it is.
+    pub sibling: RelPath,
+    /// The name of the device that wrote it.
+    pub device: String,
 }
 
 /// The deterministic core of the daemon.
@@ -286,6 +300,7 @@ impl<S: Store> Engine<S> {
             standing,
             incoming,
             outgoing: outgoing.max(unnumbered),
+            settled: self.swept && !looking && incoming == 0 && self.problems.is_empty() && !self.state.importing,
             fresh: self.swept && !looking,
             agreeing,
             peers,
@@ -313,6 +328,33 @@ impl<S: Store> Engine<S> {
         }
         let kept = self.state.store.kept_holding(hash)?;
         Ok(kept.map(|kept| Source::Kept(crate::disk::StageName(kept.name))))
+    }
+
+    /// The conflicts that lie on this disk.
+    pub fn siblings(&self) -> StoreResult<Vec<Sibling>> {
+        let mut siblings = Vec::new();
+        for base in self.state.store.siblings()? {
+            let Some(registered) = conflict::registered(&base.name) else { continue };
+            let sibling = base_path(&self.state.store, &base)?;
+            let dir_len = sibling.len() - base.name.as_bytes().len();
+            let path = [&sibling[..dir_len], registered.as_bytes()].concat();
+            let device = conflict::birth_name(&base.name).unwrap_or_default();
+            siblings.push(Sibling { path, sibling, device });
+        }
+        Ok(siblings)
+    }
+
+    /// The base entry at a path.
+    pub fn at(&self, path: &[u8]) -> StoreResult<Option<Base>> {
+        let mut found = None;
+        let mut dir = NodeId::ROOT;
+        for part in path.split(|&byte| byte == b'/') {
+            let Some(name) = Name::new(part) else { return Ok(None) };
+            found = self.state.store.base_at(dir, &name)?;
+            let Some(base) = &found else { return Ok(None) };
+            dir = base.id;
+        }
+        Ok(found)
     }
 
     /// The winning value of every setting, as effects.

@@ -168,6 +168,8 @@ pub trait Store {
     fn base_with(&self, handle: Handle) -> StoreResult<Option<Base>>;
     /// Some base entries with this content.
     fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>>;
+    /// Base entries under the name of a conflict sibling.
+    fn siblings(&self) -> StoreResult<Vec<Base>>;
     /// Writes a base entry.
     fn put_base(&mut self, base: &Base) -> StoreResult<()>;
     /// Forgets a base entry.

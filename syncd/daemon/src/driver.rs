@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncd_core::disk::RelPath;
 use syncd_core::engine::{Effect, Engine, Event, Summary};
 use syncd_core::state::Now;
-use syncd_core::store::{Problem, StoreError};
+use syncd_core::store::{Problem, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::disk::RealDisk;
@@ -49,6 +49,8 @@ pub struct Picture {
     pub index_trouble: Option<String>,
     /// Whether exchanging is stopped.
     pub paused: bool,
+    /// Number of conflict siblings on this disk.
+    pub conflicts: usize,
     /// Wall clock of the last moment that everything seen was looked at, in milliseconds since 1970.
     pub fresh_ms: Option<u64>,
     /// Rises with each picture.
@@ -206,6 +208,7 @@ impl Run {
                 return;
             }
         };
+        let conflicts = self.engine.state.store.siblings().map_or(0, |siblings| siblings.len());
         if summary.fresh {
             self.fresh_ms = Some(wall_ms());
         }
@@ -218,6 +221,7 @@ impl Run {
                 index_trouble: self.trouble.clone(),
                 paused: self.engine.is_paused(),
                 fresh_ms: self.fresh_ms,
+                conflicts,
                 number: picture.number + 1,
             };
         });

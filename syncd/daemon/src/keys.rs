@@ -114,8 +114,12 @@ impl KeyStore {
     }
 
     /// Makes a place for keys and chooses its seal: with a Secret Service that opens within 5 s, unless the caller
-    /// wants none, else with the file alone. Nothing is kept before the first [`Self::save`].
+    /// wants none, else with the file alone. Nothing is kept before the first [`Self::save`]; where something is kept
+    /// already it is refused.
     pub async fn create(dir: &Path, with_keyring: bool) -> Result<Self, KeysError> {
+        if dir.join(KEYS).try_exists()? {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
+        }
         let mut item = [0; 16];
         getrandom::fill(&mut item).map_err(|_| KeysError::Entropy)?;
         let secret = random_secret()?;
@@ -385,6 +389,7 @@ mod tests {
         let stored = stored();
         store.save(&stored).expect("kept");
         store.save(&stored).expect("kept again");
+        assert!(matches!(KeyStore::create(&state, false).await, Err(KeysError::Io(_))));
         let (again, read) = KeyStore::open(&state).await.expect("readable").expect("kept");
         assert_eq!((store.seal(), again.seal()), (Seal::File, Seal::File));
         assert_eq!(read.device.public(), stored.device.public());

@@ -2,12 +2,22 @@
 //!
 //! What decides lives in `syncd-core`; here bytes, clocks, sockets and buses meet it.
 
+pub mod activity;
+pub mod answer;
 pub mod bus;
 pub mod keys;
+pub mod driver;
+pub mod exchange;
+pub mod home;
+pub mod keys;
+pub mod membership;
 pub mod net;
 pub mod notify;
 pub mod peer;
+pub mod preferences;
 pub mod prefixed;
 pub mod relay;
+pub mod service;
 pub mod socket;
+pub mod stream;
 pub mod tls;

@@ -165,6 +165,11 @@ impl Store for MemoryStore {
         Ok(self.tables.bases.values().filter(holds).take(4).cloned().collect())
     }
 
+    fn siblings(&self) -> StoreResult<Vec<Base>> {
+        let sibling = |base: &&Base| crate::conflict::registered(&base.name).is_some();
+        Ok(self.tables.bases.values().filter(sibling).cloned().collect())
+    }
+
     fn put_base(&mut self, base: &Base) -> StoreResult<()> {
         self.remove_base(base.id)?;
         let t = &mut self.tables;

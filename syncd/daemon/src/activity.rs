@@ -1,0 +1,104 @@
+//! The activity log: what happened here and by whose doing, a line at a time, for `hearth log`.
+//!
+//! Keeps the newest lines in memory and on disk, and tells them to the bus. Names of files stand in it, so the file
+//! is private to the person (0600) like everything in the state directory.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::bus::Signals;
+
+/// Lines kept.
+const LINES: usize = 2000;
+/// Lines in the file before it is written anew.
+const FILE_LINES: usize = 4 * LINES;
+
+/// The log.
+pub struct Activity {
+    signals: Signals,
+    path: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    lines: VecDeque<Value>,
+    file: Option<File>,
+    written: usize,
+}
+
+impl Activity {
+    /// Opens the log in this directory; what cannot be read of it is left out.
+    pub fn open(dir: &Path, signals: Signals) -> Self {
+        let path = dir.join("activity.jsonl");
+        let mut lines = VecDeque::new();
+        let mut written = 0;
+        if let Ok(file) = File::open(&path) {
+            for line in BufReader::new(file).lines().map_while(Result::ok) {
+                written += 1;
+                if let Ok(value) = serde_json::from_str(&line) {
+                    push(&mut lines, value);
+                }
+            }
+        }
+        let file = append(&path);
+        Self { signals, path, inner: Mutex::new(Inner { lines, file, written }) }
+    }
+
+    /// Writes a line about a path, or about the machine if there is none.
+    pub fn note(&self, event: &str, path: Option<&[u8]>, device: Option<&str>, text: &str) {
+        let mut line = json!({ "time": Timestamp::now().to_string(), "event": event, "text": text });
+        if let Some(path) = path {
+            crate::answer::put_path(&mut line, "path", path);
+        }
+        if let Some(device) = device.filter(|device| !device.is_empty()) {
+            line["device"] = device.into();
+        }
+        self.signals.activity(&line);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.written >= FILE_LINES {
+            self.rewrite(&mut inner);
+        }
+        if let Some(file) = &mut inner.file {
+            // A log that cannot be written must not stop what it is about.
+            let _ = writeln!(file, "{line}");
+        }
+        inner.written += 1;
+        push(&mut inner.lines, line);
+    }
+
+    /// The newest lines, oldest first.
+    pub fn newest(&self, limit: usize) -> Value {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let skip = inner.lines.len().saturating_sub(limit);
+        inner.lines.iter().skip(skip).cloned().collect()
+    }
+
+    fn rewrite(&self, inner: &mut Inner) {
+        let text: String = inner.lines.iter().map(|line| format!("{line}\n")).collect();
+        let temporary = self.path.with_extension("new");
+        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+        let done = options.and_then(|mut file| file.write_all(text.as_bytes()));
+        if done.and_then(|()| std::fs::rename(&temporary, &self.path)).is_ok() {
+            inner.file = append(&self.path);
+        }
+        inner.written = inner.lines.len();
+    }
+}
+
+fn push(lines: &mut VecDeque<Value>, line: Value) {
+    if lines.len() == LINES {
+        lines.pop_front();
+    }
+    lines.push_back(line);
+}
+
+fn append(path: &Path) -> Option<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok()
+}

@@ -1,0 +1,536 @@
+//! Moves messages and contents between the engine and the peers' QUIC streams.
+//!
+//! One control stream a peer carries the session's messages. Small contents go in packs on a one-way stream for each
+//! request; a large one on a two-way stream of its own, resumed where it broke off, and cut so that what an older
+//! version already holds stays off the wire. Every content is verified when it is staged, by
+//! [`syncd_core::apply`]; here only lengths and shapes are. A peer that sends nonsense loses its connection.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hearth_schemas::codec;
+use hearth_schemas::ids::{ContentHash, Slot};
+use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use syncd_core::chunk::{Part, assemble, cut};
+use syncd_core::disk::{RelPath, Source, StageName};
+use syncd_core::engine::{Effect, Event};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+
+use crate::disk::RealDisk;
+use crate::driver::Driver;
+use crate::stream::{FrameError, pack, read_frame, read_head, write_head};
+
+/// Streams on which contents are sent to one peer at a time.
+const SENDING: usize = 4;
+/// Large contents that are brought from one peer at a time.
+const FETCHING: usize = 2;
+/// Bytes read or written in one go.
+const BLOCK: usize = 256 << 10;
+/// Priority of the control stream over contents.
+const CONTROL_PRIORITY: i32 = 10;
+/// Length of an encoded chunk list, at most, in bytes.
+const MAX_LIST: usize = 64 << 20;
+/// Most parts of a content that one stream asks for.
+const MAX_RANGES: usize = 1024;
+/// The application's code for a connection that is closed because of nonsense.
+const NONSENSE: VarInt = VarInt::from_u32(0x4e);
+
+/// The peers' streams.
+#[derive(Clone)]
+pub struct Exchange(Arc<Shared>);
+
+struct Shared {
+    driver: Driver,
+    disk: RealDisk,
+    content_key: [u8; 32],
+    peers: Mutex<BTreeMap<Slot, Peer>>,
+}
+
+struct Peer {
+    connection: Connection,
+    out: mpsc::UnboundedSender<Message>,
+    sending: Arc<Semaphore>,
+    fetching: Arc<Semaphore>,
+    task: AbortHandle,
+}
+
+impl Exchange {
+    /// Makes an exchange without peers.
+    pub fn new(driver: Driver, disk: RealDisk, content_key: [u8; 32]) -> Self {
+        Self(Arc::new(Shared { driver, disk, content_key, peers: Mutex::default() }))
+    }
+
+    /// Starts talking to a peer; `opener` tells who opens the control stream.
+    pub fn peer_up(&self, slot: Slot, connection: Connection, opener: bool) {
+        self.peer_down(slot);
+        let (out, outbox) = mpsc::unbounded_channel();
+        let sending = Arc::new(Semaphore::new(SENDING));
+        let fetching = Arc::new(Semaphore::new(FETCHING));
+        let talk = Talk { exchange: self.clone(), slot, connection: connection.clone() };
+        let task = tokio::spawn(talk.run(outbox, opener)).abort_handle();
+        self.lock().insert(slot, Peer { connection, out, sending, fetching, task });
+        self.0.driver.tell(Event::PeerUp(slot));
+    }
+
+    /// A peer is gone.
+    pub fn peer_down(&self, slot: Slot) {
+        if let Some(peer) = self.lock().remove(&slot) {
+            peer.task.abort();
+            self.0.driver.tell(Event::PeerDown(slot));
+        }
+    }
+
+    /// Carries out an effect that concerns a peer; gives back any other.
+    pub fn carry_out(&self, effect: Effect) -> Option<Effect> {
+        match effect {
+            Effect::Send(slot, message) => {
+                if let Some(peer) = self.lock().get(&slot) {
+                    // A peer whose writer has ended is about to be reported gone.
+                    let _ = peer.out.send(message);
+                }
+            }
+            Effect::End(slot, error) => {
+                tracing::warn!(slot = slot.0, %error, "a peer sent what cannot be; its connection is closed");
+                if let Some(peer) = self.lock().remove(&slot) {
+                    peer.connection.close(NONSENSE, b"");
+                    peer.task.abort();
+                }
+            }
+            Effect::Serve(slot, contents) => self.serve(slot, contents),
+            Effect::Fetch { peer, hash, size, older } => self.fetch(peer, hash, size, older),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn serve(&self, slot: Slot, contents: Vec<(ContentHash, Option<Source>)>) {
+        let peers = self.lock();
+        let Some(peer) = peers.get(&slot) else { return };
+        let (connection, sending, out) = (peer.connection.clone(), Arc::clone(&peer.sending), peer.out.clone());
+        let disk = self.0.disk.clone();
+        tokio::spawn(async move {
+            let Ok(_permit) = sending.acquire_owned().await else { return };
+            match send_packs(&connection, disk, contents).await {
+                Ok(missing) if missing.is_empty() => {}
+                Ok(hashes) => {
+                    let _ = out.send(Message::Missing { hashes });
+                }
+                Err(error) => tracing::debug!(slot = slot.0, %error, "contents could not be sent"),
+            }
+        });
+    }
+
+    fn fetch(&self, slot: Slot, hash: ContentHash, size: u64, older: Option<RelPath>) {
+        let peers = self.lock();
+        let Some(peer) = peers.get(&slot) else { return };
+        let (connection, fetching) = (peer.connection.clone(), Arc::clone(&peer.fetching));
+        let shared = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let Ok(_permit) = fetching.acquire_owned().await else { return };
+            match fetch_large(&shared, &connection, hash, size, older).await {
+                Ok(name) => shared.driver.tell(Event::Arrived(hash, Source::Kept(name))),
+                Err(error) => {
+                    tracing::debug!(slot = slot.0, %error, "a content could not be brought");
+                    shared.driver.tell(Event::Refused(slot, hash));
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Slot, Peer>> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One peer's streams, for as long as its connection lives.
+struct Talk {
+    exchange: Exchange,
+    slot: Slot,
+    connection: Connection,
+}
+
+impl Talk {
+    async fn run(self, outbox: mpsc::UnboundedReceiver<Message>, opener: bool) {
+        let error = match self.control(opener).await {
+            Ok((send, recv)) => {
+                let (writing, reading) = (self.write(send, outbox), self.read(recv));
+                tokio::select! {
+                    result = writing => result,
+                    result = reading => result,
+                    result = self.accept_packs() => result,
+                    result = self.accept_requests() => result,
+                }
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = error {
+            match &error {
+                FrameError::Nonsense(_) => {
+                    tracing::warn!(slot = self.slot.0, %error, "a peer's connection is closed");
+                    self.connection.close(NONSENSE, b"");
+                }
+                FrameError::Ended(_) => tracing::debug!(slot = self.slot.0, %error, "a peer's connection ended"),
+            }
+        }
+        // The network edge reports the connection's end; the session must not outlive its control stream either way.
+        self.connection.close(VarInt::from_u32(0), b"");
+    }
+
+    async fn control(&self, opener: bool) -> Result<(SendStream, RecvStream), FrameError> {
+        let ended = |error: quinn::ConnectionError| FrameError::Ended(error.to_string());
+        let (send, recv) = if opener {
+            let (mut send, recv) = self.connection.open_bi().await.map_err(ended)?;
+            write_head(&mut send, &Carrier::Control).await?;
+            (send, recv)
+        } else {
+            let (send, mut recv) = self.connection.accept_bi().await.map_err(ended)?;
+            if read_head(&mut recv).await? != Carrier::Control {
+                return Err(FrameError::Nonsense("a stream before the control stream"));
+            }
+            (send, recv)
+        };
+        let _ = send.set_priority(CONTROL_PRIORITY);
+        Ok((send, recv))
+    }
+
+    async fn write(
+        &self,
+        mut send: SendStream,
+        mut outbox: mpsc::UnboundedReceiver<Message>,
+    ) -> Result<(), FrameError> {
+        while let Some(message) = outbox.recv().await {
+            send.write_all(&pack(&codec::encode(&message))).await?;
+            if matches!(message, Message::Rows { .. }) {
+                self.exchange.0.driver.tell(Event::Sent(self.slot));
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, mut recv: RecvStream) -> Result<(), FrameError> {
+        while let Some(body) = read_frame(&mut recv).await? {
+            let message = Message::decode(&body).map_err(|_| FrameError::Nonsense("a malformed message"))?;
+            self.exchange.0.driver.tell(Event::Said(self.slot, message));
+            // The next frame is read once the engine has taken this one: a peer cannot fill the memory.
+            self.exchange.0.driver.ask(|_, _| ()).await.map_err(|stopped| FrameError::Ended(stopped.to_string()))?;
+        }
+        Err(FrameError::Ended("the control stream was closed".into()))
+    }
+
+    async fn accept_packs(&self) -> Result<(), FrameError> {
+        loop {
+            let mut recv = self.connection.accept_uni().await.map_err(|error| FrameError::Ended(error.to_string()))?;
+            let (driver, connection) = (self.exchange.0.driver.clone(), self.connection.clone());
+            tokio::spawn(async move {
+                if let Err(FrameError::Nonsense(what)) = take_packs(&mut recv, &driver).await {
+                    tracing::warn!(what, "a peer sent what cannot be; its connection is closed");
+                    connection.close(NONSENSE, b"");
+                }
+            });
+        }
+    }
+
+    async fn accept_requests(&self) -> Result<(), FrameError> {
+        let sending = Arc::new(Semaphore::new(SENDING));
+        loop {
+            let (mut send, mut recv) =
+                self.connection.accept_bi().await.map_err(|error| FrameError::Ended(error.to_string()))?;
+            let (shared, connection) = (Arc::clone(&self.exchange.0), self.connection.clone());
+            let sending = Arc::clone(&sending);
+            tokio::spawn(async move {
+                let Ok(_permit) = sending.acquire_owned().await else { return };
+                match answer(&shared, &mut send, &mut recv).await {
+                    Ok(()) => {}
+                    Err(FrameError::Nonsense(what)) => {
+                        tracing::warn!(what, "a peer sent what cannot be; its connection is closed");
+                        connection.close(NONSENSE, b"");
+                    }
+                    Err(FrameError::Ended(error)) => tracing::debug!(error, "a request could not be answered"),
+                }
+            });
+        }
+    }
+}
+
+async fn take_packs(recv: &mut RecvStream, driver: &Driver) -> Result<(), FrameError> {
+    if read_head(recv).await? != Carrier::Packs {
+        return Err(FrameError::Nonsense("a one-way stream that carries no packs"));
+    }
+    while let Some(body) = read_frame(recv).await? {
+        let pack: Pack =
+            codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
+        for (hash, bytes) in pack.contents {
+            driver.tell(Event::Arrived(hash, Source::Bytes(bytes)));
+        }
+        driver.ask(|_, _| ()).await.map_err(|stopped| FrameError::Ended(stopped.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Sends small contents in packs. Gives those that are not here, or not what they were.
+async fn send_packs(
+    connection: &Connection,
+    disk: RealDisk,
+    contents: Vec<(ContentHash, Option<Source>)>,
+) -> Result<Vec<ContentHash>, FrameError> {
+    let (packs, mut ready) = mpsc::channel::<Vec<u8>>(2);
+    let reading = tokio::task::spawn_blocking(move || read_packs(&disk, contents, &packs));
+    let mut send = connection.open_uni().await.map_err(|error| FrameError::Ended(error.to_string()))?;
+    write_head(&mut send, &Carrier::Packs).await?;
+    while let Some(frame) = ready.recv().await {
+        send.write_all(&frame).await?;
+    }
+    let _ = send.finish();
+    reading.await.map_err(|error| FrameError::Ended(error.to_string()))
+}
+
+fn read_packs(
+    disk: &RealDisk,
+    contents: Vec<(ContentHash, Option<Source>)>,
+    packs: &mpsc::Sender<Vec<u8>>,
+) -> Vec<ContentHash> {
+    let mut missing = Vec::new();
+    let mut pending = Pack { contents: Vec::new() };
+    let mut bytes = 0;
+    for (hash, source) in contents {
+        match source.map(|source| read_small(disk, &source)) {
+            Some(Ok(content)) => {
+                bytes += content.len() + 64;
+                pending.contents.push((hash, content));
+            }
+            Some(Err(_)) | None => missing.push(hash),
+        }
+        if bytes >= PACK_BYTES {
+            bytes = 0;
+            if packs.blocking_send(pack(&codec::encode(&pending))).is_err() {
+                return missing;
+            }
+            pending.contents.clear();
+        }
+    }
+    if !pending.contents.is_empty() {
+        // The receiver being gone means that the connection is.
+        let _ = packs.blocking_send(pack(&codec::encode(&pending)));
+    }
+    missing
+}
+
+fn read_small(disk: &RealDisk, source: &Source) -> io::Result<Vec<u8>> {
+    let file = disk.open_source(source)?;
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, PACK_LIMIT + 1), &mut content)?;
+    if content.len() as u64 > PACK_LIMIT {
+        return Err(io::Error::other("the file grew beyond a pack"));
+    }
+    Ok(content)
+}
+
+/// Answers a request for a chunk list or for parts of a content.
+async fn answer(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), FrameError> {
+    let head = read_head(recv).await?;
+    let (Carrier::Chunks { hash } | Carrier::Ranges { hash, .. }) = &head else {
+        return Err(FrameError::Nonsense("a second control stream"));
+    };
+    let hash = *hash;
+    let located = shared.driver.ask(move |engine, _| engine.locate(hash)).await;
+    let source = located.ok().and_then(Result::ok).flatten();
+    let disk = shared.disk.clone();
+    let opened = match source {
+        Some(source) => tokio::task::spawn_blocking(move || disk.open_source(&source)).await,
+        None => Ok(Err(io::Error::from(io::ErrorKind::NotFound))),
+    };
+    let file = opened.map_err(io::Error::other).and_then(|file| file);
+    match head {
+        Carrier::Chunks { .. } => {
+            let key = shared.content_key;
+            let list = tokio::task::spawn_blocking(move || {
+                let file = file?;
+                let len = file.metadata()?.len();
+                cut(file, len, &key)
+            });
+            let list = list.await.map_err(io::Error::other).and_then(|list| list);
+            let list = codec::encode(&list.unwrap_or(ChunkList { chunks: Vec::new() }));
+            send.write_all(&list).await?;
+        }
+        Carrier::Ranges { ranges, .. } => match file {
+            Ok(file) if ranges.len() <= MAX_RANGES => {
+                send.write_all(&[1]).await?;
+                send_ranges(send, Arc::new(file), ranges).await?;
+            }
+            _ => send.write_all(&[0]).await?,
+        },
+        Carrier::Control | Carrier::Packs => {}
+    }
+    let _ = send.finish();
+    Ok(())
+}
+
+async fn send_ranges(send: &mut SendStream, file: Arc<File>, ranges: Vec<(u64, u64)>) -> Result<(), FrameError> {
+    let (blocks, mut ready) = mpsc::channel::<bytes::Bytes>(4);
+    tokio::task::spawn_blocking(move || {
+        for (offset, len) in ranges {
+            let mut at = 0;
+            while at < len {
+                let mut block = vec![0; usize::try_from((len - at).min(BLOCK as u64)).expect("a block is small")];
+                if file.read_exact_at(&mut block, offset.saturating_add(at)).is_err() {
+                    return;
+                }
+                at += block.len() as u64;
+                if blocks.blocking_send(block.into()).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    while let Some(block) = ready.recv().await {
+        send.write_chunk(block).await?;
+    }
+    Ok(())
+}
+
+/// Brings a large content into staging and gives its name there.
+async fn fetch_large(
+    shared: &Shared,
+    connection: &Connection,
+    hash: ContentHash,
+    size: u64,
+    older: Option<RelPath>,
+) -> Result<StageName, FrameError> {
+    let broken = |error: io::Error| FrameError::Ended(format!("staging: {error}"));
+    let disk = shared.disk.clone();
+    let (name, file, have) = blocking(move || disk.open_part(hash)).await.map_err(broken)?;
+    let file = Arc::new(file);
+    let have = if have > size { 0 } else { have };
+    let mut missing = vec![(have, size - have)];
+    if have == 0
+        && let Some(older) = older
+    {
+        let list = fetch_list(connection, hash).await?;
+        let total: u64 = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
+        if total == size {
+            let (disk, key, out) = (shared.disk.clone(), shared.content_key, Arc::clone(&file));
+            missing = blocking(move || fill_from_older(&disk, older, &list, &key, &out)).await.map_err(broken)?;
+        }
+    }
+    missing.retain(|(_, len)| *len > 0);
+    let in_order = missing.len() < 2;
+    for ranges in missing.chunks(MAX_RANGES) {
+        if let Err(error) = fetch_ranges(connection, hash, ranges, Arc::clone(&file)).await {
+            if !in_order {
+                // The length of a file with holes does not say how much of it is there: begin anew next time.
+                let _ = file.set_len(0);
+            }
+            return Err(error);
+        }
+    }
+    let done = Arc::clone(&file);
+    blocking(move || done.set_len(size)).await.map_err(broken)?;
+    Ok(name)
+}
+
+async fn fetch_list(connection: &Connection, hash: ContentHash) -> Result<ChunkList, FrameError> {
+    let ended = |error: String| FrameError::Ended(error);
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
+    write_head(&mut send, &Carrier::Chunks { hash }).await?;
+    let _ = send.finish();
+    let bytes = recv.read_to_end(MAX_LIST).await.map_err(|error| ended(error.to_string()))?;
+    let list: ChunkList =
+        codec::decode(&bytes, MAX_LIST).map_err(|_| FrameError::Nonsense("a malformed chunk list"))?;
+    if list.chunks.len() > MAX_CHUNKS {
+        return Err(FrameError::Nonsense("a chunk list too long"));
+    }
+    Ok(list)
+}
+
+/// Copies what the older version holds; gives what remains to be brought.
+fn fill_from_older(
+    disk: &RealDisk,
+    older: RelPath,
+    list: &ChunkList,
+    key: &[u8; 32],
+    out: &File,
+) -> io::Result<Vec<(u64, u64)>> {
+    let older = disk.open_source(&Source::Copy(older))?;
+    let own = cut(older.try_clone()?, older.metadata()?.len(), key)?;
+    let mut missing = Vec::new();
+    let mut block = vec![0; BLOCK];
+    for part in assemble(list, &own) {
+        match part {
+            Part::Missing { to, len } => missing.push((to, len)),
+            Part::Older { from, to, len } => {
+                let mut done = 0;
+                while done < len {
+                    let step = usize::try_from((len - done).min(BLOCK as u64)).expect("a block is small");
+                    older.read_exact_at(&mut block[..step], from + done)?;
+                    out.write_all_at(&block[..step], to + done)?;
+                    done += step as u64;
+                }
+            }
+        }
+    }
+    Ok(missing)
+}
+
+async fn fetch_ranges(
+    connection: &Connection,
+    hash: ContentHash,
+    ranges: &[(u64, u64)],
+    file: Arc<File>,
+) -> Result<(), FrameError> {
+    let ended = |error: String| FrameError::Ended(error);
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
+    write_head(&mut send, &Carrier::Ranges { hash, ranges: ranges.to_vec() }).await?;
+    let _ = send.finish();
+    let mut follows = [0];
+    recv.read_exact(&mut follows).await.map_err(|error| ended(error.to_string()))?;
+    if follows != [1] {
+        return Err(FrameError::Ended("the peer does not have it".into()));
+    }
+    let ranges = ranges.to_vec();
+    let (blocks, ready) = mpsc::channel::<bytes::Bytes>(32);
+    let writing = tokio::task::spawn_blocking(move || write_ranges(&file, &ranges, ready));
+    let mut reading = Ok(());
+    loop {
+        match recv.read_chunk(BLOCK, true).await {
+            Ok(Some(chunk)) => {
+                if blocks.send(chunk.bytes).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                reading = Err(ended(error.to_string()));
+                break;
+            }
+        }
+    }
+    drop(blocks);
+    let whole = writing.await.map_err(|error| ended(error.to_string()))?.map_err(|error| ended(error.to_string()))?;
+    reading?;
+    if whole { Ok(()) } else { Err(FrameError::Ended("the content broke off".into())) }
+}
+
+/// Writes what comes to its places; gives whether all of it came.
+fn write_ranges(file: &File, ranges: &[(u64, u64)], mut ready: mpsc::Receiver<bytes::Bytes>) -> io::Result<bool> {
+    let mut ranges = ranges.iter().copied();
+    let mut open = ranges.next();
+    while let Some(mut block) = ready.blocking_recv() {
+        while !block.is_empty() {
+            let Some((at, len)) = open else { return Ok(false) };
+            let step = block.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+            file.write_all_at(&block.split_to(step), at)?;
+            let step = step as u64;
+            open = if step == len { ranges.next() } else { Some((at + step, len - step)) };
+        }
+    }
+    Ok(open.is_none())
+}
+
+async fn blocking<R: Send + 'static>(act: impl FnOnce() -> io::Result<R> + Send + 'static) -> io::Result<R> {
+    tokio::task::spawn_blocking(act).await.map_err(io::Error::other)?
+}

@@ -1,0 +1,392 @@
+//! This machine in its account, at work: engine, watcher, network and the tasks that join them.
+//!
+//! Made once a device is in an account ([`crate::service`] sees to that), dropped when it no longer is. Each outside
+//! thing tells the engine what happened; each effect of the engine is carried out by whom it concerns. The account's
+//! log is kept up here too: fetched when it grew, verified, kept, and shown to the network, which then drops whoever
+//! was revoked.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use hearth_schemas::ids::{DeviceId, Slot};
+use hearth_schemas::keys::DeviceKeys;
+use hearth_schemas::log::{Account, Standing};
+use hearth_schemas::paths::Paths;
+use hearth_schemas::relay::{self, Head};
+use syncd_core::account::{self, Secrets};
+use syncd_core::apply::{Happened, recover};
+use syncd_core::engine::{Effect, Engine, Event};
+use syncd_core::state::State;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use crate::activity::Activity;
+use crate::disk::RealDisk;
+use crate::driver::{Driver, with_now};
+use crate::exchange::Exchange;
+use crate::keys::{KeyStore, Member, Stored};
+use crate::membership::{append, catch_up, entropy};
+use crate::net::{Identity, NetEvent, Network};
+use crate::preferences::Preferences;
+use crate::store::SqliteStore;
+use crate::watch::Watcher;
+
+/// What this device is in its account.
+pub struct Membership {
+    keys: DeviceKeys,
+    kept: Mutex<Kept>,
+    account: watch::Sender<Arc<Account>>,
+}
+
+struct Kept {
+    store: KeyStore,
+    member: Member,
+}
+
+impl Membership {
+    /// Takes over what was read or made.
+    pub fn new(store: KeyStore, keys: DeviceKeys, member: Member) -> Self {
+        let account = watch::Sender::new(Arc::new(member.account.clone()));
+        Self { keys, kept: Mutex::new(Kept { store, member }), account }
+    }
+
+    /// The account as far as it is known.
+    pub fn account(&self) -> Arc<Account> {
+        self.account.borrow().clone()
+    }
+
+    /// The account's shared secrets.
+    pub fn secrets(&self) -> Secrets {
+        self.lock().member.secrets.clone()
+    }
+
+    /// This device's keys.
+    pub fn keys(&self) -> &DeviceKeys {
+        &self.keys
+    }
+
+    /// This device's number.
+    pub fn slot(&self) -> Option<Slot> {
+        self.account().active(&self.keys.id()).map(|device| device.slot)
+    }
+
+    /// The relays' addresses.
+    pub fn relays(&self) -> Vec<hearth_schemas::address::RelayAddress> {
+        self.lock().member.relays.clone()
+    }
+
+    /// The name of a device.
+    pub fn name_of(&self, device: DeviceId) -> String {
+        let names = account::names(&self.account(), &self.secrets());
+        names.get(&device).cloned().unwrap_or_else(|| device.to_string()[..8].to_owned())
+    }
+
+    /// How the keys are sealed.
+    pub fn seal(&self) -> crate::keys::Seal {
+        self.lock().store.seal()
+    }
+
+    /// Keeps a later state of the account, then shows it.
+    pub fn keep(&self, account: Account, secrets: Secrets) -> anyhow::Result<()> {
+        let mut kept = self.lock();
+        let member = Member { account: account.clone(), secrets, relays: kept.member.relays.clone() };
+        let stored = Stored { device: DeviceKeys::from_bytes(&self.keys.to_bytes()), member: Some(member) };
+        kept.store.save(&stored).context("keeping the account")?;
+        kept.member = stored.member.expect("it was just put in");
+        self.account.send_replace(Arc::new(account));
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// This machine at work.
+pub struct Home {
+    /// The engine.
+    pub driver: Driver,
+    /// The disk, for history.
+    pub disk: RealDisk,
+    /// The relay and the peers.
+    pub network: Network,
+    /// The account.
+    pub membership: Arc<Membership>,
+    /// The directories that are watched.
+    pub watcher: Watcher,
+    /// Settings and rules.
+    pub preferences: Arc<Preferences>,
+    /// Why the relay is not connected, if it is not.
+    pub relay_trouble: watch::Receiver<Option<String>>,
+    /// Where messages of a pairing room go while a code is out.
+    pub pairing: Arc<Mutex<Option<mpsc::Sender<relay::Event>>>>,
+    tasks: Vec<AbortHandle>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.driver.stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the engine has been told on stderr by then.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a home needs to begin.
+pub struct Begin<'a> {
+    /// Where things are.
+    pub paths: &'a Paths,
+    /// The account.
+    pub membership: Membership,
+    /// The activity log.
+    pub activity: Arc<Activity>,
+    /// Settings and rules.
+    pub preferences: Arc<Preferences>,
+}
+
+impl Home {
+    /// Opens index and disk, starts the engine and the network.
+    pub async fn begin(begin: Begin<'_>) -> anyhow::Result<Self> {
+        let Begin { paths, membership, activity, preferences } = begin;
+        let membership = Arc::new(membership);
+        let keys = membership.keys();
+        let account = membership.account();
+        let device = keys.id();
+        let slot = account.active(&device).context("this device is not in its account")?.slot;
+        let content_key = *membership.secrets().account.content().bytes();
+
+        let index = paths.state.join(format!("index-{}.db", crate::membership::short(account.id)));
+        let store = open_index(&index, &activity)?;
+        let mut disk = RealDisk::open(&paths.home, &paths.data, &paths.state, content_key).context("opening the home")?;
+        let first = account.devices.len() == 1;
+        let name = membership.name_of(device);
+        let mut state = with_now(|now| State::open(store, device, &name, first, now)).context("opening the index")?;
+        with_now(|now| recover(&mut state, &mut disk, now)).context("tidying up after the last run")?;
+
+        preferences.load(&state, device)?;
+        let engine = Engine::new(state, preferences.select());
+        let (driver, effects, thread) = Driver::start(engine, disk.clone()).context("starting the engine")?;
+        let exchange = Exchange::new(driver.clone(), disk.clone(), content_key);
+        let (watcher, stirred) = Watcher::start(&paths.home, &paths.state, preferences.unwatched())?;
+        let identity =
+            Identity { account: account.id, device, slot, sign: keys.sign.clone(), tls: keys.tls.clone() };
+        let port = std::fs::read_to_string(paths.state.join("udp-port")).ok().and_then(|text| text.trim().parse().ok());
+        let (network, net_events) =
+            Network::start(membership.relays(), identity, membership.account.subscribe(), port.unwrap_or(0))?;
+        if let Some(port) = network.udp_port() {
+            // Only a convenience: the same port keeps firewall rules and NAT mappings valid.
+            let _ = std::fs::write(paths.state.join("udp-port"), port.to_string());
+        }
+
+        let (trouble, relay_trouble) = watch::channel(Some("connecting".to_owned()));
+        let pairing = Arc::new(Mutex::new(None));
+        let tasks = vec![
+            tokio::spawn(carry_out(
+                effects,
+                exchange.clone(),
+                watcher.clone(),
+                driver.clone(),
+                Arc::clone(&activity),
+                Arc::clone(&preferences),
+            )),
+            tokio::spawn(watch_disk(stirred, driver.clone())),
+            tokio::spawn(
+                Connect {
+                    network: network.clone(),
+                    exchange,
+                    membership: Arc::clone(&membership),
+                    activity,
+                    trouble,
+                    pairing: Arc::clone(&pairing),
+                }
+                .run(net_events),
+            ),
+            tokio::spawn(Arc::clone(&preferences).run(driver.clone())),
+        ];
+        let tasks = tasks.into_iter().map(|task| task.abort_handle()).collect();
+        Ok(Self {
+            driver,
+            disk,
+            network,
+            membership,
+            watcher,
+            preferences,
+            relay_trouble,
+            pairing,
+            tasks,
+            thread: Some(thread),
+        })
+    }
+}
+
+fn open_index(path: &Path, activity: &Activity) -> anyhow::Result<SqliteStore> {
+    let (store, moved_aside) = SqliteStore::open(path).context("opening the index")?;
+    if let Some(broken) = moved_aside {
+        let text = format!("the index was damaged and is rebuilt from disk and peers; it was moved to {}", broken.display());
+        activity.note("index", None, None, &text);
+        tracing::warn!("{text}");
+    }
+    Ok(store)
+}
+
+async fn carry_out(
+    mut effects: mpsc::Receiver<Effect>,
+    exchange: Exchange,
+    watcher: Watcher,
+    driver: Driver,
+    activity: Arc<Activity>,
+    preferences: Arc<Preferences>,
+) {
+    while let Some(effect) = effects.recv().await {
+        let Some(effect) = exchange.carry_out(effect) else { continue };
+        match effect {
+            Effect::Drain(peer, token) => {
+                let (watcher, driver, preferences) = (watcher.clone(), driver.clone(), Arc::clone(&preferences));
+                tokio::spawn(async move {
+                    preferences.flush().await;
+                    watcher.cookie().await;
+                    driver.tell(Event::Drained(peer, token));
+                });
+            }
+            Effect::Watch(dirs) => watcher.watch(dirs).await,
+            Effect::Did(path, happened, by) => {
+                let event = match happened {
+                    Happened::Created => "created",
+                    Happened::Changed => "changed",
+                    Happened::Moved => "moved",
+                    Happened::Removed => "removed",
+                };
+                let shown = String::from_utf8_lossy(&path).into_owned();
+                activity.note(event, Some(&path), Some(&by), &format!("{event} {shown}"));
+            }
+            Effect::Setting { key, device, value, by, wall_ms } => {
+                preferences.account_has(key, device, value, by, wall_ms, &driver);
+            }
+            Effect::Send(..)
+            | Effect::End(..)
+            | Effect::Fetch { .. }
+            | Effect::Serve(..)
+            | Effect::StatusChanged => {}
+        }
+    }
+}
+
+async fn watch_disk(mut stirred: mpsc::Receiver<crate::watch::Stirred>, driver: Driver) {
+    while let Some(stirred) = stirred.recv().await {
+        driver.tell(match stirred {
+            crate::watch::Stirred::Paths(paths) => Event::Stirred(paths),
+            crate::watch::Stirred::Overflow => Event::Overflowed,
+        });
+    }
+}
+
+/// Follows the network.
+struct Connect {
+    network: Network,
+    exchange: Exchange,
+    membership: Arc<Membership>,
+    activity: Arc<Activity>,
+    trouble: watch::Sender<Option<String>>,
+    pairing: Arc<Mutex<Option<mpsc::Sender<relay::Event>>>>,
+}
+
+impl Connect {
+    async fn run(self, mut events: mpsc::Receiver<NetEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                NetEvent::RelayUp { session } => {
+                    self.trouble.send_replace(None);
+                    self.head_seen(&session.head).await;
+                }
+                NetEvent::RelayDown { reason } => {
+                    tracing::info!(reason, "not connected to the relay");
+                    self.trouble.send_replace(Some(reason));
+                }
+                NetEvent::Relay(relay::Event::LogChanged { head }) | NetEvent::PeerAhead { head, .. } => {
+                    self.head_seen(&head).await;
+                }
+                NetEvent::Relay(
+                    event @ (relay::Event::PairJoined
+                    | relay::Event::PairMessage { .. }
+                    | relay::Event::PairLeft { .. }),
+                ) => {
+                    let room = self.pairing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    if let Some(room) = room {
+                        let _ = room.send(event).await;
+                    }
+                }
+                NetEvent::Relay(relay::Event::Presence { .. } | relay::Event::Signal { .. }) => {}
+                NetEvent::PeerUp { slot, device, connection, opener } => {
+                    self.note("connected", device, "connected");
+                    self.exchange.peer_up(slot, connection, opener);
+                }
+                NetEvent::PeerDown { slot } => {
+                    self.exchange.peer_down(slot);
+                    if let Some(device) = self.membership.account().active_slot(slot) {
+                        self.note("disconnected", device.id, "disconnected");
+                    }
+                }
+                NetEvent::PeerForked { slot, .. } => {
+                    tracing::error!(slot = slot.0, "a device shows another history of the account; it was not let in");
+                    self.activity.note(
+                        "alarm",
+                        None,
+                        None,
+                        "a device shows another history of the account; see `hearth doctor`",
+                    );
+                }
+            }
+        }
+    }
+
+    fn note(&self, event: &str, device: DeviceId, text: &str) {
+        let name = self.membership.name_of(device);
+        self.activity.note(event, None, Some(&name), &format!("{name} {text}"));
+    }
+
+    /// Fetches what the log has grown by, if it has.
+    async fn head_seen(&self, head: &Head) {
+        let account = self.membership.account();
+        match account.judge(head) {
+            Standing::Same => {}
+            Standing::Newer => {
+                let keys = self.membership.keys();
+                match catch_up(&self.network, &account, &self.membership.secrets(), keys).await {
+                    Ok((account, secrets)) => {
+                        if let Err(error) = self.membership.keep(account, secrets) {
+                            tracing::error!("{error:#}");
+                        }
+                        self.owed_epoch().await;
+                    }
+                    Err(failure) => tracing::warn!(%failure, "the account's log could not be followed"),
+                }
+            }
+            Standing::Older => tracing::warn!("the relay shows an older state of the account than was seen before"),
+            Standing::Forked => {
+                tracing::error!("the relay shows another history of the account");
+                self.activity.note("alarm", None, None, "the relay shows another history of the account");
+            }
+        }
+    }
+
+    /// Begins the epoch that a device which revoked itself could not begin.
+    async fn owed_epoch(&self) {
+        let account = self.membership.account();
+        if !account.epoch_is_owed() || self.membership.slot().is_none() {
+            return;
+        }
+        let now = crate::driver::wall_ms();
+        let change = account::new_epoch(&account, &self.membership.secrets(), self.membership.keys(), now, &mut entropy);
+        if let Ok(change) = change
+            && append(&self.network, &change).await.is_ok()
+            && let Err(error) = self.membership.keep(change.account, change.secrets)
+        {
+            tracing::error!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `doctor`: looks at what Hearth stands on, and says what is wrong and the exact fix.
+
+use hearth_schemas::paths::Paths;
+use serde_json::{Value, json};
+
+use crate::driver::wall_ms;
+use crate::home::Home;
+use crate::keys::Seal;
+
+/// Space that should stay free, in bytes.
+const LITTLE_SPACE: u64 = 2 << 30;
+/// The year 2024, in milliseconds since 1970: a clock before it has never been set.
+const LONG_AGO_MS: u64 = 1_704_067_200_000;
+
+pub(super) async fn examine(paths: &Paths, home: Option<&Home>, trouble: Option<(String, String)>) -> Value {
+    let mut findings = Vec::new();
+    match (home, trouble) {
+        (Some(home), _) => account(home, &mut findings),
+        (None, Some((what, hint))) => findings.push(finding("account", "bad", &what, &hint)),
+        (None, None) => findings.push(finding(
+            "account",
+            "note",
+            "this machine is in no account",
+            "make one with `hearth init`, or join one with `hearth join`",
+        )),
+    }
+    findings.push(space(paths));
+    findings.push(watches());
+    findings.push(clock());
+    findings.push(session_bus());
+    if let Some(home) = home {
+        findings.push(home.preferences.finding().await);
+    }
+    findings.into_iter().collect()
+}
+
+fn account(home: &Home, findings: &mut Vec<Value>) {
+    if home.membership.slot().is_none() {
+        let hint = "its files stay here; to come back, move the state directory of Hearth away and join anew";
+        findings.push(finding("account", "bad", "this machine was revoked", hint));
+    } else {
+        let devices = home.membership.account().active_devices().count();
+        findings.push(finding("account", "ok", &format!("{devices} machines in the account"), ""));
+    }
+    findings.push(match home.membership.seal() {
+        Seal::Keyring { .. } => finding("keys", "ok", "sealed with the login key ring", ""),
+        Seal::File => finding(
+            "keys",
+            "note",
+            "kept in a file that only this user can read: there was no open key ring when they were made",
+            "encrypt this machine's disk",
+        ),
+    });
+    findings.push(match home.relay_trouble.borrow().as_ref() {
+        None => finding("relay", "ok", "connected", ""),
+        Some(reason) => finding(
+            "relay",
+            "bad",
+            &format!("not connected: {reason}"),
+            "check that the relay runs and that UDP gets out of this network",
+        ),
+    });
+    for device in home.membership.account().active_devices() {
+        if device.id == home.membership.keys().id() {
+            continue;
+        }
+        let (name, path) = (home.membership.name_of(device.id), home.network.path(device.slot));
+        let what = match (path.online, path.kind) {
+            (_, Some(_)) => format!("{name}: reached through the relay, {} ms", path.rtt_ms.unwrap_or_default()),
+            (true, None) => format!("{name}: online, connecting"),
+            (false, None) => format!("{name}: offline"),
+        };
+        findings.push(finding("path", "ok", &what, ""));
+    }
+    for problem in home.watcher.problems() {
+        findings.push(finding("watching", "bad", &problem.what, &problem.hint));
+    }
+}
+
+fn space(paths: &Paths) -> Value {
+    match rustix::fs::statvfs(&paths.home) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let shown = format!("{} MiB free where the home lies", free >> 20);
+            if free < LITTLE_SPACE {
+                finding("disk", "bad", &shown, "make room: what does not fit waits on the other machines")
+            } else {
+                finding("disk", "ok", &shown, "")
+            }
+        }
+        Err(error) => finding("disk", "bad", &format!("the home cannot be examined: {error}"), "see that it is mounted"),
+    }
+}
+
+fn watches() -> Value {
+    let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").ok();
+    match limit.and_then(|text| text.trim().parse::<u64>().ok()) {
+        Some(limit) if limit < 65_536 => finding(
+            "watches",
+            "note",
+            &format!("the system allows {limit} watched directories"),
+            "for a large home: sudo sysctl fs.inotify.max_user_watches=524288",
+        ),
+        Some(limit) => finding("watches", "ok", &format!("the system allows {limit} watched directories"), ""),
+        None => finding("watches", "note", "the limit of watched directories cannot be read", ""),
+    }
+}
+
+fn clock() -> Value {
+    if wall_ms() < LONG_AGO_MS {
+        finding("clock", "note", "the clock has not been set", "times in history are wrong until it is; syncing is not")
+    } else {
+        finding("clock", "ok", "the clock is set", "")
+    }
+}
+
+fn session_bus() -> Value {
+    if std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some() || std::env::var_os("XDG_RUNTIME_DIR").is_some() {
+        finding("session", "ok", "there is a session bus to look for", "")
+    } else {
+        finding("session", "note", "no session bus: settings are not synced here", "")
+    }
+}
+
+/// One line of the doctor.
+pub(crate) fn finding(name: &str, state: &str, what: &str, hint: &str) -> Value {
+    json!({ "name": name, "state": state, "what": what, "hint": hint })
+}

@@ -1,0 +1,131 @@
+//! A small network in namespaces: a relay and any number of machines on one bridge, with nothing leading out.
+//!
+//! ```text
+//!  relay 10.77.0.1 ── br0 ── laptop 10.77.0.2
+//!                      └──── desktop 10.77.0.3 …
+//! ```
+//! Cables can be pulled, bytes are counted per machine, and all traffic can be captured at the bridge.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::Process;
+use crate::room::{Room, Walls};
+
+/// Where the relay listens in every lab.
+pub const RELAY_IP: &str = "10.77.0.1";
+
+/// The network, as long as this value lives.
+#[derive(Debug)]
+pub struct Lab {
+    hosts: BTreeMap<String, Rc<Room>>,
+    hub: Room,
+    logs: PathBuf,
+}
+
+/// Bytes through one machine's interface since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes that it received, headers included.
+    pub received: u64,
+    /// Bytes that it sent, headers included.
+    pub sent: u64,
+}
+
+impl Traffic {
+    /// Returns received and sent together.
+    pub fn total(self) -> u64 {
+        self.received + self.sent
+    }
+}
+
+impl Lab {
+    /// Builds the network with a host `relay` and one for each of `machines`.
+    pub fn new(machines: &[&str], logs: &Path) -> Result<Self> {
+        let hub = Room::new("hub", Walls { network: true, ..Walls::default() }, logs)?;
+        hub.run(&["ip", "link", "set", "lo", "up"])?;
+        hub.run(&["ip", "link", "add", "br0", "type", "bridge"])?;
+        hub.run(&["ip", "link", "set", "br0", "up"])?;
+        // Where the kernel hands bridged frames to its firewall, a host's rules would decide about ours.
+        hub.run(&["sh", "-c", "f=/proc/sys/net/bridge/bridge-nf-call-iptables; [ ! -e $f ] || echo 0 > $f"])?;
+        let mut lab = Self { hosts: BTreeMap::new(), hub, logs: logs.to_path_buf() };
+        for (number, name) in std::iter::once(&"relay").chain(machines).enumerate() {
+            lab.add(name, number + 1)?;
+        }
+        Ok(lab)
+    }
+
+    fn add(&mut self, name: &str, number: usize) -> Result<()> {
+        ensure!(number < 250, "a lab has room for 249 hosts");
+        let room = self.hub.beside(name, &self.logs)?;
+        let port = format!("port{number}");
+        let holder = room.holder().to_string();
+        self.hub.run(&["ip", "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &holder])?;
+        self.hub.run(&["ip", "link", "set", &port, "master", "br0", "up"])?;
+        room.run(&["ip", "link", "set", "lo", "up"])?;
+        room.run(&["ip", "address", "add", &format!("10.77.0.{number}/24"), "dev", "eth0"])?;
+        room.run(&["ip", "link", "set", "eth0", "up"])?;
+        self.hosts.insert(name.to_owned(), Rc::new(room));
+        Ok(())
+    }
+
+    /// Returns the room of a host.
+    pub fn host(&self, name: &str) -> Result<&Rc<Room>> {
+        self.hosts.get(name).with_context(|| format!("the lab has no host {name}"))
+    }
+
+    /// Pulls a host's cable, or puts it back.
+    pub fn cable(&self, name: &str, plugged: bool) -> Result<()> {
+        let state = if plugged { "up" } else { "down" };
+        self.host(name)?.run(&["ip", "link", "set", "eth0", state]).map(drop)
+    }
+
+    /// Returns what has gone through a host's interface so far.
+    pub fn traffic(&self, name: &str) -> Result<Traffic> {
+        let path = format!("/proc/{}/net/dev", self.host(name)?.holder());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        parse_traffic(&text, "eth0").with_context(|| format!("{path} does not count eth0"))
+    }
+
+    /// Begins to capture all traffic into a file, and returns once it runs. SIGTERM ends it with a whole file.
+    pub fn capture(&self, file: &Path) -> Result<Process> {
+        let mut command = self.hub.enter("tcpdump");
+        command
+            .args(["-i", "any", "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-Z", "root", "-w"])
+            .arg(file);
+        let log = self.logs.join("tcpdump.log");
+        let mut process = Process::spawn("tcpdump", command, &log, false)?;
+        let started = crate::watch::until_file(file, Duration::from_secs(10), |file| {
+            // The header of the file is written once the sockets are open.
+            std::fs::metadata(file).ok().filter(|data| data.len() >= 24).map(drop)
+        });
+        if started.is_err() {
+            let ended = process.wait(Duration::ZERO)?;
+            anyhow::bail!("tcpdump does not run ({ended:?}){}", process.tail());
+        }
+        Ok(process)
+    }
+}
+
+fn parse_traffic(text: &str, interface: &str) -> Option<Traffic> {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'))?;
+    let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+    Some(Traffic { received: numbers.next()??, sent: numbers.nth(7)?? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_counters_are_read() {
+        let text = "Inter-|   Receive |  Transmit\n face |bytes\n    lo:     1 0 0 0 0 0 0 0        1 0\n  \
+                    eth0: 123456     9 0 0 0 0 0 0    654     8 0 0 0 0 0 0\n";
+        assert_eq!(parse_traffic(text, "eth0"), Some(Traffic { received: 123_456, sent: 654 }));
+        assert_eq!(parse_traffic(text, "eth1"), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! A relay for tests: the real `relay-server` on a port of its own.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::Process;
+use crate::program::program;
+use crate::room::{Room, outdoors};
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// Both daemons promise to end this soon after SIGTERM.
+pub const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// A relay with its data.
+#[derive(Debug)]
+pub struct Relay {
+    folder: PathBuf,
+    listen: String,
+    address: String,
+    log_filter: String,
+    process: Option<Process>,
+}
+
+impl Relay {
+    /// Starts a relay with its data under `folder`, listening on `ip` and a free port.
+    pub fn start(folder: &Path, room: Option<&Room>, ip: &str) -> Result<Self> {
+        Self::start_logging(folder, room, ip, "info")
+    }
+
+    /// As [`Self::start`], with the filter that its log is written by.
+    pub fn start_logging(folder: &Path, room: Option<&Room>, ip: &str, log_filter: &str) -> Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let mut relay = Self {
+            folder: folder.to_path_buf(),
+            listen: format!("{ip}:0"),
+            address: String::new(),
+            log_filter: log_filter.to_owned(),
+            process: None,
+        };
+        relay.again(room)?;
+        relay.listen = host_and_port(&relay.address)?.to_owned();
+        Ok(relay)
+    }
+
+    /// Starts it once more on the same address, after [`Self::stop`] or [`Self::kill`].
+    pub fn again(&mut self, room: Option<&Room>) -> Result<()> {
+        let server = program("relay-server")?;
+        let mut command = room.map_or_else(|| outdoors(&server), |room| room.enter(&server));
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("RUST_LOG", &self.log_filter);
+        command.arg("serve").arg("--data").arg(self.data()).args(["--listen", &self.listen]);
+        let mut process = Process::spawn("relay-server", command, &self.log(), true)?;
+        let line = process.first_line(START_LIMIT)?;
+        let address = line.split_whitespace().last().context("the relay's first line is empty")?;
+        ensure!(address.starts_with("hearth://"), "the relay's first line ends in no address: {line}");
+        ensure!(
+            self.address.is_empty() || self.address == address,
+            "the relay changed its address from {} to {address}",
+            self.address
+        );
+        self.address = address.to_owned();
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends it as a service manager would; an error if that takes too long.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let status = process.terminate(STOP_LIMIT)?;
+        ensure!(status.success(), "the relay ended with {status}{}", process.tail());
+        let rest = process.rest()?;
+        ensure!(rest.is_empty(), "the relay printed more than its address on stdout: {rest}");
+        Ok(())
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Returns the address as `--relay` takes it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Returns the folder of its database.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Returns the file of its log.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("relay.log")
+    }
+
+    /// Returns its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+}
+
+fn host_and_port(address: &str) -> Result<&str> {
+    let rest = address.strip_prefix("hearth://").context("a relay address begins with hearth://")?;
+    Ok(rest.split('#').next().unwrap_or(rest))
+}
