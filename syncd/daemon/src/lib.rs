@@ -5,7 +5,6 @@
 pub mod activity;
 pub mod answer;
 pub mod bus;
-pub mod keys;
 pub mod disk;
 pub mod driver;
 pub mod exchange;
