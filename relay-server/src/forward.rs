@@ -218,7 +218,10 @@ mod tests {
         assert_eq!(to(&mut forwarder), [2; 8]);
         bind(&mut forwarder, 12, address(2), 1, 0).expect("bound");
         assert_eq!(to(&mut forwarder), [12; 8]);
-        assert!(matches!(forwarder.route(data(2, 1), address(2), 0), Verdict::Forward(..)), "what is under way arrives");
+        assert!(
+            matches!(forwarder.route(data(2, 1), address(2), 0), Verdict::Forward(..)),
+            "what is under way arrives"
+        );
         assert_eq!(bind(&mut forwarder, 2, address(2), 9, 0), None, "but the old session cannot be prolonged");
         forwarder.retire(HOME, Slot(2));
         assert!(matches!(forwarder.route(data(1, 2), address(1), 0), Verdict::Offline(_)));

@@ -22,3 +22,7 @@ pub mod rooms;
 mod socket;
 pub mod store;
 mod tls;
+
+#[cfg(test)]
+#[path = "../tests/support/household.rs"]
+mod household;

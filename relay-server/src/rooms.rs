@@ -7,9 +7,7 @@
 use std::collections::BTreeMap;
 
 use hearth_schemas::ids::{AccountId, Slot};
-use hearth_schemas::relay::{
-    PAIRING_COOL_DOWN_SECONDS, PAIRING_SECONDS, PAIRING_TRIES, PAIRING_TRY_SECONDS, Refusal,
-};
+use hearth_schemas::relay::{PAIRING_COOL_DOWN_SECONDS, PAIRING_SECONDS, PAIRING_TRIES, PAIRING_TRY_SECONDS, Refusal};
 
 use crate::random::Random;
 use crate::relay::ConnectionId;
@@ -123,9 +121,11 @@ impl Rooms {
             .filter(|(number, _, over)| *over || self.rooms[number].try_is_over(now_ms))
             .collect();
         over.into_iter()
-            .filter_map(|(number, opener, over)| {
-                if over { self.close(opener) } else { Some(self.vacate(number, now_ms)) }
-            })
+            .filter_map(
+                |(number, opener, over)| {
+                    if over { self.close(opener) } else { Some(self.vacate(number, now_ms)) }
+                },
+            )
             .collect()
     }
 

@@ -43,6 +43,11 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], limit: usize) -> Re
     Ok(value)
 }
 
+/// Decodes what this program encoded itself and kept where nobody else writes: canonical form is not asked for again.
+pub fn decode_own<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    postcard::from_bytes(bytes).map_err(|_| DecodeError::Malformed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

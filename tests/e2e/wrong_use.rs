@@ -199,10 +199,10 @@ fn a_file_that_cannot_be_read_is_a_problem_and_nothing_else() -> Result<()> {
     join_by_code(&laptop, &desktop, relay.address())?;
     laptop.settle(LATER)?;
     for path in ["closed.txt", "closed folder"] {
-        fs::set_permissions(laptop.path(path), fs::Permissions::from_mode(0))?;
+        fs::set_permissions(laptop.path(path), fs::Permissions::from_mode(0o000))?;
     }
     laptop.write("closed too.txt", "for nobody from the start")?;
-    fs::set_permissions(laptop.path("closed too.txt"), fs::Permissions::from_mode(0))?;
+    fs::set_permissions(laptop.path("closed too.txt"), fs::Permissions::from_mode(0o000))?;
     laptop.write("open.txt", "for everybody, still")?;
     desktop.until_content("open.txt", b"for everybody, still", SOON)?;
     let status = laptop.until_status("the problem to be shown", SOON, |status| {

@@ -441,6 +441,39 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 }
 
+/// Tidies staging after a run that did not end well: what is held elsewhere too goes, all else goes into history.
+///
+/// A name in staging may hold what was to be put in place, or what was displaced and not yet moved into history; the
+/// content tells. Parked entries are put back by [`crate::observe`].
+pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut Now) -> StoreResult<()> {
+    let Ok(left) = disk.staged() else { return Ok(()) };
+    if left.is_empty() {
+        return Ok(());
+    }
+    state.store.begin()?;
+    for (name, stat) in left {
+        let Ok((hash, size)) = disk.hash_staged(&name) else { continue };
+        let held = !state.store.base_holding(hash)?.is_empty() || state.store.kept_holding(hash)?.is_some();
+        if held || size == 0 {
+            // Left for the next start if it cannot be removed.
+            let _ = disk.discard(&name);
+        } else if disk.keep(&name).is_ok() {
+            let value = Value::File { hash, size };
+            let attributes = Attributes { mode: stat.mode, mtime: stat.mtime, ..Attributes::default() };
+            state.store.put_kept(&Kept {
+                path: name.0.as_bytes().to_vec(),
+                name: name.0,
+                time_ms: now.wall_ms,
+                device: state.device_name.clone(),
+                value,
+                attributes,
+                cause: "recovered".to_owned(),
+            })?;
+        }
+    }
+    state.store.commit()
+}
+
 /// A name in staging, which is also the version that a person restores by if something displaced ends up there.
 fn stage_name(entry: NodeId, now: &mut Now) -> StageName {
     let short = &entry.to_string()[..12];

@@ -5,6 +5,7 @@
 pub mod activity;
 pub mod answer;
 pub mod bus;
+pub mod disk;
 pub mod driver;
 pub mod exchange;
 pub mod home;
@@ -16,7 +17,10 @@ pub mod peer;
 pub mod preferences;
 pub mod prefixed;
 pub mod relay;
+pub mod rulebook;
 pub mod service;
 pub mod socket;
+pub mod store;
 pub mod stream;
 pub mod tls;
+pub mod watch;

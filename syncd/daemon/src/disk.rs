@@ -1,0 +1,432 @@
+//! The real file system, beneath one root and through descriptors alone.
+//!
+//! Every path is resolved by `openat2` with `RESOLVE_BENEATH` and no symlinks, then the last component is acted on at
+//! the directory's descriptor: whatever is swapped for a symlink meanwhile, nothing outside the home is touched.
+//! Staging and history lie on the root's own file system, so that putting a file in place and moving it into history
+//! are renames. Decides nothing: order and checks are [`syncd_core::apply`]'s.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hearth_schemas::ids::ContentHash;
+use hearth_schemas::item::{Attributes, FileTime, Name};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
+    Timestamps,
+};
+use syncd_core::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
+
+/// Bytes read or written in one go.
+const BLOCK: usize = 128 << 10;
+/// Up to so many files are made durable one by one; more by a flush of the file system.
+const FEW: usize = 16;
+/// Prefix of the names of contents that are still being brought.
+const PART: &str = "part-";
+/// How long `utimensat` leaves a time alone.
+const OMIT: i64 = 0x3fff_fffe;
+
+/// The real disk. Clones share it.
+#[derive(Clone)]
+pub struct RealDisk(Arc<Inner>);
+
+struct Inner {
+    root: OwnedFd,
+    root_path: std::path::PathBuf,
+    root_identity: Handle,
+    device: (u32, u32),
+    staging: OwnedFd,
+    history: OwnedFd,
+    content_key: [u8; 32],
+    unflushed: Mutex<Unflushed>,
+}
+
+#[derive(Default)]
+struct Unflushed {
+    files: Vec<File>,
+    many: bool,
+}
+
+impl RealDisk {
+    /// Opens the home. Staging and history are in `data`, or, where that is on another file system, in
+    /// `.hearth-data` of the home. `state` remembers which directory the home is.
+    pub fn open(home: &Path, data: &Path, state: &Path, content_key: [u8; 32]) -> io::Result<Self> {
+        let root = rustix::fs::open(home, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = statx(root.as_fd(), b"")?;
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        let root_identity = handle_of(&stat);
+        check_identity(state, root_identity)?;
+        let data_device = rustix::fs::statx(CWD, data, AtFlags::empty(), StatxFlags::BASIC_STATS)?;
+        let near = (data_device.stx_dev_major, data_device.stx_dev_minor) == device;
+        let base = if near { data.to_owned() } else { home.join(".hearth-data") };
+        let inner = Inner {
+            root,
+            root_path: home.to_owned(),
+            root_identity,
+            device,
+            staging: private_dir(&base, "staging")?,
+            history: private_dir(&base, "history")?,
+            content_key,
+            unflushed: Mutex::default(),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Opens a content for reading: a regular file of the tree, of staging or of history.
+    pub fn open_source(&self, source: &Source) -> io::Result<File> {
+        match source {
+            Source::Copy(path) => self.open_file(path),
+            Source::Kept(name) => self.open_kept(name),
+            Source::Bytes(_) | Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Opens the place where a content is put together, and tells how much of it is there.
+    pub fn open_part(&self, hash: ContentHash) -> io::Result<(StageName, File, u64)> {
+        let name = StageName(format!("{PART}{hash}"));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::from_raw_mode(0o600))?.into();
+        let len = file.metadata()?.len();
+        Ok((name, file, len))
+    }
+
+    fn open_file(&self, path: &[u8]) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file: File = rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath())?.into();
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+    }
+
+    fn open_kept(&self, name: &StageName) -> io::Result<File> {
+        if name.0.contains('/') || name.0.starts_with('.') {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = |dir: &OwnedFd| rustix::fs::openat(dir, &name.0, flags, Mode::empty());
+        Ok(open(&self.0.history).or_else(|_| open(&self.0.staging))?.into())
+    }
+
+    /// The descriptor of the directory that a path is in, and the path's last component.
+    fn parent<'a>(&self, path: &'a [u8]) -> io::Result<(OwnedFd, &'a [u8])> {
+        let (dir, name) = match path.iter().rposition(|&byte| byte == b'/') {
+            Some(at) => (&path[..at], &path[at + 1..]),
+            None => (&path[..0], path),
+        };
+        if name.is_empty() {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        Ok((self.dir(dir, OFlags::PATH)?, name))
+    }
+
+    fn dir(&self, path: &[u8], access: OFlags) -> io::Result<OwnedFd> {
+        let path = if path.is_empty() { b"." } else { path };
+        let flags = access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath())?)
+    }
+
+    fn stat_of(&self, stat: &Statx) -> Stat {
+        let foreign = (stat.stx_dev_major, stat.stx_dev_minor) != self.0.device;
+        let kind = match FileType::from_raw_mode(RawMode::from(stat.stx_mode)) {
+            _ if foreign => Kind::Other,
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Dir,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Other,
+        };
+        Stat {
+            kind,
+            handle: handle_of(stat),
+            size: if kind == Kind::Dir { 0 } else { stat.stx_size },
+            mode: stat.stx_mode & 0o777,
+            mtime: FileTime { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
+            ctime: FileTime { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec },
+            links: if kind == Kind::Dir { 1 } else { u64::from(stat.stx_nlink) },
+        }
+    }
+
+    fn stat_at(&self, dir: &OwnedFd, name: &[u8]) -> io::Result<Stat> {
+        Ok(self.stat_of(&statx(dir.as_fd(), name)?))
+    }
+
+    /// Reads all of a file through the keyed hash, writing it on where asked.
+    fn pour(&self, from: &mut File, mut into: Option<&mut File>) -> io::Result<(ContentHash, u64)> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0.content_key);
+        let mut block = vec![0; BLOCK];
+        let mut size = 0;
+        loop {
+            let read = match from.read(&mut block) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            hasher.update(&block[..read]);
+            if let Some(into) = &mut into {
+                into.write_all(&block[..read])?;
+            }
+            size += read as u64;
+        }
+        Ok((ContentHash(*hasher.finalize().as_bytes()), size))
+    }
+
+    fn new_staged(&self, name: &StageName) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::from_raw_mode(0o600))?.into())
+    }
+
+    fn stage_file(&self, name: &StageName, source: &Source) -> io::Result<(File, ContentHash, u64)> {
+        match source {
+            Source::Bytes(bytes) => {
+                let mut file = self.new_staged(name)?;
+                file.write_all(bytes)?;
+                let hash = blake3::keyed_hash(&self.0.content_key, bytes);
+                Ok((file, ContentHash(*hash.as_bytes()), bytes.len() as u64))
+            }
+            Source::Kept(part) if part.0.starts_with(PART) => {
+                // A content that was brought here: it is hashed where it lies, then only renamed.
+                let mut file = self.open_kept(part)?;
+                let (hash, size) = self.pour(&mut file, None)?;
+                rustix::fs::renameat(&self.0.staging, &part.0, &self.0.staging, &name.0)?;
+                Ok((file, hash, size))
+            }
+            Source::Copy(_) | Source::Kept(_) => {
+                let mut from = self.open_source(source)?;
+                let mut file = self.new_staged(name)?;
+                let cloned = rustix::fs::ioctl_ficlone(&file, &from).is_ok();
+                let (hash, size) = self.pour(&mut from, if cloned { None } else { Some(&mut file) })?;
+                Ok((file, hash, size))
+            }
+            Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn remember_unflushed(&self, file: File) {
+        let mut unflushed = self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
+        if unflushed.files.len() < FEW && !unflushed.many {
+            unflushed.files.push(file);
+        } else {
+            unflushed.many = true;
+            unflushed.files.clear();
+        }
+    }
+}
+
+impl Disk for RealDisk {
+    fn list(&mut self, dir: &[u8]) -> io::Result<Vec<(Name, Stat)>> {
+        let fd = self.dir(dir, OFlags::RDONLY)?;
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&fd)? {
+            let entry = entry?;
+            let Some(name) = Name::new(entry.file_name().to_bytes()) else { continue };
+            match self.stat_at(&fd, name.as_bytes()) {
+                Ok(stat) => entries.push((name, stat)),
+                // Gone between the listing and the look.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn stat(&mut self, path: &[u8]) -> io::Result<Option<Stat>> {
+        let (dir, name) = self.parent(path)?;
+        match self.stat_at(&dir, name) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_link(&mut self, path: &[u8]) -> io::Result<Vec<u8>> {
+        let (dir, name) = self.parent(path)?;
+        Ok(rustix::fs::readlinkat(&dir, name, Vec::new())?.into_bytes())
+    }
+
+    fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)> {
+        let mut file = self.open_file(path)?;
+        self.pour(&mut file, None)
+    }
+
+    fn root_holds(&mut self) -> bool {
+        let stat = rustix::fs::statx(CWD, &self.0.root_path, AtFlags::empty(), StatxFlags::ALL);
+        stat.is_ok_and(|stat| handle_of(&stat) == self.0.root_identity)
+    }
+
+    fn mkdir(&mut self, path: &[u8]) -> io::Result<Stat> {
+        let (dir, name) = self.parent(path)?;
+        rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700))?;
+        self.stat_at(&dir, name)
+    }
+
+    fn stage(
+        &mut self,
+        name: &StageName,
+        source: &Source,
+        attributes: &Attributes,
+    ) -> io::Result<(Stat, ContentHash, u64)> {
+        if let Source::Link(target) = source {
+            rustix::fs::symlinkat(target.as_slice(), &self.0.staging, &name.0)?;
+            let times = times_of(attributes);
+            rustix::fs::utimensat(&self.0.staging, &name.0, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            let hash = ContentHash(*blake3::keyed_hash(&self.0.content_key, target).as_bytes());
+            return Ok((self.stat_at(&self.0.staging, name.0.as_bytes())?, hash, target.len() as u64));
+        }
+        let staged = self.stage_file(name, source).and_then(|(file, hash, size)| {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
+            rustix::fs::futimens(&file, &times_of(attributes))?;
+            let stat = self.stat_of(&statx(file.as_fd(), b"")?);
+            self.remember_unflushed(file);
+            Ok((stat, hash, size))
+        });
+        if staged.is_err() {
+            // What could not be finished only takes room.
+            let _ = self.discard(name);
+        }
+        staged
+    }
+
+    fn flush(&mut self, dirs: &[RelPath]) -> io::Result<()> {
+        let Unflushed { files, many } =
+            std::mem::take(&mut *self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner));
+        if many || dirs.len() > FEW {
+            return Ok(rustix::fs::syncfs(&self.dir(b"", OFlags::RDONLY)?)?);
+        }
+        for file in files {
+            file.sync_all()?;
+        }
+        for dir in dirs {
+            match self.dir(dir, OFlags::RDONLY) {
+                Ok(fd) => rustix::fs::fsync(&fd)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        rustix::fs::fsync(&self.0.history)?;
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &[u8], to: &[u8]) -> io::Result<()> {
+        let ((from_dir, from_name), (to_dir, to_name)) = (self.parent(from)?, self.parent(to)?);
+        Ok(rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::NOREPLACE)?)
+    }
+
+    fn unstage(&mut self, name: &StageName, to: &[u8]) -> io::Result<Stat> {
+        let (dir, target) = self.parent(to)?;
+        rustix::fs::renameat_with(&self.0.staging, &name.0, &dir, target, RenameFlags::NOREPLACE)?;
+        self.stat_at(&dir, target)
+    }
+
+    fn exchange(&mut self, name: &StageName, path: &[u8]) -> io::Result<(Stat, Stat)> {
+        let (dir, target) = self.parent(path)?;
+        rustix::fs::renameat_with(&self.0.staging, &name.0, &dir, target, RenameFlags::EXCHANGE)?;
+        Ok((self.stat_at(&dir, target)?, self.stat_at(&self.0.staging, name.0.as_bytes())?))
+    }
+
+    fn take(&mut self, path: &[u8], name: &StageName) -> io::Result<Stat> {
+        let (dir, target) = self.parent(path)?;
+        rustix::fs::renameat_with(&dir, target, &self.0.staging, &name.0, RenameFlags::NOREPLACE)?;
+        self.stat_at(&self.0.staging, name.0.as_bytes())
+    }
+
+    fn keep(&mut self, name: &StageName) -> io::Result<()> {
+        let (staging, history) = (&self.0.staging, &self.0.history);
+        Ok(rustix::fs::renameat_with(staging, &name.0, history, &name.0, RenameFlags::NOREPLACE)?)
+    }
+
+    fn discard(&mut self, name: &StageName) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.0.staging, &name.0, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn rmdir(&mut self, path: &[u8]) -> io::Result<()> {
+        let (dir, name) = self.parent(path)?;
+        Ok(rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn set_attributes(&mut self, path: &[u8], attributes: &Attributes) -> io::Result<Stat> {
+        let (dir, name) = self.parent(path)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let entry = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
+        let before = self.stat_of(&statx(entry.as_fd(), b"")?);
+        if before.kind != Kind::Link && before.mode != attributes.mode & 0o777 {
+            // chmod at a name would follow a symlink that was put there meanwhile; at the descriptor it cannot.
+            let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&entry));
+            rustix::fs::chmod(own, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
+        }
+        rustix::fs::utimensat(&dir, name, &times_of(attributes), AtFlags::SYMLINK_NOFOLLOW)?;
+        self.stat_at(&dir, name)
+    }
+
+    fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>> {
+        let fd = rustix::fs::openat(&self.0.staging, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut found = Vec::new();
+        for entry in Dir::read_from(&fd)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name != "." && name != ".." && !name.starts_with(PART) {
+                found.push((StageName(name.to_owned()), self.stat_at(&fd, name.as_bytes())?));
+            }
+        }
+        Ok(found)
+    }
+
+    fn hash_staged(&mut self, name: &StageName) -> io::Result<(ContentHash, u64)> {
+        if self.stat_at(&self.0.staging, name.0.as_bytes())?.kind == Kind::Link {
+            let target = rustix::fs::readlinkat(&self.0.staging, &name.0, Vec::new())?.into_bytes();
+            return Ok((ContentHash(*blake3::keyed_hash(&self.0.content_key, &target).as_bytes()), target.len() as u64));
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::empty())?.into();
+        self.pour(&mut file, None)
+    }
+}
+
+fn beneath() -> ResolveFlags {
+    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
+}
+
+fn statx(dir: rustix::fd::BorrowedFd<'_>, name: &[u8]) -> io::Result<Statx> {
+    let flags = if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::SYMLINK_NOFOLLOW };
+    Ok(rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
+}
+
+fn handle_of(stat: &Statx) -> Handle {
+    let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let born = &stat.stx_btime;
+    let born = born.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(born.tv_nsec));
+    Handle { inode: stat.stx_ino, born: if known { born } else { 0 } }
+}
+
+fn times_of(attributes: &Attributes) -> Timestamps {
+    let FileTime { secs, nanos } = attributes.mtime;
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: OMIT },
+        last_modification: Timespec { tv_sec: secs, tv_nsec: i64::from(nanos) },
+    }
+}
+
+fn private_dir(base: &Path, name: &str) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let path = base.join(name);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))?;
+    Ok(rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Refuses a home that is another directory than the one that the index was made for.
+fn check_identity(state: &Path, found: Handle) -> io::Result<()> {
+    let file = state.join("root-id");
+    let identity = format!("{} {}\n", found.inode, found.born);
+    match std::fs::read_to_string(&file) {
+        Ok(known) if known == identity => Ok(()),
+        Ok(_) => Err(io::Error::other(format!(
+            "the home is not the directory that it was; if that is meant, remove {} and start again",
+            file.display()
+        ))),
+        Err(error) if error.kind() == ErrorKind::NotFound => std::fs::write(&file, identity),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,511 @@
+//! The index in SQLite: the daemon's answer to what [`syncd_core::store::Store`] asks.
+//!
+//! Rows and base entries are kept as their canonical encoding beside the columns that are asked by. Everything between
+//! `begin` and `commit` is one transaction, durable when `commit` returns. A damaged file is moved aside and begun anew:
+//! disk and peers fill it again by union. Decides nothing.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hearth_schemas::codec;
+use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
+use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
+use hearth_schemas::wire::KnownMap;
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Params, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use syncd_core::conflict;
+use syncd_core::disk::Handle;
+use syncd_core::row;
+use syncd_core::store::{Base, Kept, Store, StoreError, StoreResult};
+
+/// Numbered schema changes, oldest first.
+const SCHEMA: [&str; 1] = [include_str!("../../../schemas/sql/0001_index.sql")];
+/// Page cache in KiB.
+const CACHE_KIB: i64 = 6 << 10;
+/// Longest stored value, in bytes: what is read back was written by this program.
+const MAX_VALUE: usize = 64 << 20;
+
+/// The index of one account.
+pub struct SqliteStore {
+    db: Connection,
+    known: KnownMap,
+    last_seq: u64,
+    digest: u64,
+    saved: Option<(KnownMap, u64, u64)>,
+    /// The base entries that were looked up last: directories are asked for with every path.
+    recent: RefCell<BTreeMap<NodeId, Base>>,
+}
+
+impl SqliteStore {
+    /// Opens or makes the index. Where it was damaged, gives the path that the damaged file was moved to.
+    pub fn open(path: &Path) -> Result<(Self, Option<PathBuf>), rusqlite::Error> {
+        match Self::try_open(path) {
+            Ok(store) => Ok((store, None)),
+            Err(error) if is_damage(&error) => {
+                let aside = aside(path);
+                for ending in ["", "-wal", "-shm"] {
+                    let file = with_ending(path, ending);
+                    if file.exists() {
+                        std::fs::rename(&file, with_ending(&aside, ending)).map_err(|_| error_of(&error))?;
+                    }
+                }
+                Ok((Self::try_open(path)?, Some(aside)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self, rusqlite::Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags)?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        db.pragma_update(None, "trusted_schema", false)?;
+        db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        db.pragma_update(None, "temp_store", "MEMORY")?;
+        db.pragma_update(None, "wal_autocheckpoint", 2000)?;
+        db.set_prepared_statement_cache_capacity(64);
+        let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if sound != "ok" {
+            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None));
+        }
+        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let version = usize::try_from(version).unwrap_or(0);
+        for (number, change) in SCHEMA.iter().enumerate().skip(version) {
+            db.execute_batch(&format!("BEGIN; {change}; PRAGMA user_version = {}; COMMIT;", number + 1))?;
+        }
+        let last_seq: i64 = db.query_row("SELECT coalesce(max(seq), 0) FROM rows", [], |row| row.get(0))?;
+        let mut store = Self {
+            db,
+            known: KnownMap::new(),
+            last_seq: unsigned(last_seq),
+            digest: 0,
+            saved: None,
+            recent: RefCell::default(),
+        };
+        let single = |key: &str| store.single(key);
+        let (known, digest) = (single("known")?, single("digest")?);
+        store.known = known.and_then(|bytes| codec::decode(&bytes, MAX_VALUE).ok()).unwrap_or_default();
+        store.digest = digest.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))).unwrap_or(0);
+        Ok(store)
+    }
+
+    fn single(&self, key: &str) -> Result<Option<Vec<u8>>, rusqlite::Error> {
+        let mut statement = self.db.prepare_cached("SELECT value FROM singles WHERE key = ?1")?;
+        statement.query_row([key], |row| row.get(0)).optional()
+    }
+
+    fn run(&self, sql: &str, params: impl Params) -> StoreResult<usize> {
+        self.db.prepare_cached(sql).and_then(|mut statement| statement.execute(params)).map_err(failed)
+    }
+
+    fn one<T: FromSql>(&self, sql: &str, params: impl Params) -> StoreResult<Option<T>> {
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
+        statement.query_row(params, |row| row.get(0)).optional().map_err(failed)
+    }
+
+    fn all<T: FromSql>(&self, sql: &str, params: impl Params) -> StoreResult<Vec<T>> {
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
+        let rows = statement.query_map(params, |row| row.get(0)).map_err(failed)?;
+        rows.collect::<Result<_, _>>().map_err(failed)
+    }
+
+    fn base_where(&self, sql: &str, params: impl Params) -> StoreResult<Option<Base>> {
+        self.one::<Vec<u8>>(sql, params)?.map(|bytes| read(&bytes)).transpose()
+    }
+
+    fn bases_where(&self, sql: &str, params: impl Params) -> StoreResult<Vec<Base>> {
+        self.all::<Vec<u8>>(sql, params)?.iter().map(|bytes| read(bytes)).collect()
+    }
+}
+
+/// Entries in the small cache of base entries.
+const RECENT: usize = 512;
+
+impl Store for SqliteStore {
+    fn begin(&mut self) -> StoreResult<()> {
+        self.saved = Some((self.known.clone(), self.last_seq, self.digest));
+        self.db.execute_batch("BEGIN IMMEDIATE").map_err(failed)
+    }
+
+    fn commit(&mut self) -> StoreResult<()> {
+        if self.saved.as_ref().is_some_and(|(_, _, digest)| *digest != self.digest) {
+            let digest = self.digest.to_le_bytes();
+            self.set_value("digest", &digest)?;
+        }
+        self.db.execute_batch("COMMIT").map_err(failed)?;
+        self.saved = None;
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        // Fails where no transaction is open, which is as good.
+        let _ = self.db.execute_batch("ROLLBACK");
+        self.recent.borrow_mut().clear();
+        if let Some((known, last_seq, digest)) = self.saved.take() {
+            self.known = known;
+            self.last_seq = last_seq;
+            self.digest = digest;
+        }
+    }
+
+    fn row(&self, id: NodeId) -> StoreResult<Option<Row>> {
+        let bytes: Option<Vec<u8>> = self.one("SELECT data FROM rows WHERE id = ?1", [&id.0[..]])?;
+        bytes.map(|bytes| read(&bytes)).transpose()
+    }
+
+    fn put_row(&mut self, row: &Row) -> StoreResult<()> {
+        let old = self.row(row.id)?;
+        if let Some(old) = &old {
+            self.digest = self.digest.wrapping_sub(row::digest(old));
+        }
+        let same_places = old.as_ref().is_some_and(|old| {
+            old.place.len() == row.place.len()
+                && old.place.values().zip(row.place.values()).all(|(a, b)| a.parent == b.parent && a.name == b.name)
+        });
+        if !same_places {
+            for place in old.iter().flat_map(|old| old.place.values()) {
+                let sql = "DELETE FROM places WHERE parent = ?1 AND name = ?2 AND node = ?3";
+                self.run(sql, params![&place.parent.0[..], place.name.as_bytes(), &row.id.0[..]])?;
+            }
+            for place in row.place.values() {
+                let sql = "INSERT OR IGNORE INTO places (parent, name, node) VALUES (?1, ?2, ?3)";
+                self.run(sql, params![&place.parent.0[..], place.name.as_bytes(), &row.id.0[..]])?;
+            }
+        }
+        self.digest = self.digest.wrapping_add(row::digest(row));
+        self.last_seq += 1;
+        let unnumbered = row.ctx.get(&UNNUMBERED).map(|&seq| signed(seq));
+        let sql = "INSERT OR REPLACE INTO rows (id, seq, class, unnumbered, data) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let data = write(row);
+        self.run(sql, params![&row.id.0[..], signed(self.last_seq), number(row.class), unnumbered, data])?;
+        Ok(())
+    }
+
+    fn directories(&self) -> StoreResult<Vec<Row>> {
+        self.rows_of(Class::Dir)
+    }
+
+    fn placed_at(&self, parent: NodeId, name: &Name) -> StoreResult<Vec<NodeId>> {
+        let sql = "SELECT node FROM places WHERE parent = ?1 AND name = ?2 ORDER BY node";
+        Ok(nodes(self.all(sql, params![&parent.0[..], name.as_bytes()])?))
+    }
+
+    fn placed_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
+        let sql = "SELECT DISTINCT node FROM places WHERE parent = ?1 ORDER BY node";
+        Ok(nodes(self.all(sql, [&parent.0[..]])?))
+    }
+
+    fn rows_after(&self, seq: u64, limit: usize) -> StoreResult<Vec<(u64, Row)>> {
+        let sql = "SELECT seq, data FROM rows WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found = statement
+            .query_map(params![signed(seq), limit], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))
+            .map_err(failed)?;
+        let mut out = Vec::new();
+        for row in found {
+            let (seq, data) = row.map_err(failed)?;
+            out.push((unsigned(seq), read(&data)?));
+        }
+        Ok(out)
+    }
+
+    fn last_seq(&self) -> StoreResult<u64> {
+        Ok(self.last_seq)
+    }
+
+    fn unnumbered(&self) -> StoreResult<Vec<NodeId>> {
+        let sql = "SELECT id FROM rows WHERE unnumbered IS NOT NULL ORDER BY unnumbered, id";
+        Ok(nodes(self.all(sql, [])?))
+    }
+
+    fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    fn rows_of(&self, class: Class) -> StoreResult<Vec<Row>> {
+        // The partial index over classes serves all but leaves, which nobody asks for at once.
+        let sql = if class == Class::Leaf {
+            "SELECT data FROM rows WHERE class = ?1 ORDER BY id"
+        } else {
+            "SELECT data FROM rows WHERE class = ?1 AND class <> 1 ORDER BY id"
+        };
+        self.all::<Vec<u8>>(sql, [number(class)])?.iter().map(|bytes| read(bytes)).collect()
+    }
+
+    fn known(&self) -> &KnownMap {
+        &self.known
+    }
+
+    fn set_known(&mut self, known: KnownMap) -> StoreResult<()> {
+        if known != self.known {
+            self.set_value("known", &codec::encode(&known))?;
+            self.known = known;
+        }
+        Ok(())
+    }
+
+    fn cursor(&self, replica: ReplicaId) -> StoreResult<u64> {
+        let seq: Option<i64> = self.one("SELECT seq FROM cursors WHERE replica = ?1", [replica.0.cast_signed()])?;
+        Ok(seq.map_or(0, unsigned))
+    }
+
+    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>> {
+        let mut statement = self.db.prepare_cached("SELECT replica, seq FROM cursors").map_err(failed)?;
+        let found = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).map_err(failed)?;
+        let mut out = BTreeMap::new();
+        for row in found {
+            let (replica, seq) = row.map_err(failed)?;
+            out.insert(ReplicaId(replica.cast_unsigned()), unsigned(seq));
+        }
+        Ok(out)
+    }
+
+    fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()> {
+        let sql = "INSERT OR REPLACE INTO cursors (replica, seq) VALUES (?1, ?2)";
+        self.run(sql, params![replica.0.cast_signed(), signed(seq)])?;
+        Ok(())
+    }
+
+    fn base(&self, id: NodeId) -> StoreResult<Option<Base>> {
+        if let Some(base) = self.recent.borrow().get(&id) {
+            return Ok(Some(base.clone()));
+        }
+        let base = self.base_where("SELECT data FROM bases WHERE id = ?1", [&id.0[..]])?;
+        if let Some(base) = base.as_ref().filter(|base| base.class == Class::Dir) {
+            let mut recent = self.recent.borrow_mut();
+            if recent.len() >= RECENT {
+                recent.clear();
+            }
+            recent.insert(id, base.clone());
+        }
+        Ok(base)
+    }
+
+    fn base_of(&self, node: NodeId) -> StoreResult<Option<Base>> {
+        let sql = "SELECT data FROM members JOIN bases ON bases.id = members.base WHERE members.node = ?1";
+        self.base_where(sql, [&node.0[..]])
+    }
+
+    fn base_at(&self, parent: NodeId, name: &Name) -> StoreResult<Option<Base>> {
+        let sql = "SELECT data FROM bases WHERE parent = ?1 AND name = ?2";
+        self.base_where(sql, params![&parent.0[..], name.as_bytes()])
+    }
+
+    fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
+        self.bases_where("SELECT data FROM bases WHERE parent = ?1 ORDER BY name", [&parent.0[..]])
+    }
+
+    fn base_with(&self, handle: Handle) -> StoreResult<Option<Base>> {
+        let sql = "SELECT data FROM bases WHERE inode = ?1 AND born = ?2 LIMIT 1";
+        self.base_where(sql, params![handle.inode.cast_signed(), handle.born])
+    }
+
+    fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>> {
+        self.bases_where("SELECT data FROM bases WHERE hash = ?1 LIMIT 4", [&hash.0[..]])
+    }
+
+    fn siblings(&self) -> StoreResult<Vec<Base>> {
+        self.bases_where("SELECT data FROM bases WHERE sibling = 1", [])
+    }
+
+    fn put_base(&mut self, base: &Base) -> StoreResult<()> {
+        let old = self.base_where("SELECT data FROM bases WHERE id = ?1", [&base.id.0[..]])?;
+        let old_nodes: Vec<NodeId> = old.iter().flat_map(|old| old.members.iter().map(|member| member.node)).collect();
+        let nodes: Vec<NodeId> = base.members.iter().map(|member| member.node).collect();
+        if old_nodes != nodes {
+            for node in &old_nodes {
+                let sql = "DELETE FROM members WHERE node = ?1 AND base = ?2";
+                self.run(sql, params![&node.0[..], &base.id.0[..]])?;
+            }
+            for node in &nodes {
+                let sql = "INSERT OR REPLACE INTO members (node, base) VALUES (?1, ?2)";
+                self.run(sql, params![&node.0[..], &base.id.0[..]])?;
+            }
+        }
+        self.recent.borrow_mut().remove(&base.id);
+        let handle = base.stat.handle;
+        self.run(
+            "INSERT OR REPLACE INTO bases (id, parent, name, inode, born, hash, sibling, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                &base.id.0[..],
+                &base.parent.0[..],
+                base.name.as_bytes(),
+                handle.inode.cast_signed(),
+                handle.born,
+                hash_of(&base.value).map(|hash| hash.0.to_vec()),
+                conflict::registered(&base.name).is_some(),
+                write(base),
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn remove_base(&mut self, id: NodeId) -> StoreResult<()> {
+        self.recent.borrow_mut().remove(&id);
+        let old = self.base_where("SELECT data FROM bases WHERE id = ?1", [&id.0[..]])?;
+        for member in old.iter().flat_map(|old| &old.members) {
+            self.run("DELETE FROM members WHERE node = ?1 AND base = ?2", params![&member.node.0[..], &id.0[..]])?;
+        }
+        self.run("DELETE FROM bases WHERE id = ?1", [&id.0[..]])?;
+        Ok(())
+    }
+
+    fn count_base(&self) -> StoreResult<u64> {
+        Ok(self.one::<i64>("SELECT count(*) FROM bases", [])?.map_or(0, unsigned))
+    }
+
+    fn mark(&mut self, node: NodeId) -> StoreResult<()> {
+        self.run("INSERT OR IGNORE INTO marks (node) VALUES (?1)", [&node.0[..]])?;
+        Ok(())
+    }
+
+    fn marked(&self, after: Option<NodeId>, limit: usize) -> StoreResult<Vec<NodeId>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        Ok(nodes(match after {
+            Some(after) => {
+                let sql = "SELECT node FROM marks WHERE node > ?1 ORDER BY node LIMIT ?2";
+                self.all(sql, params![&after.0[..], limit])?
+            }
+            None => self.all("SELECT node FROM marks ORDER BY node LIMIT ?1", [limit])?,
+        }))
+    }
+
+    fn unmark(&mut self, node: NodeId) -> StoreResult<()> {
+        self.run("DELETE FROM marks WHERE node = ?1", [&node.0[..]])?;
+        Ok(())
+    }
+
+    fn nothing_marked(&self) -> StoreResult<bool> {
+        Ok(self.one::<Vec<u8>>("SELECT node FROM marks LIMIT 1", [])?.is_none())
+    }
+
+    fn put_kept(&mut self, kept: &Kept) -> StoreResult<()> {
+        let hash = hash_of(&kept.value).map(|hash| hash.0.to_vec());
+        let sql = "INSERT OR REPLACE INTO kept (name, path, hash, data) VALUES (?1, ?2, ?3, ?4)";
+        self.run(sql, params![kept.name, kept.path, hash, write(kept)])?;
+        Ok(())
+    }
+
+    fn kept(&self, name: &str) -> StoreResult<Option<Kept>> {
+        let bytes: Option<Vec<u8>> = self.one("SELECT data FROM kept WHERE name = ?1", [name])?;
+        bytes.map(|bytes| read(&bytes)).transpose()
+    }
+
+    fn kept_at(&self, path: Option<&[u8]>, limit: usize) -> StoreResult<Vec<Kept>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found: Vec<Vec<u8>> = match path.filter(|path| !path.is_empty()) {
+            None => self.all("SELECT data FROM kept ORDER BY number DESC LIMIT ?1", [limit])?,
+            Some(path) => {
+                // Everything below a directory lies between `DIR/` and `DIR0`, the byte after the slash.
+                let (from, to) = ([path, b"/"].concat(), [path, b"0"].concat());
+                let sql = "SELECT data FROM kept WHERE path = ?1 OR (path >= ?2 AND path < ?3)
+                           ORDER BY number DESC LIMIT ?4";
+                self.all(sql, params![path, from, to, limit])?
+            }
+        };
+        found.iter().map(|bytes| read(bytes)).collect()
+    }
+
+    fn kept_holding(&self, hash: ContentHash) -> StoreResult<Option<Kept>> {
+        let bytes: Option<Vec<u8>> = self.one("SELECT data FROM kept WHERE hash = ?1 LIMIT 1", [&hash.0[..]])?;
+        bytes.map(|bytes| read(&bytes)).transpose()
+    }
+
+    fn value(&self, key: &str) -> StoreResult<Option<Vec<u8>>> {
+        self.single(key).map_err(failed)
+    }
+
+    fn set_value(&mut self, key: &str, value: &[u8]) -> StoreResult<()> {
+        self.run("INSERT OR REPLACE INTO singles (key, value) VALUES (?1, ?2)", params![key, value])?;
+        Ok(())
+    }
+
+    fn remove_value(&mut self, key: &str) -> StoreResult<()> {
+        self.run("DELETE FROM singles WHERE key = ?1", [key])?;
+        Ok(())
+    }
+
+    fn values(&self, prefix: &str) -> StoreResult<Vec<(String, Vec<u8>)>> {
+        let sql = "SELECT key, value FROM singles WHERE key >= ?1 AND key < ?2 ORDER BY key";
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
+        let end = format!("{prefix}\u{10ffff}");
+        let found = statement.query_map(params![prefix, end], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+        found.collect::<Result<_, _>>().map_err(failed)
+    }
+}
+
+fn write<T: Serialize>(value: &T) -> Vec<u8> {
+    codec::encode(value)
+}
+
+fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> StoreResult<T> {
+    codec::decode_own(bytes).map_err(|error| StoreError::Failed(format!("a stored value: {error}")))
+}
+
+fn nodes(found: Vec<Vec<u8>>) -> Vec<NodeId> {
+    found.into_iter().filter_map(|bytes| Some(NodeId(bytes.try_into().ok()?))).collect()
+}
+
+fn hash_of(value: &Value) -> Option<ContentHash> {
+    match value {
+        Value::File { hash, .. } => Some(*hash),
+        Value::Dir | Value::Link { .. } | Value::Setting { .. } | Value::Replica { .. } => None,
+    }
+}
+
+/// The class as the index keeps it; the schema's partial index relies on leaves being 1.
+fn number(class: Class) -> i64 {
+    match class {
+        Class::Dir => 0,
+        Class::Leaf => 1,
+        Class::Setting => 2,
+        Class::Replica => 3,
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn failed(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        _ => StoreError::Failed(error.to_string()),
+    }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// The same error once more: rusqlite's cannot be cloned.
+fn error_of(error: &rusqlite::Error) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(error.to_string()))
+}
+
+fn aside(path: &Path) -> PathBuf {
+    let mut number = 1;
+    loop {
+        let aside = with_ending(path, &format!(".broken-{number}"));
+        if !aside.exists() {
+            return aside;
+        }
+        number += 1;
+    }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
