@@ -19,6 +19,7 @@ pub mod prefixed;
 pub mod relay;
 pub mod rulebook;
 pub mod service;
+pub mod settings;
 pub mod socket;
 pub mod store;
 pub mod stream;
