@@ -11,6 +11,7 @@ pub mod classify;
 pub mod engine;
 pub mod event;
 pub mod history;
+pub mod merge;
 pub mod project;
 pub mod schema;
 pub mod strict;

@@ -21,6 +21,7 @@ use crate::settings::event::{
     AccountChange, Cause, HistoryEntry, Join, Kept, Scope, SettingsEffect, SettingsEvent, Snapshot,
 };
 use crate::settings::history::History;
+use crate::settings::merge;
 use crate::settings::project::Home;
 use crate::settings::schema::{Found, Misfit, Schemas};
 use crate::settings::strict;
@@ -98,7 +99,12 @@ struct Pending {
 struct Flight {
     before: Option<SettingValue>,
     wanted: Option<SettingValue>,
+    /// What the account has; differs from what is written where two changes were merged.
+    agreed: Option<SettingValue>,
 }
+
+/// Writes that are being gathered: path to what is written, and what the account has.
+type Batch = BTreeMap<String, (Option<SettingValue>, Option<SettingValue>)>;
 
 struct Applied {
     at_ms: u64,
@@ -283,10 +289,10 @@ impl SettingsEngine {
 
     fn write_done(&mut self, values: Snapshot, read: u64, failed: Option<String>, now_ms: u64) {
         let flight = std::mem::take(&mut self.flight);
-        for (path, Flight { before, wanted }) in flight {
+        for (path, Flight { before, wanted, agreed }) in flight {
             let got = values.get(&path).cloned();
             if got == wanted {
-                self.agree(&path, wanted);
+                self.agree(&path, agreed);
                 self.applied.insert(path.clone(), Applied { at_ms: now_ms, before });
                 self.waiting.remove(&path);
             } else if failed.is_some() {
@@ -296,8 +302,8 @@ impl SettingsEngine {
                 let what = "the settings database did not take this value".to_owned();
                 self.wait_for(&path, what, "", false);
             } else {
-                // The person was faster: what was written is known to the account, and this differs from it.
-                self.agree(&path, wanted);
+                // The person was faster: this differs from what the account has.
+                self.agree(&path, agreed);
             }
         }
         self.read_local(values, read);
@@ -315,7 +321,7 @@ impl SettingsEngine {
         }
         self.observe(now_ms);
         if self.flight.is_empty() && self.retry_ms.is_none() {
-            let mut batch = BTreeMap::new();
+            let mut batch = Batch::new();
             for path in std::mem::take(&mut self.dirty) {
                 self.reconcile(&path, &mut batch);
             }
@@ -455,7 +461,7 @@ impl SettingsEngine {
     }
 
     /// Takes the account's value for this path, or says why it waits.
-    fn reconcile(&mut self, path: &str, batch: &mut BTreeMap<String, Option<SettingValue>>) {
+    fn reconcile(&mut self, path: &str, batch: &mut Batch) {
         let Some(account) = self.account.get(path) else { return };
         let (value, time_ms) = (account.value.clone(), account.time_ms);
         let verdict = self.verdict(path, value.as_ref().or(self.local.get(path)).cloned().as_ref());
@@ -463,14 +469,15 @@ impl SettingsEngine {
             self.waiting.remove(path);
             return;
         }
-        if let Some(pending) = self.pending.get(path) {
-            if time_ms <= pending.changed_ms {
-                // Changed here after it was changed there: this machine's value follows, and wins.
-                return;
-            }
-        }
         let here = self.local.get(path).cloned();
-        let wanted = match self.from_account(path, &verdict, value.as_ref()) {
+        let collection = is_collection(verdict.class);
+        let both = collection && here.is_some() && value.is_some() && self.base.get(path) != here.as_ref();
+        let ours_later = self.pending.get(path).is_some_and(|pending| time_ms <= pending.changed_ms);
+        if ours_later && !both {
+            // Changed here after it was changed there: this machine's value follows, and wins.
+            return;
+        }
+        let theirs = match self.from_account(path, &verdict, value.as_ref()) {
             Ok(wanted) => wanted,
             Err(Misfit::Unknown | Misfit::NoKey) => {
                 self.wait_for(path, "what it is for is not installed here".to_owned(), "", false);
@@ -481,10 +488,21 @@ impl SettingsEngine {
                 return;
             }
         };
+        let merged = both && theirs != here;
+        let wanted = match merged {
+            true => {
+                let base = self.base.get(path);
+                merge::merge(verdict.class, base, here.as_ref(), theirs.as_ref(), ours_later)
+            }
+            false => theirs.clone(),
+        };
         if wanted == here {
-            self.pending.remove(path);
+            // After a merge something may be left that the account does not have: it is published as a change.
+            if !merged {
+                self.pending.remove(path);
+            }
             self.waiting.remove(path);
-            self.agree(path, here);
+            self.agree(path, theirs);
             return;
         }
         if self.is_locked(path) {
@@ -500,22 +518,29 @@ impl SettingsEngine {
             self.wait_for(path, what.to_owned(), "set it here as well if you want it", true);
             return;
         }
+        if merged {
+            batch.insert(path.to_owned(), (wanted, theirs));
+            return;
+        }
         self.pending.remove(path);
-        batch.insert(path.to_owned(), wanted);
+        batch.insert(path.to_owned(), (wanted.clone(), wanted));
     }
 
     /// Orders one write of all these.
-    fn send(&mut self, batch: BTreeMap<String, Option<SettingValue>>, now_ms: u64, cause: Cause) {
+    fn send(&mut self, batch: Batch, now_ms: u64, cause: Cause) {
         if batch.is_empty() {
             return;
         }
-        for (path, wanted) in &batch {
+        let mut write = BTreeMap::new();
+        for (path, (wanted, agreed)) in batch {
+            let path = &path;
+            write.insert(path.clone(), wanted.clone());
             let before = self.local.get(path).cloned();
             let device = self.account.get(path).map(|account| account.device.clone()).unwrap_or_default();
             self.record(path, before.clone(), wanted.clone(), &device, cause, now_ms);
-            self.flight.insert(path.clone(), Flight { before, wanted: wanted.clone() });
+            self.flight.insert(path.clone(), Flight { before, wanted, agreed });
         }
-        self.effects.push_back(SettingsEffect::Write(batch));
+        self.effects.push_back(SettingsEffect::Write(write));
     }
 
     /// Brings together a machine that was lived in and an account, once.
@@ -523,7 +548,7 @@ impl SettingsEngine {
         self.joined = true;
         self.effects.push_back(SettingsEffect::Joined);
         let seeding = self.account.is_empty();
-        let mut batch = BTreeMap::new();
+        let mut batch = Batch::new();
         let mut ours = Vec::new();
         for (path, value) in self.local.clone() {
             let verdict = self.verdict(&path, Some(&value));
@@ -547,6 +572,9 @@ impl SettingsEngine {
                     }
                 }
                 _ if device => ours.push(path),
+                Join::Merge if in_account && is_collection(verdict.class) => {
+                    // United with the account's in a moment.
+                }
                 _ if in_account => {
                     // What stands here gives way; from here on it counts as agreed, so that it is not published.
                     self.agree(&path, Some(value));
@@ -709,6 +737,10 @@ fn looks_secret(value: &SettingValue) -> bool {
         && of(u8::is_ascii_digit) >= 3
         && of(u8::is_ascii_uppercase) >= 3
         && of(u8::is_ascii_lowercase) >= 3
+}
+
+fn is_collection(class: Class) -> bool {
+    matches!(class, Class::MergeSet | Class::MergeList | Class::MergeMap)
 }
 
 fn has_paths(verdict: &Verdict) -> bool {

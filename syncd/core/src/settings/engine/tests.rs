@@ -10,6 +10,7 @@ const LOCK: &str = "/org/gnome/desktop/screensaver/lock-enabled";
 const PICTURE: &str = "/org/gnome/desktop/background/picture-uri";
 const ZOOM: &str = "/org/gnome/desktop/background/picture-options";
 const SPEED: &str = "/org/gnome/desktop/peripherals/mouse/speed";
+const FAVOURITES: &str = "/org/gnome/shell/favorite-apps";
 const SECRET: &str = "/org/example/Chat/password";
 
 fn v(text: &str) -> SettingValue {
@@ -42,6 +43,7 @@ fn all_schemas() -> Schemas {
         (ZOOM, "'zoom'"),
         (SPEED, "0.0"),
         (SECRET, "''"),
+        (FAVOURITES, "['a']"),
     ])
 }
 
@@ -467,4 +469,26 @@ fn every_key_can_be_explained() {
     assert_eq!(machine.engine.list("*nothing*").as_array().map(Vec::len), Some(0));
     assert_eq!(machine.engine.list("color").as_array().map(Vec::len), Some(1));
     assert_eq!(machine.engine.history(LOOK).expect("known")[0]["device"], "other");
+}
+
+#[test]
+fn collections_are_united_at_the_join_and_merged_after_it() {
+    let here = snapshot(&[(FAVOURITES, "['a', 'mine']")]);
+    let mut machine = Machine::start("anna", Join::Merge, false, here, Snapshot::new());
+    machine.hear(FAVOURITES, Some("['a', 'theirs']"));
+    machine.tell(SettingsEvent::AccountHeard);
+    assert_eq!(machine.has(FAVOURITES).as_deref(), Some("['a', 'mine', 'theirs']"));
+    machine.pass(DEBOUNCE_MS);
+    assert_eq!(machine.published(), [pair(FAVOURITES, "['a', 'mine', 'theirs']")]);
+    machine.look();
+    machine.pass(DEBOUNCE_MAX_MS);
+    assert!(machine.published().is_empty() && machine.engine.is_settled());
+    // One is removed here and another added there before either knows of the other.
+    machine.change(FAVOURITES, Some("['a', 'theirs']"));
+    machine.pass(100);
+    machine.hear(FAVOURITES, Some("['a', 'mine', 'theirs', 'more']"));
+    assert_eq!(machine.has(FAVOURITES).as_deref(), Some("['a', 'theirs', 'more']"));
+    machine.pass(DEBOUNCE_MS);
+    assert_eq!(machine.published(), [pair(FAVOURITES, "['a', 'theirs', 'more']")]);
+    assert!(machine.engine.is_settled());
 }
