@@ -93,10 +93,10 @@ async fn next(noticed: &mut Receiver<Noticed>) -> Noticed {
 /// Waits for a snapshot that is as wanted.
 async fn until(noticed: &mut Receiver<Noticed>, wanted: impl Fn(&Snapshot) -> bool) -> Snapshot {
     loop {
-        if let Noticed::Local { values, .. } = next(noticed).await {
-            if wanted(&values) {
-                return values;
-            }
+        if let Noticed::Local { values, .. } = next(noticed).await
+            && wanted(&values)
+        {
+            return values;
         }
     }
 }

@@ -430,7 +430,7 @@ impl SettingsEngine {
         let verdict = self.verdict(path, here.as_ref().or(before.as_ref()));
         let scope = self.scope(path, &verdict);
         let value = match scope {
-            Scope::Account => self.to_account(&verdict, here.as_ref()),
+            Scope::Account => self.account_form(&verdict, here.as_ref()),
             Scope::Device => here.clone(),
         };
         let known = match scope {
@@ -477,7 +477,7 @@ impl SettingsEngine {
             // Changed here after it was changed there: this machine's value follows, and wins.
             return;
         }
-        let theirs = match self.from_account(path, &verdict, value.as_ref()) {
+        let theirs = match self.local_form(path, &verdict, value.as_ref()) {
             Ok(wanted) => wanted,
             Err(Misfit::Unknown | Misfit::NoKey) => {
                 self.wait_for(path, "what it is for is not installed here".to_owned(), "", false);
@@ -563,7 +563,7 @@ impl SettingsEngine {
                 Join::Mine if !device && !seeding && !default => {
                     let same = in_account && {
                         let account = self.account.get(&path).and_then(|account| account.value.clone());
-                        self.from_account(&path, &verdict, account.as_ref()).ok() == Some(Some(value.clone()))
+                        self.local_form(&path, &verdict, account.as_ref()).ok() == Some(Some(value.clone()))
                     };
                     if !same {
                         self.kept.insert(path.clone(), Kept::Joined);
@@ -597,10 +597,10 @@ impl SettingsEngine {
 
     fn verdict(&mut self, path: &str, value: Option<&SettingValue>) -> Arc<Verdict> {
         let kind = value.map_or("", |value| value.kind.as_str());
-        if let Some((known, verdict)) = self.verdicts.get(path) {
-            if known == kind {
-                return verdict.clone();
-            }
+        if let Some((known, verdict)) = self.verdicts.get(path)
+            && known == kind
+        {
+            return verdict.clone();
         }
         let verdict = Arc::new(self.judge(path, kind));
         self.verdicts.insert(path.to_owned(), (kind.to_owned(), verdict.clone()));
@@ -635,11 +635,11 @@ impl SettingsEngine {
         above || self.locks.contains(path)
     }
 
-    fn to_account(&self, verdict: &Verdict, here: Option<&SettingValue>) -> Option<SettingValue> {
+    fn account_form(&self, verdict: &Verdict, here: Option<&SettingValue>) -> Option<SettingValue> {
         here.map(|value| if has_paths(verdict) { self.home.put(value) } else { value.clone() })
     }
 
-    fn from_account(
+    fn local_form(
         &self,
         path: &str,
         verdict: &Verdict,

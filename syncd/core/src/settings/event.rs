@@ -1,6 +1,7 @@
 //! What the settings engine hears and says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hearth_schemas::item::SettingValue;
 
@@ -75,15 +76,12 @@ pub enum SettingsEvent {
     /// The administrator locks these paths; one that ends in `/` means all below it.
     LocksChanged(BTreeSet<String>),
     /// The rules are these.
-    PolicyChanged(PolicyBox),
+    PolicyChanged(Arc<Policy>),
     /// What waits to be published is published at once.
     Flush,
     /// Time has passed.
     Tick,
 }
-
-/// Rules on their way into the engine.
-pub type PolicyBox = std::sync::Arc<Policy>;
 
 /// Why a setting of this machine keeps to itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]

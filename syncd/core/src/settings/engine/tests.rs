@@ -428,7 +428,7 @@ fn two_machines_come_to_agree_and_then_are_quiet() {
         let mut said = Vec::new();
         for machine in &mut machines {
             machine.pass(DEBOUNCE_MS);
-            said.extend(machine.published.drain(..));
+            said.append(&mut machine.published);
         }
         if said.is_empty() {
             break;
