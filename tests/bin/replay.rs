@@ -1,0 +1,3 @@
+//! Plays one random world again.
+
+fn main() {}
