@@ -117,6 +117,11 @@ impl SimDisk {
         self.journal = Some(Vec::new());
     }
 
+    /// Whether a crash is still to come.
+    pub fn is_armed(&self) -> bool {
+        self.fuse.is_some()
+    }
+
     /// Whether the crash that was armed has come.
     pub fn is_dead(&self) -> bool {
         self.dead
