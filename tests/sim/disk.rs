@@ -137,6 +137,11 @@ impl SimDisk {
         self.ambush.push((calls, act));
     }
 
+    /// Nobody acts behind the daemon's back any more.
+    pub fn call_off(&mut self) {
+        self.ambush.clear();
+    }
+
     /// What is left of the disk when the machine comes up again.
     pub fn crash(&mut self, crash: Crash) {
         let journal = self.journal.take().unwrap_or_default();

@@ -209,6 +209,7 @@ impl Player {
             machine.disk.full = false;
             machine.disk.failing = 0;
             machine.sightless = 0;
+            machine.disk.call_off();
         }
         for here in (0..world.machines.len()).map(Here) {
             if world.machines[here.0].disk.is_armed() {

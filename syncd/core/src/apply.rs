@@ -21,7 +21,7 @@ use crate::store::{Base, BaseState, Kept, Problem, Store, StoreError, StoreResul
 /// What became of a plan.
 #[derive(Default, Debug)]
 pub struct Applied {
-    /// Nodes whose steps are all done.
+    /// Base keys of the entries that are as they shall be.
     pub done: BTreeSet<NodeId>,
     /// Entries that were not as base says, to be looked at.
     pub look: Vec<Spot>,
@@ -52,6 +52,8 @@ pub type Sources = BTreeMap<ContentHash, Source>;
 enum Fault {
     /// The disk is not as base says.
     Changed,
+    /// Something of ours has to go first.
+    Early,
     /// The disk refused.
     Io(Error),
     /// The index failed.
@@ -123,13 +125,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             // Not durable: forget what was done; the caller rolls back and everything is looked at again.
             return Err(StoreError::Failed(format!("making changes durable: {error}")));
         }
-        for step in steps {
-            if !failed.contains(&entry_of(step))
-                && let Some(nodes) = nodes_of(step)
-            {
-                self.applied.done.extend(nodes);
-            }
-        }
+        let last = steps.iter().filter(|step| !matches!(step, Step::Park(_))).map(entry_of);
+        self.applied.done.extend(last.filter(|id| !failed.contains(id)));
         Ok(())
     }
 
@@ -142,7 +139,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     staged.insert(placed.id, entry);
                 }
                 Err(Fault::Store(error)) => return Err(error),
-                Err(Fault::Changed) => {
+                Err(Fault::Changed | Fault::Early) => {
                     failed.insert(placed.id);
                 }
                 Err(Fault::Io(error)) => {
@@ -305,7 +302,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
                 // What is left in it is not ours: it stays as a residue, unless something of ours is still there.
                 if !self.state.store.base_in(id)?.is_empty() {
-                    return Err(Fault::Changed);
+                    return Err(Fault::Early);
                 }
                 base.state = BaseState::Dormant;
                 self.applied.look.push(Spot::Listing(id));
@@ -402,6 +399,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     self.applied.look.push(Spot::Entry(placed.parent, placed.target.name.clone()));
                 }
             }
+            // It stays marked.
+            Fault::Early => {}
             Fault::Store(error) => return Err(error),
         }
         Ok(())
@@ -517,8 +516,4 @@ fn placed_of(step: &Step) -> Option<&Placed> {
         Step::Mkdir(p) | Step::Move(p) | Step::Create(p) | Step::Replace(p) | Step::Adjust(p) => Some(p),
         Step::Park(_) | Step::Remove(_) | Step::RemoveDir(_) => None,
     }
-}
-
-fn nodes_of(step: &Step) -> Option<Vec<NodeId>> {
-    placed_of(step).map(|placed| placed.target.members.iter().map(|member| member.node).collect())
 }

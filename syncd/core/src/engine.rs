@@ -166,6 +166,8 @@ pub struct Engine<S> {
     fetch: Fetch,
     held_back: BTreeSet<NodeId>,
     ready: BTreeSet<NodeId>,
+    /// Nodes whose place is not free yet; they are planned again when something has moved.
+    waiting: BTreeSet<NodeId>,
     blocked: BTreeMap<NodeId, u64>,
     problems: BTreeMap<RelPath, Problem>,
     planned_upto: Option<NodeId>,
@@ -190,6 +192,7 @@ impl<S: Store> Engine<S> {
             fetch: Fetch::default(),
             held_back: BTreeSet::new(),
             ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
             problems: BTreeMap::new(),
             planned_upto: None,
@@ -690,11 +693,13 @@ impl<S: Store> Engine<S> {
         let mut sources = self.fetch.take();
         let mut changes = Vec::new();
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        let mut open: BTreeSet<NodeId> = BTreeSet::new();
         for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
             if self.is_at_hand(&change, &nodes, &mut sources)? {
-                let key = change.placed.as_ref().map(|p| p.id).or(change.base.as_ref().map(|(b, _)| b.id));
-                led_by.insert(key.expect("a change has a base or a place"), nodes);
+                led_by.insert(change.key(), nodes);
                 changes.push(change);
+            } else {
+                open.extend(nodes);
             }
         }
         let store = &self.state.store;
@@ -704,33 +709,35 @@ impl<S: Store> Engine<S> {
             Applier { state: &mut self.state, disk, sources: &sources, by: &by, applied: Applied::default() };
         applier.run(&steps, now)?;
         let applied = applier.applied;
-        self.applied(applied, &led_by, now)
+        self.applied(applied, &led_by, &open, now)
     }
 
+    /// Takes in what became of a plan. `open` are nodes that wait for a content.
     fn applied(
         &mut self,
         applied: Applied,
         led_by: &BTreeMap<NodeId, BTreeSet<NodeId>>,
+        open: &BTreeSet<NodeId>,
         now: &mut Now,
     ) -> StoreResult<()> {
-        for node in &applied.done {
-            self.state.store.unmark(*node)?;
-        }
-        let mut again = BTreeSet::new();
-        for nodes in led_by.values() {
-            for node in nodes.iter().filter(|node| !applied.done.contains(node)) {
-                again.insert(*node);
+        let left = led_by.iter().filter(|(key, _)| !applied.done.contains(key));
+        let again: BTreeSet<NodeId> = left.flat_map(|(_, nodes)| nodes).copied().collect();
+        for node in led_by.values().flatten() {
+            if !again.contains(node) && !open.contains(node) {
+                self.state.store.unmark(*node)?;
             }
         }
-        let blocked = !applied.problems.is_empty();
+        if !applied.done.is_empty() {
+            // What stood in the way of others may be gone.
+            self.ready.extend(std::mem::take(&mut self.waiting));
+        }
         for node in again {
-            // Removed, or to be looked at again: what is left to do shows at the next collection.
-            if blocked {
+            if !applied.problems.is_empty() {
                 self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
-            } else if applied.look.is_empty() {
-                self.ready.insert(node);
-            } else {
+            } else if !applied.look.is_empty() {
                 self.blocked.insert(node, now.wall_ms + SETTLE_MS);
+            } else {
+                self.waiting.insert(node);
             }
         }
         for problem in applied.problems {
