@@ -163,10 +163,11 @@ impl SimDisk {
         self.dead = false;
     }
 
-    /// Watches a directory, under its path of this moment.
-    pub fn watch(&mut self, path: &[u8]) {
-        if let Ok(ino) = self.tree.resolve(path) {
-            self.watches.insert(ino, path.to_vec());
+    /// Watches a directory, under its path of this moment. Gives whether it was not watched before.
+    pub fn watch(&mut self, path: &[u8]) -> bool {
+        match self.tree.resolve(path) {
+            Ok(ino) if self.tree.entries(ino).is_ok() => self.watches.insert(ino, path.to_vec()).is_none(),
+            _ => false,
         }
     }
 

@@ -29,8 +29,10 @@ pub struct Applied {
     pub problems: Vec<Problem>,
     /// Paths that were changed, with what happened to them.
     pub changed: Vec<(RelPath, Happened)>,
-    /// Directories that came into being, to be watched.
+    /// Directories that came into being or have another path, to be watched.
     pub watch: Vec<(NodeId, RelPath)>,
+    /// Directories that were moved, each with the path that it had.
+    pub moved: Vec<(RelPath, NodeId)>,
 }
 
 /// What an applied step did, for the activity log.
@@ -125,8 +127,21 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             // Not durable: forget what was done; the caller rolls back and everything is looked at again.
             return Err(StoreError::Failed(format!("making changes durable: {error}")));
         }
+        for dir in self.applied.moved.iter().map(|(_, dir)| *dir).collect::<BTreeSet<_>>() {
+            self.watch_again(dir)?;
+        }
         let last = steps.iter().filter(|step| !matches!(step, Step::Park(_))).map(entry_of);
         self.applied.done.extend(last.filter(|id| !failed.contains(id)));
+        Ok(())
+    }
+
+    /// Has a moved directory and all below it watched under their later paths.
+    fn watch_again(&mut self, dir: NodeId) -> StoreResult<()> {
+        let mut queue: Vec<Base> = self.state.store.base(dir)?.into_iter().collect();
+        while let Some(base) = queue.pop() {
+            self.applied.watch.push((base.id, self.path_of(&base)?));
+            queue.extend(self.state.store.base_in(base.id)?.into_iter().filter(|child| child.class == Class::Dir));
+        }
         Ok(())
     }
 
@@ -199,6 +214,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         base.name = Name::new([PARKED, id.to_string().as_bytes()].concat()).expect("a short name without slashes");
         let to = self.path_in(base.parent, &base.name)?;
         self.widening(base.parent, |disk| disk.rename(&from, &to))?;
+        if base.class == Class::Dir {
+            self.applied.moved.push((from, id));
+        }
         Ok(self.state.store.put_base(&base)?)
     }
 
@@ -212,6 +230,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 self.widening(placed.parent, |disk| disk.rename(&from, &to))?;
             }
             other => other?,
+        }
+        if base.class == Class::Dir {
+            self.applied.moved.push((from, base.id));
         }
         base.parent = placed.parent;
         base.name = placed.target.name.clone();

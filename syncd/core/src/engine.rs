@@ -32,6 +32,8 @@ const SETTLE_MAX_MS: u64 = 60_000;
 const LOOK_SPOTS: usize = 64;
 /// Marked nodes planned in one slice.
 const PLAN_NODES: usize = 1500;
+/// Directories remembered by the path that they had: the watcher may still tell of them under it.
+const REMEMBERED_MOVES: usize = 64;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
@@ -42,6 +44,8 @@ const APPLY_EARLY: (usize, u64) = (800, 6 << 20);
 pub enum Event {
     /// Something stirred at these paths.
     Stirred(Vec<RelPath>),
+    /// These directories have just come under watch: what happened in them before that is to be found by looking.
+    Watched(Vec<RelPath>),
     /// The watcher lost sight: everything must be looked at.
     Overflowed,
     /// Everything that stirred so far is to be looked at without waiting for it to settle.
@@ -110,7 +114,7 @@ pub enum Effect {
         /// When, by that device's clock, in milliseconds since 1970.
         wall_ms: u64,
     },
-    /// Watch these directories.
+    /// Watch these directories, under these paths. For those that were not watched, [`Event::Watched`] is expected.
     Watch(Vec<RelPath>),
     /// Something changed here by a peer's doing.
     Did(RelPath, Happened, String),
@@ -161,6 +165,7 @@ pub struct Engine<S> {
     open: BTreeMap<Spot, (u64, u64)>,
     queue: VecDeque<Spot>,
     missing: Missing,
+    moved: VecDeque<(RelPath, NodeId)>,
     swept: bool,
     sessions: BTreeMap<Slot, Session>,
     fetch: Fetch,
@@ -187,6 +192,7 @@ impl<S: Store> Engine<S> {
             open: BTreeMap::new(),
             queue: VecDeque::from([Spot::Deep(NodeId::ROOT)]),
             missing: Missing::new(),
+            moved: VecDeque::new(),
             swept: false,
             sessions: BTreeMap::new(),
             fetch: Fetch::default(),
@@ -214,6 +220,13 @@ impl<S: Store> Engine<S> {
     fn handle_inner(&mut self, event: Event, now: &mut Now) -> StoreResult<()> {
         match event {
             Event::Stirred(paths) => self.stirred(&paths, now.wall_ms)?,
+            Event::Watched(dirs) => {
+                for dir in dirs {
+                    if let Some(spot) = self.listing_of(&dir)? {
+                        self.queue.push_back(spot);
+                    }
+                }
+            }
             Event::Overflowed | Event::RulesChanged => self.sweep(),
             Event::Hurry => {
                 self.flush += 1;
@@ -415,7 +428,11 @@ impl<S: Store> Engine<S> {
     }
 
     fn stirred(&mut self, paths: &[RelPath], now_ms: u64) -> StoreResult<()> {
+        let mut aliases = Vec::new();
         for path in paths {
+            aliases.extend(self.later_paths(path)?);
+        }
+        for path in paths.iter().chain(&aliases) {
             let Some(spot) = self.spot_of(path)? else { continue };
             let (at, since) = self.open.get(&spot).copied().unwrap_or((0, now_ms));
             // What is written without pause waits longer and longer, so that it costs little.
@@ -425,6 +442,33 @@ impl<S: Store> Engine<S> {
             self.open.insert(spot, (at.max(now_ms + wait).min(longest.max(now_ms)), since));
         }
         Ok(())
+    }
+
+    /// The paths that a path may have by the time that it is told: directories above it may just have been moved.
+    fn later_paths(&self, path: &[u8]) -> StoreResult<Vec<RelPath>> {
+        let mut later = Vec::new();
+        for (old, dir) in &self.moved {
+            if let Some(rest) = path.strip_prefix(old.as_slice()).filter(|rest| rest.starts_with(b"/"))
+                && let Some(base) = self.state.store.base(*dir)?
+            {
+                later.push([&base_path(&self.state.store, &base)?, rest].concat());
+            }
+        }
+        Ok(later)
+    }
+
+    fn remember_moved(&mut self, moved: Vec<(RelPath, NodeId)>) {
+        self.moved.extend(moved);
+        let too_many = self.moved.len().saturating_sub(REMEMBERED_MOVES);
+        self.moved.drain(..too_many);
+    }
+
+    fn listing_of(&self, dir: &[u8]) -> StoreResult<Option<Spot>> {
+        if dir.is_empty() {
+            return Ok(Some(Spot::Listing(NodeId::ROOT)));
+        }
+        let base = self.at(dir)?.filter(|base| base.class == Class::Dir);
+        Ok(base.map(|base| Spot::Listing(base.id)))
     }
 
     /// The nearest name that base knows the directory of. `None` for what is not synced.
@@ -506,6 +550,7 @@ impl<S: Store> Engine<S> {
 
     fn looked(&mut self, looked: Looked, now_ms: u64) {
         self.queue.extend(looked.more);
+        self.remember_moved(looked.moved);
         for spot in looked.busy {
             self.open.entry(spot).or_insert((now_ms + 2 * SETTLE_MS, now_ms));
         }
@@ -744,6 +789,7 @@ impl<S: Store> Engine<S> {
             self.problems.insert(problem.path.clone(), problem);
         }
         self.queue.extend(applied.look);
+        self.remember_moved(applied.moved);
         self.watch(applied.watch.into_iter().map(|(_, path)| path).collect());
         for (path, happened) in applied.changed {
             self.problems.remove(&path);
