@@ -39,7 +39,7 @@ fn survey(from: u64, to: u64) -> ExitCode {
         if catch_unwind(AssertUnwindSafe(|| play(seed, false))).is_err() {
             failed += 1;
             let why = why.lock().unwrap_or_else(PoisonError::into_inner);
-            eprintln!("seed {seed} ({}): {why}", seed % 16);
+            eprintln!("seed {seed} ({}): {why}", seed % 20);
         }
     }
     eprintln!("{failed} of {} failed", to.saturating_sub(from));

@@ -32,7 +32,7 @@ pub enum Crash {
 }
 
 /// Something that a person does.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Act {
     /// Writes into a file in place, or makes it.
     Write(RelPath, Vec<u8>),
@@ -137,6 +137,11 @@ impl SimDisk {
         self.ambush.push((calls, act));
     }
 
+    /// Nobody acts behind the daemon's back any more.
+    pub fn call_off(&mut self) {
+        self.ambush.clear();
+    }
+
     /// What is left of the disk when the machine comes up again.
     pub fn crash(&mut self, crash: Crash) {
         let journal = self.journal.take().unwrap_or_default();
@@ -158,10 +163,11 @@ impl SimDisk {
         self.dead = false;
     }
 
-    /// Watches a directory, under its path of this moment.
-    pub fn watch(&mut self, path: &[u8]) {
-        if let Ok(ino) = self.tree.resolve(path) {
-            self.watches.insert(ino, path.to_vec());
+    /// Watches a directory, under its path of this moment. Gives whether it was not watched before.
+    pub fn watch(&mut self, path: &[u8]) -> bool {
+        match self.tree.resolve(path) {
+            Ok(ino) if self.tree.entries(ino).is_ok() => self.watches.insert(ino, path.to_vec()).is_none(),
+            _ => false,
         }
     }
 
@@ -388,6 +394,25 @@ impl SimDisk {
     /// The bytes that a source stands for, for a peer.
     pub fn serve(&self, source: &Source) -> Option<Arc<Vec<u8>>> {
         self.read(source).ok()
+    }
+}
+
+impl std::fmt::Debug for Act {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+        match self {
+            Self::Write(path, bytes) => write!(f, "writes {:?} into {:?}", text(bytes), text(path)),
+            Self::Save(path, bytes) => write!(f, "saves {:?} as {:?}", text(bytes), text(path)),
+            Self::Mkdir(path) => write!(f, "makes directory {:?}", text(path)),
+            Self::Move(from, to) => write!(f, "moves {:?} to {:?}", text(from), text(to)),
+            Self::Swap(a, b) => write!(f, "swaps {:?} and {:?}", text(a), text(b)),
+            Self::Remove(path) => write!(f, "removes {:?}", text(path)),
+            Self::Link(path, target) => write!(f, "links {:?} to {:?}", text(path), text(target)),
+            Self::HardLink(from, to) => write!(f, "gives {:?} the other name {:?}", text(from), text(to)),
+            Self::Chmod(path, mode) => write!(f, "sets the mode of {:?} to {mode:o}", text(path)),
+            Self::Touch(path, secs) => write!(f, "touches {:?} at {secs}", text(path)),
+            Self::Socket(path) => write!(f, "makes socket {:?}", text(path)),
+        }
     }
 }
 

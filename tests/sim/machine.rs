@@ -194,7 +194,12 @@ impl SimMachine {
         let mut out = Vec::new();
         while let Some(effect) = self.engine.as_mut().and_then(Engine::poll_effect) {
             match effect {
-                Effect::Watch(dirs) => dirs.iter().for_each(|dir| self.disk.watch(dir)),
+                Effect::Watch(mut dirs) => {
+                    dirs.retain(|dir| self.disk.watch(dir));
+                    if !dirs.is_empty() {
+                        self.handle(Event::Watched(dirs), now_ms);
+                    }
+                }
                 Effect::Drain(peer, token) => {
                     self.tell_stirred(now_ms);
                     self.handle(Event::Drained(peer, token), now_ms);

@@ -36,14 +36,16 @@ pub struct Hardships {
     pub clocks: bool,
     /// Machines bring files along when they join.
     pub joins: bool,
+    /// Files get second names.
+    pub links: bool,
 }
 
 impl Hardships {
     /// The hardships of a seed: each alone, then all kinds of mixtures.
     pub fn of(seed: u64) -> Self {
-        let mask = match seed % 16 {
+        let mask = match seed % 20 {
             0 => 0,
-            alone @ 1..=8 => 1 << (alone - 1),
+            alone @ 1..=9 => 1 << (alone - 1),
             _ => Chance::new(seed).bits(),
         };
         let has = |bit: u32| mask >> bit & 1 == 1;
@@ -56,6 +58,7 @@ impl Hardships {
             index: has(5),
             clocks: has(6),
             joins: has(7),
+            links: has(8),
         }
     }
 }
@@ -209,6 +212,7 @@ impl Player {
             machine.disk.full = false;
             machine.disk.failing = 0;
             machine.sightless = 0;
+            machine.disk.call_off();
         }
         for here in (0..world.machines.len()).map(Here) {
             if world.machines[here.0].disk.is_armed() {
@@ -279,7 +283,8 @@ impl Player {
                 Act::Chmod(path, *chance.pick(&modes)?)
             }
             22 => Act::Touch(chance.pick(&all)?.clone(), 1_000_000_000 + chance.below(1000) as i64),
-            _ => Act::HardLink(chance.pick(&leaves)?.clone(), fresh),
+            _ if self.hardships.links => Act::HardLink(chance.pick(&leaves)?.clone(), fresh),
+            _ => Act::Save(chance.pick(&leaves)?.clone(), text.into()),
         })
     }
 }

@@ -323,9 +323,10 @@ impl World {
         }
         while let Some(entry) = self.letters.first_entry().filter(|entry| entry.key().0 <= self.now_ms) {
             let letter = entry.remove();
-            let to = letter.to;
+            let (from, to) = (letter.from, letter.to);
             self.deliver(letter);
             self.work(to);
+            self.work(from);
         }
         match self.next_moment() {
             Some(next) if next <= until_ms => {

@@ -21,7 +21,7 @@ use crate::store::{Base, BaseState, Kept, Problem, Store, StoreError, StoreResul
 /// What became of a plan.
 #[derive(Default, Debug)]
 pub struct Applied {
-    /// Nodes whose steps are all done.
+    /// Base keys of the entries that are as they shall be.
     pub done: BTreeSet<NodeId>,
     /// Entries that were not as base says, to be looked at.
     pub look: Vec<Spot>,
@@ -29,8 +29,10 @@ pub struct Applied {
     pub problems: Vec<Problem>,
     /// Paths that were changed, with what happened to them.
     pub changed: Vec<(RelPath, Happened)>,
-    /// Directories that came into being, to be watched.
+    /// Directories that came into being or have another path, to be watched.
     pub watch: Vec<(NodeId, RelPath)>,
+    /// Directories that were moved, each with the path that it had.
+    pub moved: Vec<(RelPath, NodeId)>,
 }
 
 /// What an applied step did, for the activity log.
@@ -52,6 +54,8 @@ pub type Sources = BTreeMap<ContentHash, Source>;
 enum Fault {
     /// The disk is not as base says.
     Changed,
+    /// Something of ours has to go first.
+    Early,
     /// The disk refused.
     Io(Error),
     /// The index failed.
@@ -123,12 +127,20 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             // Not durable: forget what was done; the caller rolls back and everything is looked at again.
             return Err(StoreError::Failed(format!("making changes durable: {error}")));
         }
-        for step in steps {
-            if !failed.contains(&entry_of(step))
-                && let Some(nodes) = nodes_of(step)
-            {
-                self.applied.done.extend(nodes);
-            }
+        for dir in self.applied.moved.iter().map(|(_, dir)| *dir).collect::<BTreeSet<_>>() {
+            self.watch_again(dir)?;
+        }
+        let last = steps.iter().filter(|step| !matches!(step, Step::Park(_))).map(entry_of);
+        self.applied.done.extend(last.filter(|id| !failed.contains(id)));
+        Ok(())
+    }
+
+    /// Has a moved directory and all below it watched under their later paths.
+    fn watch_again(&mut self, dir: NodeId) -> StoreResult<()> {
+        let mut queue: Vec<Base> = self.state.store.base(dir)?.into_iter().collect();
+        while let Some(base) = queue.pop() {
+            self.applied.watch.push((base.id, self.path_of(&base)?));
+            queue.extend(self.state.store.base_in(base.id)?.into_iter().filter(|child| child.class == Class::Dir));
         }
         Ok(())
     }
@@ -142,7 +154,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     staged.insert(placed.id, entry);
                 }
                 Err(Fault::Store(error)) => return Err(error),
-                Err(Fault::Changed) => {
+                Err(Fault::Changed | Fault::Early) => {
                     failed.insert(placed.id);
                 }
                 Err(Fault::Io(error)) => {
@@ -202,6 +214,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         base.name = Name::new([PARKED, id.to_string().as_bytes()].concat()).expect("a short name without slashes");
         let to = self.path_in(base.parent, &base.name)?;
         self.widening(base.parent, |disk| disk.rename(&from, &to))?;
+        if base.class == Class::Dir {
+            self.applied.moved.push((from, id));
+        }
         Ok(self.state.store.put_base(&base)?)
     }
 
@@ -215,6 +230,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 self.widening(placed.parent, |disk| disk.rename(&from, &to))?;
             }
             other => other?,
+        }
+        if base.class == Class::Dir {
+            self.applied.moved.push((from, base.id));
         }
         base.parent = placed.parent;
         base.name = placed.target.name.clone();
@@ -305,7 +323,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
                 // What is left in it is not ours: it stays as a residue, unless something of ours is still there.
                 if !self.state.store.base_in(id)?.is_empty() {
-                    return Err(Fault::Changed);
+                    return Err(Fault::Early);
                 }
                 base.state = BaseState::Dormant;
                 self.applied.look.push(Spot::Listing(id));
@@ -402,6 +420,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     self.applied.look.push(Spot::Entry(placed.parent, placed.target.name.clone()));
                 }
             }
+            // It stays marked.
+            Fault::Early => {}
             Fault::Store(error) => return Err(error),
         }
         Ok(())
@@ -517,8 +537,4 @@ fn placed_of(step: &Step) -> Option<&Placed> {
         Step::Mkdir(p) | Step::Move(p) | Step::Create(p) | Step::Replace(p) | Step::Adjust(p) => Some(p),
         Step::Park(_) | Step::Remove(_) | Step::RemoveDir(_) => None,
     }
-}
-
-fn nodes_of(step: &Step) -> Option<Vec<NodeId>> {
-    placed_of(step).map(|placed| placed.target.members.iter().map(|member| member.node).collect())
 }

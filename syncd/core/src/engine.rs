@@ -32,6 +32,8 @@ const SETTLE_MAX_MS: u64 = 60_000;
 const LOOK_SPOTS: usize = 64;
 /// Marked nodes planned in one slice.
 const PLAN_NODES: usize = 1500;
+/// Directories remembered by the path that they had: the watcher may still tell of them under it.
+const REMEMBERED_MOVES: usize = 64;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
@@ -42,6 +44,8 @@ const APPLY_EARLY: (usize, u64) = (800, 6 << 20);
 pub enum Event {
     /// Something stirred at these paths.
     Stirred(Vec<RelPath>),
+    /// These directories have just come under watch: what happened in them before that is to be found by looking.
+    Watched(Vec<RelPath>),
     /// The watcher lost sight: everything must be looked at.
     Overflowed,
     /// Everything that stirred so far is to be looked at without waiting for it to settle.
@@ -110,7 +114,7 @@ pub enum Effect {
         /// When, by that device's clock, in milliseconds since 1970.
         wall_ms: u64,
     },
-    /// Watch these directories.
+    /// Watch these directories, under these paths. For those that were not watched, [`Event::Watched`] is expected.
     Watch(Vec<RelPath>),
     /// Something changed here by a peer's doing.
     Did(RelPath, Happened, String),
@@ -161,11 +165,14 @@ pub struct Engine<S> {
     open: BTreeMap<Spot, (u64, u64)>,
     queue: VecDeque<Spot>,
     missing: Missing,
+    moved: VecDeque<(RelPath, NodeId)>,
     swept: bool,
     sessions: BTreeMap<Slot, Session>,
     fetch: Fetch,
     held_back: BTreeSet<NodeId>,
     ready: BTreeSet<NodeId>,
+    /// Nodes whose place is not free yet; they are planned again when something has moved.
+    waiting: BTreeSet<NodeId>,
     blocked: BTreeMap<NodeId, u64>,
     problems: BTreeMap<RelPath, Problem>,
     planned_upto: Option<NodeId>,
@@ -185,11 +192,13 @@ impl<S: Store> Engine<S> {
             open: BTreeMap::new(),
             queue: VecDeque::from([Spot::Deep(NodeId::ROOT)]),
             missing: Missing::new(),
+            moved: VecDeque::new(),
             swept: false,
             sessions: BTreeMap::new(),
             fetch: Fetch::default(),
             held_back: BTreeSet::new(),
             ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
             problems: BTreeMap::new(),
             planned_upto: None,
@@ -211,6 +220,13 @@ impl<S: Store> Engine<S> {
     fn handle_inner(&mut self, event: Event, now: &mut Now) -> StoreResult<()> {
         match event {
             Event::Stirred(paths) => self.stirred(&paths, now.wall_ms)?,
+            Event::Watched(dirs) => {
+                for dir in dirs {
+                    if let Some(spot) = self.listing_of(&dir)? {
+                        self.queue.push_back(spot);
+                    }
+                }
+            }
             Event::Overflowed | Event::RulesChanged => self.sweep(),
             Event::Hurry => {
                 self.flush += 1;
@@ -412,7 +428,11 @@ impl<S: Store> Engine<S> {
     }
 
     fn stirred(&mut self, paths: &[RelPath], now_ms: u64) -> StoreResult<()> {
+        let mut aliases = Vec::new();
         for path in paths {
+            aliases.extend(self.later_paths(path)?);
+        }
+        for path in paths.iter().chain(&aliases) {
             let Some(spot) = self.spot_of(path)? else { continue };
             let (at, since) = self.open.get(&spot).copied().unwrap_or((0, now_ms));
             // What is written without pause waits longer and longer, so that it costs little.
@@ -422,6 +442,33 @@ impl<S: Store> Engine<S> {
             self.open.insert(spot, (at.max(now_ms + wait).min(longest.max(now_ms)), since));
         }
         Ok(())
+    }
+
+    /// The paths that a path may have by the time that it is told: directories above it may just have been moved.
+    fn later_paths(&self, path: &[u8]) -> StoreResult<Vec<RelPath>> {
+        let mut later = Vec::new();
+        for (old, dir) in &self.moved {
+            if let Some(rest) = path.strip_prefix(old.as_slice()).filter(|rest| rest.starts_with(b"/"))
+                && let Some(base) = self.state.store.base(*dir)?
+            {
+                later.push([&base_path(&self.state.store, &base)?, rest].concat());
+            }
+        }
+        Ok(later)
+    }
+
+    fn remember_moved(&mut self, moved: Vec<(RelPath, NodeId)>) {
+        self.moved.extend(moved);
+        let too_many = self.moved.len().saturating_sub(REMEMBERED_MOVES);
+        self.moved.drain(..too_many);
+    }
+
+    fn listing_of(&self, dir: &[u8]) -> StoreResult<Option<Spot>> {
+        if dir.is_empty() {
+            return Ok(Some(Spot::Listing(NodeId::ROOT)));
+        }
+        let base = self.at(dir)?.filter(|base| base.class == Class::Dir);
+        Ok(base.map(|base| Spot::Listing(base.id)))
     }
 
     /// The nearest name that base knows the directory of. `None` for what is not synced.
@@ -503,6 +550,7 @@ impl<S: Store> Engine<S> {
 
     fn looked(&mut self, looked: Looked, now_ms: u64) {
         self.queue.extend(looked.more);
+        self.remember_moved(looked.moved);
         for spot in looked.busy {
             self.open.entry(spot).or_insert((now_ms + 2 * SETTLE_MS, now_ms));
         }
@@ -690,11 +738,13 @@ impl<S: Store> Engine<S> {
         let mut sources = self.fetch.take();
         let mut changes = Vec::new();
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        let mut open: BTreeSet<NodeId> = BTreeSet::new();
         for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
             if self.is_at_hand(&change, &nodes, &mut sources)? {
-                let key = change.placed.as_ref().map(|p| p.id).or(change.base.as_ref().map(|(b, _)| b.id));
-                led_by.insert(key.expect("a change has a base or a place"), nodes);
+                led_by.insert(change.key(), nodes);
                 changes.push(change);
+            } else {
+                open.extend(nodes);
             }
         }
         let store = &self.state.store;
@@ -704,39 +754,42 @@ impl<S: Store> Engine<S> {
             Applier { state: &mut self.state, disk, sources: &sources, by: &by, applied: Applied::default() };
         applier.run(&steps, now)?;
         let applied = applier.applied;
-        self.applied(applied, &led_by, now)
+        self.applied(applied, &led_by, &open, now)
     }
 
+    /// Takes in what became of a plan. `open` are nodes that wait for a content.
     fn applied(
         &mut self,
         applied: Applied,
         led_by: &BTreeMap<NodeId, BTreeSet<NodeId>>,
+        open: &BTreeSet<NodeId>,
         now: &mut Now,
     ) -> StoreResult<()> {
-        for node in &applied.done {
-            self.state.store.unmark(*node)?;
-        }
-        let mut again = BTreeSet::new();
-        for nodes in led_by.values() {
-            for node in nodes.iter().filter(|node| !applied.done.contains(node)) {
-                again.insert(*node);
+        let left = led_by.iter().filter(|(key, _)| !applied.done.contains(key));
+        let again: BTreeSet<NodeId> = left.flat_map(|(_, nodes)| nodes).copied().collect();
+        for node in led_by.values().flatten() {
+            if !again.contains(node) && !open.contains(node) {
+                self.state.store.unmark(*node)?;
             }
         }
-        let blocked = !applied.problems.is_empty();
+        if !applied.done.is_empty() {
+            // What stood in the way of others may be gone.
+            self.ready.extend(std::mem::take(&mut self.waiting));
+        }
         for node in again {
-            // Removed, or to be looked at again: what is left to do shows at the next collection.
-            if blocked {
+            if !applied.problems.is_empty() {
                 self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
-            } else if applied.look.is_empty() {
-                self.ready.insert(node);
-            } else {
+            } else if !applied.look.is_empty() {
                 self.blocked.insert(node, now.wall_ms + SETTLE_MS);
+            } else {
+                self.waiting.insert(node);
             }
         }
         for problem in applied.problems {
             self.problems.insert(problem.path.clone(), problem);
         }
         self.queue.extend(applied.look);
+        self.remember_moved(applied.moved);
         self.watch(applied.watch.into_iter().map(|(_, path)| path).collect());
         for (path, happened) in applied.changed {
             self.problems.remove(&path);

@@ -46,6 +46,8 @@ pub struct Looked {
     pub clear: Vec<RelPath>,
     /// Directories that are in play from here on, to be watched.
     pub watch: Vec<(NodeId, RelPath)>,
+    /// Directories that were moved, each with the path that it had.
+    pub moved: Vec<(RelPath, NodeId)>,
     /// Number of local changes written.
     pub changes: u64,
 }
@@ -432,6 +434,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// Writes the new place of an entry whose inode was found elsewhere.
     fn move_entry(&mut self, base: Base, found: &Found, now: &mut Now) -> StoreResult<()> {
         self.looked.changes += 1;
+        if base.class == Class::Dir {
+            self.looked.moved.push((self.path_of(&base)?, base.id));
+        }
         self.pin_siblings(&base, now)?;
         let mut base = self.materialise(base, now)?;
         let parent = self.live_node(&found.parent, now)?;

@@ -15,7 +15,7 @@ use crate::disk::{RelPath, join};
 use crate::observe::{base_path, free_base_key, root_base};
 use crate::select::Select;
 use crate::state::State;
-use crate::store::{Base, BaseState, Store, StoreResult};
+use crate::store::{Base, BaseState, Member, Store, StoreResult};
 use crate::view::Target;
 
 /// An entry of the view at its place on this disk.
@@ -38,6 +38,17 @@ pub struct Change {
     pub base: Option<(Base, RelPath)>,
     /// As it shall be; `None` if it shall not.
     pub placed: Option<Placed>,
+}
+
+impl Change {
+    /// The base key of the entry.
+    pub fn key(&self) -> NodeId {
+        match (&self.placed, &self.base) {
+            (Some(placed), _) => placed.id,
+            (None, Some((base, _))) => base.id,
+            (None, None) => NodeId::ROOT,
+        }
+    }
 }
 
 /// One step, done entirely or not at all.
@@ -68,7 +79,7 @@ pub struct Collected {
     pub changes: Vec<Change>,
     /// Marked nodes without a difference.
     pub settled: Vec<NodeId>,
-    /// For each change, the marked nodes that led to it.
+    /// For each change, the nodes that it is for.
     pub nodes: Vec<BTreeSet<NodeId>>,
 }
 
@@ -85,7 +96,7 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
     let shown_as: BTreeMap<NodeId, NodeId> =
         bases.values().flat_map(|base| base.members.iter().map(|member| (member.node, base.id))).collect();
     for target in targets.into_values() {
-        let nodes: BTreeSet<NodeId> = target.members.iter().map(|member| member.node).collect();
+        let nodes = rows_of(&target.members);
         let base = target.members.iter().find_map(|member| {
             let id = shown_as.get(&member.node)?;
             bases.remove(id)
@@ -110,7 +121,7 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
         if !removable(state, select, &base)? {
             continue;
         }
-        let nodes: BTreeSet<NodeId> = base.members.iter().map(|member| member.node).collect();
+        let nodes = rows_of(&base.members);
         busy.extend(nodes.iter().copied());
         let path = base_path(&state.store, &base)?;
         out.changes.push(Change { base: Some((base, path)), placed: None });
@@ -118,6 +129,11 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
     }
     out.settled = marked.iter().filter(|node| !busy.contains(node)).copied().collect();
     Ok(out)
+}
+
+/// The nodes that members are shown for: a derived sibling hangs on the node that it derives from.
+fn rows_of(members: &[Member]) -> BTreeSet<NodeId> {
+    members.iter().map(|member| member.origin.unwrap_or(member.node)).collect()
 }
 
 struct Search<'a, S> {

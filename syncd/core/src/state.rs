@@ -290,7 +290,12 @@ impl<S: Store> State<S> {
     /// Writes the attributes of a node.
     pub fn write_meta(&mut self, row: &mut Row, seen: &[Dot], attributes: &Attributes, stamp: Stamp) -> Dot {
         let dot = self.dot();
-        let meta = Meta { attributes: attributes.clone(), stamp };
+        let mut attributes = attributes.clone();
+        if row::winner(&row.content).is_some_and(|(_, content)| matches!(content.value, Value::Link { .. })) {
+            // A symlink has no mode of its own: a file that takes its place gets back what it had.
+            attributes.mode = row::winner(&row.meta).map_or(FILE_MODE, |(_, meta)| meta.attributes.mode);
+        }
+        let meta = Meta { attributes, stamp };
         row::write(&mut row.meta, &mut row.ctx, seen, dot, meta);
         dot
     }
@@ -319,6 +324,9 @@ impl<S: Store> State<S> {
         self.put(&row)
     }
 }
+
+/// Permission bits of a file that began as a symlink.
+const FILE_MODE: u16 = 0o644;
 
 /// Two different versions under one number: a peer whose state cannot be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -287,15 +287,23 @@ pub fn all_dots(row: &Row) -> Dots {
     }
 }
 
-/// The attributes that a row shows: the mode that was set last; the time of the last edit or touch.
+/// The attributes that a row shows: the mode that was set last; the time of the last edit or touch. A symlink has
+/// every permission, whatever its node had as a file.
 pub fn attributes(row: &Row) -> Attributes {
     let content = winner(&row.content).map(|(_, content)| content);
-    match (winner(&row.meta).map(|(_, meta)| meta), content) {
+    let mut shown = match (winner(&row.meta).map(|(_, meta)| meta), content) {
         (Some(meta), Some(content)) if content.stamp > meta.stamp => {
             Attributes { mtime: content.born.mtime, ..meta.attributes.clone() }
         }
         (Some(meta), _) => meta.attributes.clone(),
         (None, Some(content)) => content.born.clone(),
         (None, None) => Attributes::default(),
+    };
+    if content.is_some_and(|content| matches!(content.value, Value::Link { .. })) {
+        shown.mode = LINK_MODE;
     }
+    shown
 }
+
+/// Permission bits of every symlink.
+pub const LINK_MODE: u16 = 0o777;
