@@ -17,5 +17,7 @@ pub mod program;
 pub mod relay;
 pub mod room;
 pub mod scratch;
+#[path = "../sim/sim.rs"]
+pub mod sim;
 pub mod tree;
 pub mod watch;

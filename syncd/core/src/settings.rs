@@ -8,5 +8,10 @@
 //! writes dconf and reads the installed schemas is the daemon's.
 
 pub mod classify;
+pub mod engine;
+pub mod event;
+pub mod history;
+pub mod project;
 pub mod schema;
+pub mod strict;
 pub mod value;

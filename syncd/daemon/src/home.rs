@@ -169,7 +169,7 @@ impl Home {
         with_now(|now| recover(&mut state, &mut disk, now)).context("tidying up after the last run")?;
 
         preferences.load(&state, device)?;
-        let engine = Engine::new(state, preferences.select());
+        let engine = Engine::new(state, preferences.rulebook.select());
         let (driver, effects, thread) = Driver::start(engine, disk.clone()).context("starting the engine")?;
         let exchange = Exchange::new(driver.clone(), disk.clone(), content_key);
         let (watcher, stirred) = Watcher::start(&paths.home, &paths.state, preferences.unwatched())?;

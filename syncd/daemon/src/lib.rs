@@ -17,6 +17,7 @@ pub mod peer;
 pub mod preferences;
 pub mod prefixed;
 pub mod relay;
+pub mod rulebook;
 pub mod service;
 pub mod socket;
 pub mod store;

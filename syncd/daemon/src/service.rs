@@ -25,6 +25,7 @@ use crate::keys::{KeyStore, KeysError, Member, Stored};
 use crate::membership::{self, append, entropy, told, unreachable};
 use crate::net::PathKind;
 use crate::preferences::Preferences;
+use crate::rulebook::Rulebook;
 
 mod doctor;
 mod history;
@@ -279,24 +280,25 @@ impl Service for Daemon {
         let below = answer::below_home(&self.paths, &path)?;
         let is_dir = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
         match self.home().await {
-            Ok(home) => Ok(home.preferences.why(&below, is_dir)),
-            Err(_) => Ok(Preferences::shipped(&self.paths).why(&below, is_dir)),
+            Ok(home) => Ok(home.preferences.rulebook.why(&below, is_dir)),
+            Err(_) => Ok(Rulebook::open(&self.paths).why(&below, is_dir)),
         }
     }
 
     async fn rules_list(&self, asking: bool) -> Answer {
         let home = self.home().await?;
-        if asking { Ok(home.preferences.asking(&self.paths)) } else { Ok(home.preferences.rules()) }
+        let rulebook = &home.preferences.rulebook;
+        Ok(if asking { rulebook.asking(&self.paths.home) } else { rulebook.list() })
     }
 
     async fn rules_add(&self, rule: NewRule) -> Answer {
         let home = self.home().await?;
-        home.preferences.add_rule(&home, rule).await
+        home.preferences.rulebook.add(rule, &home.driver).await
     }
 
     async fn rules_remove(&self, pattern: String, on: Option<String>) -> Answer {
         let home = self.home().await?;
-        home.preferences.remove_rule(&home, &pattern, on.as_deref()).await
+        home.preferences.rulebook.remove(&pattern, on.as_deref(), &home.driver).await
     }
 
     async fn history(&self, path: Option<PathBuf>) -> Answer {

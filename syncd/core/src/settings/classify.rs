@@ -451,7 +451,7 @@ fn type_fits(types: &[String], kind: &str) -> bool {
 }
 
 /// Whether a text matches a pattern of `*` (any run) and `?` (any one byte).
-fn glob(pattern: &str, text: &str) -> bool {
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     let mut star = None;

@@ -202,6 +202,11 @@ impl Schemas {
         Self { by_id, by_path }
     }
 
+    /// Whether a schema is installed and has one place.
+    pub fn is_fixed(&self, id: &str) -> bool {
+        self.by_id.get(id).is_some_and(|schema| schema.path.is_some())
+    }
+
     /// What a dconf path is here.
     pub fn find(&self, path: &str) -> Found<'_> {
         let Some(cut) = path.rfind('/') else { return Found::Nothing };

@@ -1,0 +1,3 @@
+//! Short stories on the simulator, one file per promise to the person.
+
+mod basics;

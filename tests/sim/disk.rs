@@ -1,0 +1,606 @@
+//! The simulated disk: [`Disk`] over a [`Tree`], with watching, permissions, crashes, failing calls, and a person who
+//! may act between any two calls.
+//!
+//! A crash lets the disk refuse every call from the chosen one on. After `kill -9` all that was done stands; after a
+//! power cut, a chosen prefix of what the daemon did since its last flush stands, and bytes that were not flushed
+//! may be gone. What a person did is always durable.
+
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind, Result};
+use std::sync::Arc;
+
+use hearth_schemas::ids::ContentHash;
+use hearth_schemas::item::{Attributes, FileTime, Name};
+use syncd_core::disk::{Disk, RelPath, Source, StageName, Stat};
+
+use super::chance::Chance;
+use super::tree::{Body, ROOT, Tree, below, split};
+
+/// The key of every content hash in a simulated account.
+const CONTENT_KEY: [u8; 32] = [7; 32];
+const READ: u16 = 0o400;
+const WRITE: u16 = 0o200;
+const SEARCH: u16 = 0o100;
+
+/// How a machine goes down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crash {
+    /// `kill -9`: what reached the kernel stands.
+    Kill,
+    /// The power fails: what was not flushed may be gone.
+    PowerCut,
+}
+
+/// Something that a person does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Writes into a file in place, or makes it.
+    Write(RelPath, Vec<u8>),
+    /// Writes a temporary file and renames it over the name, as most editors do.
+    Save(RelPath, Vec<u8>),
+    /// Makes a directory.
+    Mkdir(RelPath),
+    /// Moves an entry; a leaf at the new name is replaced.
+    Move(RelPath, RelPath),
+    /// Swaps two entries.
+    Swap(RelPath, RelPath),
+    /// Removes an entry and everything below it.
+    Remove(RelPath),
+    /// Makes a symlink, in place of a leaf that is there.
+    Link(RelPath, Vec<u8>),
+    /// Gives a file a second name.
+    HardLink(RelPath, RelPath),
+    /// Sets permission bits.
+    Chmod(RelPath, u16),
+    /// Sets the modification time, in seconds since 1970.
+    Touch(RelPath, i64),
+    /// Makes a socket.
+    Socket(RelPath),
+}
+
+/// What a person's act did to contents: which they wrote, and which they replaced or removed.
+#[derive(Clone, Default, Debug)]
+pub struct Deed {
+    /// Contents that came about.
+    pub written: Vec<Arc<Vec<u8>>>,
+    /// Contents that the person did away with.
+    pub destroyed: Vec<Arc<Vec<u8>>>,
+}
+
+/// The disk of one machine.
+pub struct SimDisk {
+    /// What is on it.
+    pub tree: Tree,
+    /// Paths that stirred and were watched.
+    pub stirred: Vec<RelPath>,
+    /// What was done behind the daemon's back, between two calls.
+    pub deeds: Vec<Deed>,
+    /// No space is left.
+    pub full: bool,
+    /// In so many cases of a hundred, a changing call fails.
+    pub failing: usize,
+    /// The root is not the directory that it was.
+    pub root_lost: bool,
+    /// Number of changing calls that the daemon made.
+    pub changes: u64,
+    watches: BTreeMap<u64, RelPath>,
+    fuse: Option<u32>,
+    dead: bool,
+    ambush: Vec<(u32, Act)>,
+    journal: Option<Vec<Tree>>,
+    chance: Chance,
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(clock_ns: i64, chance: Chance) -> Self {
+        Self {
+            tree: Tree::new(clock_ns),
+            stirred: Vec::new(),
+            deeds: Vec::new(),
+            full: false,
+            failing: 0,
+            root_lost: false,
+            changes: 0,
+            watches: BTreeMap::new(),
+            fuse: None,
+            dead: false,
+            ambush: Vec::new(),
+            journal: None,
+            chance,
+        }
+    }
+
+    /// The daemon will crash at its `calls`th changing call.
+    pub fn arm(&mut self, calls: u32) {
+        self.fuse = Some(calls);
+        self.journal = Some(Vec::new());
+    }
+
+    /// Whether a crash is still to come.
+    pub fn is_armed(&self) -> bool {
+        self.fuse.is_some()
+    }
+
+    /// Whether the crash that was armed has come.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Whether all that the daemon did would outlive a power cut.
+    pub fn is_durable(&self) -> bool {
+        self.journal.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    /// A person will act just before the daemon's `calls`th call.
+    pub fn ambush(&mut self, calls: u32, act: Act) {
+        self.ambush.push((calls, act));
+    }
+
+    /// What is left of the disk when the machine comes up again.
+    pub fn crash(&mut self, crash: Crash) {
+        let journal = self.journal.take().unwrap_or_default();
+        if crash == Crash::PowerCut {
+            let keep = self.chance.below(journal.len() + 1);
+            if let Some(earlier) = journal.into_iter().nth(keep) {
+                let clock_ns = self.tree.clock_ns;
+                self.tree = earlier;
+                self.tree.clock_ns = clock_ns;
+            }
+            if self.chance.percent(50) {
+                self.tree.lose_unflushed();
+            }
+        }
+        self.watches.clear();
+        self.stirred.clear();
+        self.ambush.clear();
+        self.fuse = None;
+        self.dead = false;
+    }
+
+    /// Watches a directory, under its path of this moment.
+    pub fn watch(&mut self, path: &[u8]) {
+        if let Ok(ino) = self.tree.resolve(path) {
+            self.watches.insert(ino, path.to_vec());
+        }
+    }
+
+    /// Lets a person act.
+    pub fn act(&mut self, act: &Act) -> Result<Deed> {
+        let mut deed = Deed::default();
+        match act {
+            Act::Write(path, bytes) => match self.tree.look(path)? {
+                Some(ino) => {
+                    deed.destroyed.push(self.tree.bytes(ino)?);
+                    self.tree.set_bytes(ino, bytes)?;
+                    deed.written.push(Arc::new(bytes.clone()));
+                }
+                None => self.make(path, Body::File(Arc::new(bytes.clone())), 0o644, &mut deed)?,
+            },
+            Act::Save(path, bytes) => {
+                let (dir, name) = split(path);
+                let temporary = below(dir, &[b".", name, b".swp"].concat());
+                let mode = match self.tree.look(path)? {
+                    Some(ino) => {
+                        deed.destroyed.push(self.tree.bytes(ino)?);
+                        self.tree.get(ino).mode
+                    }
+                    None => 0o644,
+                };
+                if name.len() > 250 || self.tree.look(&temporary)?.is_some() {
+                    return Err(ErrorKind::AlreadyExists.into());
+                }
+                self.make(&temporary, Body::File(Arc::new(bytes.clone())), mode, &mut deed)?;
+                self.tree.rename(&temporary, path, true)?;
+                self.stir(&temporary);
+            }
+            Act::Mkdir(path) => self.make(path, Body::Dir(BTreeMap::new()), 0o755, &mut deed)?,
+            Act::Link(path, target) => {
+                if let Some(ino) = self.tree.look(path)? {
+                    if matches!(self.tree.get(ino).body, Body::Dir(_)) {
+                        return Err(ErrorKind::IsADirectory.into());
+                    }
+                    deed.destroyed.extend(self.tree.bytes(ino));
+                    self.tree.remove_all(path)?;
+                }
+                self.make(path, Body::Link(target.clone()), 0o777, &mut deed)?;
+            }
+            Act::Socket(path) => self.make(path, Body::Socket, 0o755, &mut deed)?,
+            Act::Move(from, to) => {
+                let replaced = match self.tree.look(to)? {
+                    Some(ino) => self.tree.bytes(ino).ok(),
+                    None => None,
+                };
+                self.tree.rename(from, to, true)?;
+                deed.destroyed.extend(replaced);
+                self.stir(from);
+                self.stir(to);
+            }
+            Act::Swap(a, b) => self.swap(a, b)?,
+            Act::Remove(path) => {
+                let gone: Vec<(RelPath, u64)> = self.tree.walk();
+                let prefix = below(path, b"");
+                for (gone, ino) in gone.into_iter().filter(|(p, _)| p == path || p.starts_with(&prefix)) {
+                    deed.destroyed.extend(self.tree.bytes(ino));
+                    self.stir(&gone);
+                    self.watches.remove(&ino);
+                }
+                self.tree.remove_all(path)?;
+            }
+            Act::HardLink(from, to) => {
+                let ino = self.tree.look(from)?.ok_or(ErrorKind::NotFound)?;
+                let bytes = self.tree.bytes(ino)?;
+                if self.tree.look(to)?.is_some() {
+                    return Err(ErrorKind::AlreadyExists.into());
+                }
+                let (dir, name) = self.tree.parent(to)?;
+                self.tree.attach(dir, name, ino)?;
+                self.tree.add_link(ino);
+                deed.written.push(bytes);
+            }
+            Act::Chmod(path, mode) => {
+                let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
+                self.tree.set_attributes(ino, Some(*mode), None);
+            }
+            Act::Touch(path, secs) => {
+                let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
+                self.tree.set_attributes(ino, None, Some(FileTime { secs: *secs, nanos: 0 }));
+            }
+        }
+        for path in act.paths() {
+            self.stir(path);
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.clear();
+        }
+        Ok(deed)
+    }
+
+    fn make(&mut self, path: &[u8], body: Body, mode: u16, deed: &mut Deed) -> Result<()> {
+        if self.tree.look(path)?.is_some() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        if let Body::File(bytes) = &body {
+            deed.written.push(Arc::clone(bytes));
+        }
+        let (dir, name) = self.tree.parent(path)?;
+        let ino = self.tree.create(body, mode);
+        self.tree.attach(dir, name, ino)?;
+        self.stir(path);
+        Ok(())
+    }
+
+    fn swap(&mut self, a: &[u8], b: &[u8]) -> Result<()> {
+        let inside = |x: &[u8], y: &[u8]| x == y || x.starts_with(&below(y, b""));
+        if inside(a, b) || inside(b, a) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let (a_dir, a_name) = self.tree.parent(a)?;
+        let (b_dir, b_name) = self.tree.parent(b)?;
+        if self.tree.look(a)?.is_none() || self.tree.look(b)?.is_none() {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let x = self.tree.detach(a_dir, a_name)?;
+        let y = self.tree.detach(b_dir, b_name)?;
+        self.tree.attach(a_dir, a_name, y)?;
+        self.tree.attach(b_dir, b_name, x)
+    }
+
+    /// What inotify would tell of a name.
+    fn stir(&mut self, path: &[u8]) {
+        let (dir, name) = split(path);
+        if let Ok(ino) = self.tree.resolve(dir)
+            && let Some(watched) = self.watches.get(&ino)
+        {
+            self.stirred.push(below(watched, name));
+        }
+    }
+
+    // ---- what stands between the daemon and its calls ----
+
+    /// Before any call.
+    fn before(&mut self) -> Result<()> {
+        if self.dead {
+            return Err(Error::other("crashed"));
+        }
+        for at in (0..self.ambush.len()).rev() {
+            if self.ambush[at].0 > 0 {
+                self.ambush[at].0 -= 1;
+                continue;
+            }
+            let (_, act) = self.ambush.remove(at);
+            // The person may have come too late for it.
+            if let Ok(deed) = self.act(&act) {
+                self.deeds.push(deed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Before a call that changes something.
+    fn before_change(&mut self) -> Result<()> {
+        self.before()?;
+        if let Some(left) = &mut self.fuse {
+            if *left == 0 {
+                self.dead = true;
+                return Err(Error::other("crashed"));
+            }
+            *left -= 1;
+        }
+        if self.failing > 0 && self.chance.percent(self.failing) {
+            let kind = *self.chance.pick(&[ErrorKind::Other, ErrorKind::StorageFull]).expect("two kinds");
+            return Err(kind.into());
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.push(self.tree.clone());
+        }
+        self.changes += 1;
+        Ok(())
+    }
+
+    fn need(&self, ino: u64, bits: u16) -> Result<()> {
+        if self.tree.get(ino).mode & bits == bits { Ok(()) } else { Err(ErrorKind::PermissionDenied.into()) }
+    }
+
+    /// The inode at a path, if every directory on the way may be searched.
+    fn resolve(&self, path: &[u8]) -> Result<u64> {
+        let mut at = ROOT;
+        for part in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+            let entries = self.tree.entries(at)?;
+            self.need(at, SEARCH)?;
+            at = *entries.get(part).ok_or(ErrorKind::NotFound)?;
+        }
+        Ok(at)
+    }
+
+    fn parent<'a>(&self, path: &'a [u8], bits: u16) -> Result<(u64, &'a [u8])> {
+        let (dir, name) = split(path);
+        if name.is_empty() {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let dir = self.resolve(dir)?;
+        self.tree.entries(dir)?;
+        self.need(dir, bits | SEARCH)?;
+        Ok((dir, name))
+    }
+
+    fn at(&self, path: &[u8]) -> Result<u64> {
+        let (dir, name) = self.parent(path, 0)?;
+        Ok(*self.tree.entries(dir)?.get(name).ok_or(ErrorKind::NotFound)?)
+    }
+
+    fn read(&self, source: &Source) -> Result<Arc<Vec<u8>>> {
+        match source {
+            Source::Copy(path) => {
+                let ino = self.at(path)?;
+                self.need(ino, READ)?;
+                self.tree.bytes(ino)
+            }
+            Source::Kept(name) => {
+                let ino = self.tree.history.get(&name.0).or(self.tree.staging.get(&name.0));
+                self.tree.bytes(*ino.ok_or(ErrorKind::NotFound)?)
+            }
+            Source::Bytes(bytes) => Ok(Arc::new(bytes.clone())),
+            Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// The bytes that a source stands for, for a peer.
+    pub fn serve(&self, source: &Source) -> Option<Arc<Vec<u8>>> {
+        self.read(source).ok()
+    }
+}
+
+impl Act {
+    /// The names that it touches.
+    pub fn paths(&self) -> Vec<&RelPath> {
+        match self {
+            Self::Write(path, _)
+            | Self::Save(path, _)
+            | Self::Link(path, _)
+            | Self::Chmod(path, _)
+            | Self::Touch(path, _) => vec![path],
+            Self::Swap(a, b) => vec![a, b],
+            Self::HardLink(_, path) => vec![path],
+            // These tell of themselves while they are at it.
+            Self::Mkdir(_) | Self::Socket(_) | Self::Move(..) | Self::Remove(_) => Vec::new(),
+        }
+    }
+}
+
+/// The content hash of some bytes in a simulated account.
+pub fn hash_of(bytes: &[u8]) -> ContentHash {
+    ContentHash(*blake3::keyed_hash(&CONTENT_KEY, bytes).as_bytes())
+}
+
+impl Disk for SimDisk {
+    fn list(&mut self, dir: &[u8]) -> Result<Vec<(Name, Stat)>> {
+        self.before()?;
+        let ino = self.resolve(dir)?;
+        let entries = self.tree.entries(ino)?;
+        self.need(ino, READ | SEARCH)?;
+        Ok(entries.iter().filter_map(|(name, &ino)| Some((Name::new(name.clone())?, self.tree.stat(ino)))).collect())
+    }
+
+    fn stat(&mut self, path: &[u8]) -> Result<Option<Stat>> {
+        self.before()?;
+        let (dir, name) = self.parent(path, 0)?;
+        Ok(self.tree.entries(dir)?.get(name).map(|&ino| self.tree.stat(ino)))
+    }
+
+    fn read_link(&mut self, path: &[u8]) -> Result<Vec<u8>> {
+        self.before()?;
+        match &self.tree.get(self.at(path)?).body {
+            Body::Link(target) => Ok(target.clone()),
+            Body::File(_) | Body::Dir(_) | Body::Socket => Err(ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn hash(&mut self, path: &[u8]) -> Result<(ContentHash, u64)> {
+        self.before()?;
+        let bytes = self.read(&Source::Copy(path.to_vec()))?;
+        Ok((hash_of(&bytes), bytes.len() as u64))
+    }
+
+    fn root_holds(&mut self) -> bool {
+        !self.root_lost
+    }
+
+    fn mkdir(&mut self, path: &[u8]) -> Result<Stat> {
+        self.before_change()?;
+        let (dir, name) = self.parent(path, WRITE)?;
+        if self.tree.entries(dir)?.contains_key(name) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        if self.full {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let ino = self.tree.create(Body::Dir(BTreeMap::new()), 0o700);
+        self.tree.attach(dir, name, ino)?;
+        self.stir(path);
+        Ok(self.tree.stat(ino))
+    }
+
+    fn stage(
+        &mut self,
+        name: &StageName,
+        source: &Source,
+        attributes: &Attributes,
+    ) -> Result<(Stat, ContentHash, u64)> {
+        self.before_change()?;
+        if self.full {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        if self.tree.staging.contains_key(&name.0) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let (body, bytes) = match source {
+            Source::Link(target) => (Body::Link(target.clone()), Arc::new(target.clone())),
+            Source::Copy(_) | Source::Kept(_) | Source::Bytes(_) => {
+                let bytes = self.read(source)?;
+                (Body::File(Arc::clone(&bytes)), bytes)
+            }
+        };
+        let ino = self.tree.create(body, 0o600);
+        self.tree.set_unflushed(ino);
+        self.tree.staging.insert(name.0.clone(), ino);
+        self.tree.set_attributes(ino, Some(attributes.mode), Some(attributes.mtime));
+        Ok((self.tree.stat(ino), hash_of(&bytes), bytes.len() as u64))
+    }
+
+    fn flush(&mut self, _dirs: &[RelPath]) -> Result<()> {
+        self.before_change()?;
+        self.tree.flush();
+        if let Some(journal) = &mut self.journal {
+            journal.clear();
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
+        self.before_change()?;
+        let (from_dir, from_name) = self.parent(from, WRITE)?;
+        let (to_dir, _) = self.parent(to, WRITE)?;
+        let ino = *self.tree.entries(from_dir)?.get(from_name).ok_or(ErrorKind::NotFound)?;
+        if from_dir != to_dir && matches!(self.tree.get(ino).body, Body::Dir(_)) {
+            self.need(ino, WRITE)?;
+        }
+        self.tree.rename(from, to, false)?;
+        self.stir(from);
+        self.stir(to);
+        Ok(())
+    }
+
+    fn unstage(&mut self, name: &StageName, to: &[u8]) -> Result<Stat> {
+        self.before_change()?;
+        let (dir, to_name) = self.parent(to, WRITE)?;
+        let ino = *self.tree.staging.get(&name.0).ok_or(ErrorKind::NotFound)?;
+        if self.tree.entries(dir)?.contains_key(to_name) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        self.tree.attach(dir, to_name, ino)?;
+        self.tree.staging.remove(&name.0);
+        self.stir(to);
+        Ok(self.tree.stat(ino))
+    }
+
+    fn exchange(&mut self, name: &StageName, path: &[u8]) -> Result<(Stat, Stat)> {
+        self.before_change()?;
+        let (dir, to_name) = self.parent(path, WRITE)?;
+        let coming = *self.tree.staging.get(&name.0).ok_or(ErrorKind::NotFound)?;
+        let going = *self.tree.entries(dir)?.get(to_name).ok_or(ErrorKind::NotFound)?;
+        self.tree.detach(dir, to_name)?;
+        self.tree.attach(dir, to_name, coming)?;
+        self.tree.staging.insert(name.0.clone(), going);
+        self.stir(path);
+        Ok((self.tree.stat(coming), self.tree.stat(going)))
+    }
+
+    fn take(&mut self, path: &[u8], name: &StageName) -> Result<Stat> {
+        self.before_change()?;
+        let (dir, from_name) = self.parent(path, WRITE)?;
+        if self.tree.staging.contains_key(&name.0) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let ino = self.tree.detach(dir, from_name)?;
+        self.tree.staging.insert(name.0.clone(), ino);
+        self.stir(path);
+        Ok(self.tree.stat(ino))
+    }
+
+    fn keep(&mut self, name: &StageName) -> Result<()> {
+        self.before_change()?;
+        if self.tree.history.contains_key(&name.0) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let ino = self.tree.staging.remove(&name.0).ok_or(ErrorKind::NotFound)?;
+        self.tree.history.insert(name.0.clone(), ino);
+        Ok(())
+    }
+
+    fn discard(&mut self, name: &StageName) -> Result<()> {
+        self.before_change()?;
+        if let Some(ino) = self.tree.staging.remove(&name.0) {
+            self.tree.release(ino);
+        }
+        Ok(())
+    }
+
+    fn rmdir(&mut self, path: &[u8]) -> Result<()> {
+        self.before_change()?;
+        let (dir, name) = self.parent(path, WRITE)?;
+        let ino = *self.tree.entries(dir)?.get(name).ok_or(ErrorKind::NotFound)?;
+        if !self.tree.entries(ino)?.is_empty() {
+            return Err(ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.tree.detach(dir, name)?;
+        self.tree.release(ino);
+        self.watches.remove(&ino);
+        self.stir(path);
+        Ok(())
+    }
+
+    fn set_attributes(&mut self, path: &[u8], attributes: &Attributes) -> Result<Stat> {
+        self.before_change()?;
+        let ino = self.at(path)?;
+        self.tree.set_attributes(ino, Some(attributes.mode), Some(attributes.mtime));
+        self.stir(path);
+        Ok(self.tree.stat(ino))
+    }
+
+    fn staged(&mut self) -> Result<Vec<(StageName, Stat)>> {
+        self.before()?;
+        let staged = self.tree.staging.iter();
+        Ok(staged.map(|(name, &ino)| (StageName(name.clone()), self.tree.stat(ino))).collect())
+    }
+
+    fn hash_staged(&mut self, name: &StageName) -> Result<(ContentHash, u64)> {
+        self.before()?;
+        let ino = *self.tree.staging.get(&name.0).ok_or(ErrorKind::NotFound)?;
+        match &self.tree.get(ino).body {
+            Body::File(bytes) => Ok((hash_of(bytes), bytes.len() as u64)),
+            Body::Link(target) => Ok((hash_of(target), target.len() as u64)),
+            Body::Dir(_) | Body::Socket => Err(Error::other("not a leaf")),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One simulated machine: the core on a simulated disk, driven as the daemon drives it.
+//!
+//! Holds what survives a crash (disk, committed index) apart from what does not (the engine). What the engine wants
+//! done beyond this machine is handed to [`super::world`] as effects.
+
+use std::collections::BTreeSet;
+
+use hearth_schemas::ids::{DeviceId, Slot};
+use syncd_core::apply::recover;
+use syncd_core::engine::{Effect, Engine, Event};
+use syncd_core::select::Select;
+use syncd_core::state::{Now, State};
+use syncd_core::store::{MemoryStore, StoreResult};
+
+use super::chance::Chance;
+use super::disk::{Crash, SimDisk};
+
+/// How long the daemon rests after its index could not be written, in milliseconds.
+const REST_MS: u64 = 3000;
+/// Slices of work without an end: the engine runs in circles.
+const ENDLESS: u32 = 20_000;
+
+/// A machine.
+pub struct SimMachine {
+    /// Its name.
+    pub name: String,
+    /// Its number in the account.
+    pub slot: Slot,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// How far its clock is off, in milliseconds.
+    pub skew_ms: i64,
+    /// In so many cases of a hundred, the watcher loses sight instead of telling.
+    pub sightless: usize,
+    /// Paths that are not synced here.
+    pub excluded: BTreeSet<Vec<u8>>,
+    /// Down until then; `None` while it is up.
+    pub down_until: Option<u64>,
+    engine: Option<Engine<MemoryStore>>,
+    store: MemoryStore,
+    first: bool,
+    how: Crash,
+    armed: bool,
+    rest_until: u64,
+    chance: Chance,
+}
+
+/// Rules of a machine: everything but some subtrees.
+struct Excluding(BTreeSet<Vec<u8>>);
+
+impl Select for Excluding {
+    fn travels(&self, path: &[u8], _is_dir: bool) -> bool {
+        !self.0.iter().any(|out| path == out || path.starts_with(&super::tree::below(out, b"")))
+    }
+}
+
+impl SimMachine {
+    /// A machine with an empty disk, down.
+    pub fn new(name: &str, slot: Slot, first: bool, now_ms: u64, mut chance: Chance) -> Self {
+        let clock_ns = i64::try_from(now_ms * 1_000_000).expect("the year is a usual one");
+        let disk = SimDisk::new(clock_ns, chance.fork());
+        Self {
+            name: name.to_owned(),
+            slot,
+            disk,
+            skew_ms: 0,
+            sightless: 0,
+            excluded: BTreeSet::new(),
+            down_until: Some(u64::MAX),
+            engine: None,
+            store: MemoryStore::default(),
+            first,
+            how: Crash::Kill,
+            armed: false,
+            rest_until: 0,
+            chance,
+        }
+    }
+
+    /// The engine of a machine that is up.
+    pub fn engine(&self) -> &Engine<MemoryStore> {
+        self.engine.as_ref().expect("the machine is up")
+    }
+
+    /// Whether its daemon runs.
+    pub fn is_up(&self) -> bool {
+        self.engine.is_some()
+    }
+
+    /// Its wall clock.
+    pub fn wall_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add_signed(self.skew_ms)
+    }
+
+    /// When it wants to go on though nothing happens, on the world's clock.
+    pub fn wakes_at(&self, now_ms: u64) -> Option<u64> {
+        if self.engine.is_none() {
+            return self.down_until.filter(|&until| until != u64::MAX);
+        }
+        if self.rest_until > now_ms {
+            return Some(self.rest_until);
+        }
+        let timeout = self.engine().poll_timeout()?;
+        Some(timeout.saturating_add_signed(-self.skew_ms).max(now_ms + 1))
+    }
+
+    /// Starts the daemon.
+    pub fn start(&mut self, now_ms: u64) {
+        self.set_clock(now_ms);
+        let store = std::mem::take(&mut self.store);
+        let device = DeviceId([u8::try_from(self.slot.0 & 0xff).expect("a byte"); 32]);
+        let (wall_ms, chance) = (self.wall_ms(now_ms), &mut self.chance);
+        let mut random = || chance.bits();
+        let mut now = Now { wall_ms, random: &mut random };
+        let mut state = State::open(store, device, &self.name, self.first, &mut now).expect("an index in memory");
+        recover(&mut state, &mut self.disk, &mut now).expect("an index in memory");
+        self.engine = Some(Engine::new(state, Box::new(Excluding(self.excluded.clone()))));
+        self.down_until = None;
+        self.rest_until = 0;
+    }
+
+    /// The daemon dies at its `calls`th changing call to the disk, or is stopped before.
+    pub fn arm(&mut self, calls: u32, how: Crash) {
+        self.disk.arm(calls);
+        self.how = how;
+        self.armed = true;
+    }
+
+    /// The daemon dies between two calls.
+    pub fn crash(&mut self, how: Crash, until: u64) {
+        if let Some(engine) = self.engine.take() {
+            self.store = engine.state.store;
+        }
+        self.disk.crash(how);
+        self.down_until = Some(until);
+        self.armed = false;
+    }
+
+    /// The index is lost while the daemon is down.
+    pub fn lose_index(&mut self) {
+        assert!(self.engine.is_none(), "the daemon is down");
+        self.store = MemoryStore::default();
+        self.first = false;
+    }
+
+    /// A copy of the index, as a backup has it. The daemon is down.
+    pub fn index(&self) -> MemoryStore {
+        assert!(self.engine.is_none(), "the daemon is down");
+        self.store.clone()
+    }
+
+    /// Puts a copy of the index back.
+    pub fn restore_index(&mut self, store: MemoryStore) {
+        assert!(self.engine.is_none(), "the daemon is down");
+        self.store = store;
+    }
+
+    /// Tells the engine what happened.
+    pub fn handle(&mut self, event: Event, now_ms: u64) {
+        self.call(now_ms, |engine, _, now| engine.handle(event, now).map(|()| false));
+    }
+
+    /// Works until nothing is left to do. Gives the effects that concern others.
+    pub fn work(&mut self, now_ms: u64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.set_clock(now_ms);
+        for round in 0.. {
+            assert!(round < ENDLESS, "{} works in circles", self.name);
+            if self.engine.is_none() || self.rest_until > now_ms {
+                break;
+            }
+            let told = self.tell_stirred(now_ms);
+            let more = self.call(now_ms, Engine::work);
+            effects.extend(self.effects(now_ms));
+            if !more && !told && self.disk.stirred.is_empty() {
+                break;
+            }
+        }
+        effects
+    }
+
+    /// Tells what the watcher saw, or that it saw too little.
+    pub fn tell_stirred(&mut self, now_ms: u64) -> bool {
+        let stirred = std::mem::take(&mut self.disk.stirred);
+        if stirred.is_empty() || self.engine.is_none() {
+            return false;
+        }
+        let lost = self.sightless > 0 && self.chance.percent(self.sightless);
+        self.handle(if lost { Event::Overflowed } else { Event::Stirred(stirred) }, now_ms);
+        true
+    }
+
+    fn effects(&mut self, now_ms: u64) -> Vec<Effect> {
+        let mut out = Vec::new();
+        while let Some(effect) = self.engine.as_mut().and_then(Engine::poll_effect) {
+            match effect {
+                Effect::Watch(dirs) => dirs.iter().for_each(|dir| self.disk.watch(dir)),
+                Effect::Drain(peer, token) => {
+                    self.tell_stirred(now_ms);
+                    self.handle(Event::Drained(peer, token), now_ms);
+                }
+                Effect::StatusChanged | Effect::Did(..) => {}
+                Effect::Send(..) | Effect::End(..) | Effect::Fetch { .. } | Effect::Serve(..) | Effect::Setting { .. } => {
+                    out.push(effect);
+                }
+            }
+        }
+        out
+    }
+
+    fn call(
+        &mut self,
+        now_ms: u64,
+        call: impl FnOnce(&mut Engine<MemoryStore>, &mut SimDisk, &mut Now) -> StoreResult<bool>,
+    ) -> bool {
+        let (wall_ms, chance) = (self.wall_ms(now_ms), &mut self.chance);
+        let Some(engine) = &mut self.engine else { return false };
+        let committed = self.armed.then(|| engine.state.store.clone());
+        let mut random = || chance.bits();
+        let result = call(engine, &mut self.disk, &mut Now { wall_ms, random: &mut random });
+        if self.disk.is_dead() {
+            self.engine = None;
+            self.store = committed.expect("only an armed disk dies");
+            self.disk.crash(self.how);
+            self.armed = false;
+            self.down_until = Some(now_ms + 500 + self.chance.bits() % 5000);
+            return false;
+        }
+        result.unwrap_or_else(|_| {
+            self.rest_until = now_ms + REST_MS;
+            false
+        })
+    }
+
+    fn set_clock(&mut self, now_ms: u64) {
+        let wall_ns = i64::try_from(self.wall_ms(now_ms) * 1_000_000).expect("the year is a usual one");
+        let clock = &mut self.disk.tree.clock_ns;
+        let jumped = wall_ns < *clock - 60_000_000_000;
+        if jumped || wall_ns > *clock {
+            *clock = wall_ns;
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What must hold, asked more simply than the product answers it.
+//!
+//! Records every content that a person closed and the moment it was their own doing that the last of it went. When
+//! all machines are connected and quiet: all disks alike, every engine clean and of one state, a second look changes
+//! nothing, and every content that nobody did away with is live or in some history.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_schemas::ids::ContentHash;
+use syncd_core::engine::Event;
+use syncd_core::store::Store;
+
+use super::disk::{Deed, hash_of};
+use super::machine::SimMachine;
+use super::tree::Body;
+use super::world::{Here, World};
+
+/// Contents that must be somewhere.
+#[derive(Default)]
+pub struct Oracle {
+    owed: BTreeMap<ContentHash, String>,
+}
+
+impl Oracle {
+    /// Takes note of what a person did.
+    pub fn note(&mut self, machines: &[SimMachine], here: Here, deed: &Deed) {
+        for bytes in &deed.destroyed {
+            let hash = hash_of(bytes);
+            let elsewhere = machines.iter().enumerate().any(|(i, machine)| {
+                i != here.0 && machine.disk.is_durable() && held(machine).contains(&hash)
+            });
+            if !elsewhere {
+                // It never left this machine: the person's own to do away with.
+                self.owed.remove(&hash);
+            }
+        }
+        for bytes in deed.written.iter().filter(|bytes| !bytes.is_empty()) {
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+            self.owed.insert(hash_of(bytes), text);
+        }
+    }
+
+    /// Contents that are owed and nowhere.
+    pub fn lost(&self, machines: &[SimMachine]) -> Vec<String> {
+        let all: BTreeSet<ContentHash> = machines.iter().flat_map(held).collect();
+        self.owed.iter().filter(|(hash, _)| !all.contains(hash)).map(|(_, text)| text.clone()).collect()
+    }
+}
+
+/// Contents of a machine's files and of its history.
+fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
+    let tree = &machine.disk.tree;
+    let live = tree.walk().into_iter().map(|(_, ino)| ino);
+    let kept = tree.history.values().copied();
+    live.chain(kept).filter_map(|ino| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes)).collect()
+}
+
+/// Everything that must hold when all are connected and nothing is left to do.
+pub(super) fn assert_in_order(world: &mut World) {
+    assert_alike(world);
+    assert_clean(world);
+    let lost = world.oracle.lost(&world.machines);
+    assert!(lost.is_empty(), "lost: {lost:?}\n{}", world.describe());
+    let before: Vec<u64> = world.machines.iter().map(|machine| machine.disk.changes).collect();
+    let sent = world.sent;
+    let now_ms = world.now_ms;
+    for machine in &mut world.machines {
+        machine.handle(Event::Overflowed, now_ms);
+    }
+    world.run_until_quiet();
+    let after: Vec<u64> = world.machines.iter().map(|machine| machine.disk.changes).collect();
+    assert_eq!(before, after, "a second look changed a disk\n{}", world.describe());
+    assert_eq!(sent, world.sent, "a second look sent something\n{}", world.describe());
+    assert_alike(world);
+    assert_clean(world);
+}
+
+fn assert_alike(world: &World) {
+    let pictures: Vec<BTreeMap<String, String>> = world.machines.iter().map(picture).collect();
+    for (i, other) in pictures.iter().enumerate().skip(1) {
+        let differ: Vec<_> = pictures[0]
+            .keys()
+            .chain(other.keys())
+            .filter(|path| pictures[0].get(*path) != other.get(*path))
+            .map(|path| (path, pictures[0].get(path), other.get(path)))
+            .collect();
+        assert!(
+            differ.is_empty(),
+            "{} and {} differ: {differ:#?}\n{}",
+            world.machines[0].name,
+            world.machines[i].name,
+            world.describe()
+        );
+    }
+}
+
+fn assert_clean(world: &World) {
+    let first = &world.machines[0].engine().state.store;
+    for machine in &world.machines {
+        let (store, engine) = (&machine.engine().state.store, machine.engine());
+        let summary = engine.summary().expect("an index in memory");
+        let problems: Vec<_> = engine.problems().collect();
+        assert!(summary.standing.clean, "{} is not clean: {problems:?} {summary:?}\n{}", machine.name, world.describe());
+        assert_eq!(store.digest(), first.digest(), "digest of {}\n{}", machine.name, world.describe());
+        let (known, theirs) = (store.known(), first.known());
+        let same = known.len() == theirs.len() && known.iter().all(|(r, k)| theirs.get(r).is_some_and(|t| t.seq == k.seq));
+        assert!(same, "{} knows {known:?}, not {theirs:?}\n{}", machine.name, world.describe());
+        let peers = world.machines.len() - 1;
+        assert_eq!(summary.agreeing.len(), peers, "{} agrees with too few: {summary:?}", machine.name);
+        assert!(machine.disk.tree.staging.is_empty(), "staging of {} is not empty", machine.name);
+    }
+}
+
+/// All that must be alike about a disk.
+fn picture(machine: &SimMachine) -> BTreeMap<String, String> {
+    let tree = &machine.disk.tree;
+    tree.walk()
+        .into_iter()
+        .map(|(path, ino)| {
+            let inode = tree.get(ino);
+            let body = match &inode.body {
+                Body::File(bytes) => format!("file {:?}", hash_of(bytes)),
+                Body::Dir(_) => "dir".to_owned(),
+                Body::Link(target) => format!("link {}", String::from_utf8_lossy(target)),
+                Body::Socket => "socket".to_owned(),
+            };
+            let attributes = format!("{:o} {}.{:09}", inode.mode, inode.mtime.secs, inode.mtime.nanos);
+            (path.escape_ascii().to_string(), format!("{body} {attributes}"))
+        })
+        .collect()
+}
+
+/// Rows and base of a machine, for the failed test's reader.
+pub(super) fn describe(machine: &SimMachine) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    if !machine.is_up() {
+        return out;
+    }
+    let store = &machine.engine().state.store;
+    let mut line = |text: String| writeln!(out, "   {text}").expect("a string takes everything");
+    line(format!("replica {:?}, known {:?}", machine.engine().state.replica, store.known()));
+    for (_, row) in store.rows_after(0, usize::MAX).expect("an index in memory") {
+        line(format!("row {:?} {:?} ctx {:?}", row.id, row.class, row.ctx));
+        for (dot, place) in &row.place {
+            line(format!("    place {dot:?} {:?}/{:?} {:?} {:?}", place.parent, place.name, place.stamp, place.flag));
+        }
+        for (dot, content) in &row.content {
+            line(format!("    content {dot:?} {:?} {:?} {:?}", content.value, content.stamp, content.flag));
+        }
+        for (dot, meta) in &row.meta {
+            line(format!("    meta {dot:?} {:o} {:?} {:?}", meta.attributes.mode, meta.attributes.mtime, meta.stamp));
+        }
+        if let Some(base) = store.base_of(row.id).expect("an index in memory") {
+            line(format!(
+                "    base {:?} in {:?} {:?} {:?} {:?} {:o} {:?}",
+                base.id, base.parent, base.name, base.state, base.stat.handle, base.attributes.mode, base.attributes.mtime
+            ));
+            for member in &base.members {
+                line(format!("        member {member:?}"));
+            }
+        }
+    }
+    let marked = store.marked(None, usize::MAX).expect("an index in memory");
+    line(format!("marked {marked:?}, unnumbered {:?}", store.unnumbered().expect("an index in memory")));
+    line(format!("summary {:?}", machine.engine().summary()));
+    for problem in machine.engine().problems() {
+        line(format!("problem {problem:?}"));
+    }
+    out
+}

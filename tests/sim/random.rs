@@ -1,0 +1,285 @@
+//! Random people, networks and accidents: a whole world from one number.
+//!
+//! A world has rounds. In each, people act on their machines while links break and machines crash; then everything
+//! is mended, and when the world is quiet all that the oracle asks must hold.
+
+use std::collections::BTreeSet;
+
+use syncd_core::disk::RelPath;
+use syncd_core::engine::Event;
+
+use super::chance::Chance;
+use super::disk::{Act, Crash};
+use super::tree::{Body, below};
+use super::world::{Here, World};
+
+/// Names that people choose from: few, so that they meet.
+const NAMES: [&str; 7] = ["a", "b", "c.txt", "d.txt", "dir", "sub", "x (conflict, m0, abcdef).txt"];
+const MACHINES: [&str; 4] = ["m0", "m1", "m2", "m3"];
+
+/// What may go wrong in a world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hardships {
+    /// Links break and machines part.
+    pub network: bool,
+    /// Watchers lose sight.
+    pub sightless: bool,
+    /// Daemons are killed, machines lose power.
+    pub crashes: bool,
+    /// People act between two calls of the daemon.
+    pub ambushes: bool,
+    /// Calls to the disk fail; disks are full.
+    pub disk: bool,
+    /// Indexes are lost or restored from a backup.
+    pub index: bool,
+    /// Clocks are off by years.
+    pub clocks: bool,
+    /// Machines bring files along when they join.
+    pub joins: bool,
+}
+
+impl Hardships {
+    /// The hardships of a seed: each alone, then all kinds of mixtures.
+    pub fn of(seed: u64) -> Self {
+        let mask = match seed % 16 {
+            0 => 0,
+            alone @ 1..=8 => 1 << (alone - 1),
+            _ => Chance::new(seed).bits(),
+        };
+        let has = |bit: u32| mask >> bit & 1 == 1;
+        Self {
+            network: has(0),
+            sightless: has(1),
+            crashes: has(2),
+            ambushes: has(3),
+            disk: has(4),
+            index: has(5),
+            clocks: has(6),
+            joins: has(7),
+        }
+    }
+}
+
+/// Plays the world of a seed, printing what happens if `tell` says so. Panics where something does not hold.
+pub fn play(seed: u64, tell: bool) {
+    let mut chance = Chance::new(seed ^ 0x5eed);
+    let hardships = Hardships::of(seed);
+    let mut world = World::new(seed);
+    world.slowest_ms = *chance.pick(&[5, 50, 400]).expect("three speeds");
+    let count = 2 + chance.below(MACHINES.len() - 1);
+    let mut player = Player { chance, hardships, tell, next_text: 0, backups: vec![None; count] };
+    player.begin(&mut world, count);
+    let rounds = 2 + player.chance.below(3);
+    for round in 0..rounds {
+        player.say(&world, || format!("-- round {round} --"));
+        player.round(&mut world);
+        player.mend(&mut world);
+        world.settle();
+    }
+}
+
+struct Player {
+    chance: Chance,
+    hardships: Hardships,
+    tell: bool,
+    next_text: u32,
+    backups: Vec<Option<syncd_core::store::MemoryStore>>,
+}
+
+impl Player {
+    #[expect(clippy::print_stderr, reason = "the replay program tells what happens")]
+    fn say(&self, world: &World, what: impl FnOnce() -> String) {
+        if self.tell {
+            eprintln!("{:>9} {}", world.now_ms % 1_000_000_000, what());
+        }
+    }
+
+    fn begin(&mut self, world: &mut World, count: usize) {
+        let all: Vec<Here> = MACHINES.iter().take(count).map(|name| world.add_down(name)).collect();
+        if self.hardships.clocks {
+            let years = 365 * 86_400_000;
+            for machine in &mut world.machines {
+                machine.skew_ms = (self.chance.bits() % 20) as i64 * years - 10 * years;
+            }
+        }
+        if self.hardships.joins {
+            for &here in &all {
+                for _ in 0..self.chance.below(8) {
+                    self.act(world, here);
+                }
+            }
+        }
+        for &here in &all {
+            world.start(here);
+        }
+        world.connect_all();
+        world.settle();
+    }
+
+    fn round(&mut self, world: &mut World) {
+        let all: Vec<Here> = (0..world.machines.len()).map(Here).collect();
+        if self.hardships.network && self.chance.percent(60) {
+            for &here in &all {
+                if self.chance.percent(50) {
+                    self.say(world, || format!("{here:?} goes offline"));
+                    world.go_offline(here);
+                }
+            }
+        }
+        if self.hardships.sightless {
+            world.machines.iter_mut().for_each(|machine| machine.sightless = 20);
+        }
+        for _ in 0..3 + self.chance.below(25) {
+            let here = all[self.chance.below(all.len())];
+            match self.chance.below(10) {
+                0..=5 => self.act(world, here),
+                6 | 7 => {
+                    let ms = [0, 30, 150, 700, 3000][self.chance.below(5)];
+                    self.say(world, || format!("{ms} ms pass"));
+                    world.run_for(ms);
+                }
+                _ => self.accident(world, here),
+            }
+        }
+        let ms = self.chance.bits() % 400;
+        world.run_for(ms);
+    }
+
+    fn accident(&mut self, world: &mut World, here: Here) {
+        let all = world.machines.len();
+        let other = Here((here.0 + 1 + self.chance.below(all - 1)) % all);
+        match self.chance.below(6) {
+            0 if self.hardships.network => {
+                self.say(world, || format!("the link of {here:?} and {other:?} breaks"));
+                world.break_link(here, other);
+            }
+            1 if self.hardships.network => {
+                self.say(world, || format!("{here:?} and {other:?} part"));
+                world.part(here, other);
+            }
+            2 if self.hardships.network => world.connect(here, other),
+            3 if self.hardships.crashes && world.machines[here.0].is_up() => {
+                let how = if self.chance.percent(50) { Crash::Kill } else { Crash::PowerCut };
+                let calls = self.chance.below(25) as u32;
+                self.say(world, || format!("{here:?} will crash in {calls} calls: {how:?}"));
+                world.machines[here.0].arm(calls, how);
+            }
+            4 if self.hardships.ambushes => {
+                if let Some(act) = self.choose(world, here) {
+                    let calls = self.chance.below(30) as u32;
+                    self.say(world, || format!("{here:?} will in {calls} calls {act:?}"));
+                    world.machines[here.0].disk.ambush(calls, act);
+                }
+            }
+            5 if self.hardships.disk => {
+                let disk = &mut world.machines[here.0].disk;
+                disk.full = self.chance.percent(30);
+                disk.failing = if self.chance.percent(50) { 10 } else { 0 };
+                let (full, failing) = (disk.full, disk.failing);
+                self.say(world, || format!("the disk of {here:?}: full {full}, failing {failing} %"));
+            }
+            3 if self.hardships.index => self.lose_index(world, here),
+            _ => {}
+        }
+    }
+
+    fn lose_index(&mut self, world: &mut World, here: Here) {
+        world.crash(here, Crash::Kill);
+        let backup = self.backups[here.0].take();
+        match backup {
+            Some(store) if self.chance.percent(50) => {
+                self.say(world, || format!("{here:?} gets its index back from a backup"));
+                world.machines[here.0].restore_index(store);
+            }
+            _ if self.chance.percent(50) => {
+                self.say(world, || format!("the index of {here:?} is lost"));
+                world.machines[here.0].lose_index();
+            }
+            _ => {
+                self.say(world, || format!("the index of {here:?} is backed up"));
+                self.backups[here.0] = Some(world.machines[here.0].index());
+            }
+        }
+        world.start(here);
+    }
+
+    /// Everything works again.
+    fn mend(&mut self, world: &mut World) {
+        for machine in &mut world.machines {
+            machine.disk.full = false;
+            machine.disk.failing = 0;
+            machine.sightless = 0;
+        }
+        for here in (0..world.machines.len()).map(Here) {
+            if world.machines[here.0].disk.is_armed() {
+                if world.machines[here.0].is_up() {
+                    world.crash(here, Crash::Kill);
+                }
+                world.start(here);
+            } else if !world.machines[here.0].is_up() {
+                world.start(here);
+            }
+            if self.hardships.sightless || self.hardships.ambushes {
+                let now_ms = world.now_ms;
+                world.machines[here.0].handle(Event::Overflowed, now_ms);
+            }
+        }
+        world.connect_all();
+    }
+
+    fn act(&mut self, world: &mut World, here: Here) {
+        let Some(act) = self.choose(world, here) else { return };
+        let text = self.tell.then(|| format!("{here:?} {act:?}"));
+        if world.act(here, &act).is_ok() {
+            self.say(world, || text.unwrap_or_default());
+        }
+    }
+
+    /// Something that a person could do on this machine.
+    fn choose(&mut self, world: &World, here: Here) -> Option<Act> {
+        let tree = &world.machines[here.0].disk.tree;
+        let mut dirs: Vec<RelPath> = vec![RelPath::new()];
+        let mut leaves: Vec<RelPath> = Vec::new();
+        for (path, ino) in tree.walk() {
+            match tree.get(ino).body {
+                Body::Dir(_) => dirs.push(path),
+                Body::File(_) | Body::Link(_) => leaves.push(path),
+                Body::Socket => {}
+            }
+        }
+        dirs.retain(|dir| dir.iter().filter(|&&byte| byte == b'/').count() < 4);
+        let chance = &mut self.chance;
+        let dir = chance.pick(&dirs)?.clone();
+        let fresh = below(&dir, chance.pick(&NAMES)?.as_bytes());
+        let mut all = leaves.clone();
+        all.extend(dirs.iter().filter(|dir| !dir.is_empty()).cloned());
+        all = all.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        self.next_text += 1;
+        let text = match chance.below(20) {
+            0..=2 => format!("same {}", chance.below(3)),
+            3 => String::new(),
+            4 if chance.percent(20) => format!("{here:?} {} {}", self.next_text, "long ".repeat(60_000)),
+            _ => format!("{here:?} {}", self.next_text),
+        };
+        Some(match chance.below(24) {
+            0..=2 => Act::Write(fresh, text.into()),
+            3..=5 => Act::Write(chance.pick(&leaves)?.clone(), text.into()),
+            6 | 7 => Act::Save(chance.pick(&leaves)?.clone(), text.into()),
+            8..=10 => Act::Mkdir(fresh),
+            11..=14 => Act::Move(chance.pick(&all)?.clone(), fresh),
+            15 => Act::Move(chance.pick(&all)?.clone(), chance.pick(&all)?.clone()),
+            16 | 17 => Act::Remove(chance.pick(&all)?.clone()),
+            18 => Act::Remove(chance.pick(&leaves)?.clone()),
+            19 => Act::Link(fresh, text.get(..text.len().min(9)).filter(|t| !t.is_empty())?.into()),
+            20 => Act::Swap(chance.pick(&all)?.clone(), chance.pick(&all)?.clone()),
+            21 => {
+                let path = chance.pick(&all)?.clone();
+                let is_dir = dirs.contains(&path);
+                let modes: [u16; 3] = if is_dir { [0o755, 0o700, 0o555] } else { [0o644, 0o600, 0o755] };
+                Act::Chmod(path, *chance.pick(&modes)?)
+            }
+            22 => Act::Touch(chance.pick(&all)?.clone(), 1_000_000_000 + chance.below(1000) as i64),
+            _ => Act::HardLink(chance.pick(&leaves)?.clone(), fresh),
+        })
+    }
+}
