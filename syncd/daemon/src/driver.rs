@@ -71,7 +71,10 @@ pub struct Stopped;
 
 impl Driver {
     /// Starts the thread.
-    pub fn start(engine: RealEngine, disk: RealDisk) -> std::io::Result<(Self, mpsc::Receiver<Effect>, JoinHandle<()>)> {
+    pub fn start(
+        engine: RealEngine,
+        disk: RealDisk,
+    ) -> std::io::Result<(Self, mpsc::Receiver<Effect>, JoinHandle<()>)> {
         let (commands, inbox) = channel();
         let (effects, outbox) = mpsc::channel(EFFECTS);
         let (picture_in, picture) = watch::channel(Picture::default());
@@ -180,9 +183,11 @@ impl Run {
 
     fn nap(&self, rest_until: u64) -> Duration {
         let now = wall_ms();
-        let wake = self.engine.poll_timeout().map_or(u64::MAX, |at| at.max(now + 1)).min(
-            if rest_until > now { rest_until } else { u64::MAX },
-        );
+        let wake = self.engine.poll_timeout().map_or(u64::MAX, |at| at.max(now + 1)).min(if rest_until > now {
+            rest_until
+        } else {
+            u64::MAX
+        });
         Duration::from_millis(wake.saturating_sub(now)).min(NAP)
     }
 

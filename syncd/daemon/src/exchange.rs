@@ -262,8 +262,7 @@ async fn take_packs(recv: &mut RecvStream, driver: &Driver) -> Result<(), FrameE
         return Err(FrameError::Nonsense("a one-way stream that carries no packs"));
     }
     while let Some(body) = read_frame(recv).await? {
-        let pack: Pack =
-            codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
+        let pack: Pack = codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
         for (hash, bytes) in pack.contents {
             driver.tell(Event::Arrived(hash, Source::Bytes(bytes)));
         }

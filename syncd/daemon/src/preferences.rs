@@ -10,8 +10,8 @@ use syncd_core::state::State;
 
 use crate::activity::Activity;
 use crate::bus::{Answer, Failure, JoinSettings};
-use crate::rulebook::Rulebook;
 use crate::driver::Driver;
+use crate::rulebook::Rulebook;
 use crate::store::SqliteStore;
 
 pub struct Preferences {
@@ -32,7 +32,15 @@ impl Preferences {
         std::future::pending::<()>().await
     }
     pub async fn flush(&self) {}
-    pub fn account_has(&self, key: String, _device: Option<DeviceId>, value: Option<SettingValue>, _by: String, _wall: u64, driver: &Driver) {
+    pub fn account_has(
+        &self,
+        key: String,
+        _device: Option<DeviceId>,
+        value: Option<SettingValue>,
+        _by: String,
+        _wall: u64,
+        driver: &Driver,
+    ) {
         if key.starts_with(crate::rulebook::PREFIX) {
             self.rulebook.account_has(&key, value.as_ref(), driver);
         }

@@ -74,7 +74,8 @@ impl Daemon {
             }
             Ok(Some((_, Stored { member: None, .. }))) => false,
             Err(KeysError::KeyringLocked) => {
-                inner.trouble = Some(("keyring locked".into(), "unlock the login key ring; syncing goes on by itself".into()));
+                inner.trouble =
+                    Some(("keyring locked".into(), "unlock the login key ring; syncing goes on by itself".into()));
                 true
             }
             Err(error) => {
@@ -104,7 +105,8 @@ impl Daemon {
         settings: JoinSettings,
     ) -> Result<(), Failure> {
         let membership = Membership::new(store, keys, member);
-        let preferences = Arc::new(Preferences::new(&self.paths, settings, self.with_session_bus, Arc::clone(&self.activity)));
+        let preferences =
+            Arc::new(Preferences::new(&self.paths, settings, self.with_session_bus, Arc::clone(&self.activity)));
         let begin = Begin { paths: &self.paths, membership, activity: Arc::clone(&self.activity), preferences };
         let home = Home::begin(begin).await.map_err(|error| {
             Failure::failed(format!("{error:#}"), "see `hearth doctor`, and the log: journalctl --user -u hearth")
@@ -116,7 +118,12 @@ impl Daemon {
     }
 
     /// Keeps what was made or joined, and goes to work with it.
-    async fn enter(&self, keys: DeviceKeys, member: Member, settings: JoinSettings) -> Result<(String, String), Failure> {
+    async fn enter(
+        &self,
+        keys: DeviceKeys,
+        member: Member,
+        settings: JoinSettings,
+    ) -> Result<(String, String), Failure> {
         let mut inner = self.inner.lock().await;
         let account = member.account.id.to_string();
         let name = account::names(&member.account, &member.secrets).get(&keys.id()).cloned().unwrap_or_default();
@@ -173,6 +180,7 @@ impl Service for Daemon {
 
     async fn device_add(&self) -> Answer {
         let home = self.home().await?;
+        home.relay_up().await;
         let reply = home.network.request(Request::PairOpen).await.map_err(unreachable)?;
         let Reply::Room { number } = reply else {
             return Err(Failure::failed("the relay gave an answer that does not fit", "see the relay's log"));
@@ -222,6 +230,7 @@ impl Service for Daemon {
         let device = account::device_named(&known, &secrets, &old).ok_or_else(|| no_such_device(&old))?;
         let change = account::rename(&known, &secrets, membership.keys(), device, &new, wall_ms(), &mut entropy)
             .map_err(|error| Failure::failed(error.to_string(), "choose another name"))?;
+        home.relay_up().await;
         append(&home.network, &change).await.map_err(unreachable)?;
         membership.keep(change.account, change.secrets).map_err(told)?;
         Ok(json!({ "device": new }))
@@ -234,6 +243,7 @@ impl Service for Daemon {
         let device = account::device_named(&known, &secrets, &name).ok_or_else(|| no_such_device(&name))?;
         let change = account::revoke(&known, &secrets, membership.keys(), device, wall_ms(), &mut entropy)
             .map_err(|error| Failure::failed(error.to_string(), "see `hearth device list`"))?;
+        home.relay_up().await;
         append(&home.network, &change).await.map_err(unreachable)?;
         membership.keep(change.account, change.secrets).map_err(told)?;
         self.activity.note("revoked", None, Some(&name), &format!("revoked {name}"));
@@ -339,11 +349,15 @@ impl Service for Daemon {
 impl Daemon {
     async fn set_paused(&self, paused: bool) -> Answer {
         let home = self.home().await?;
-        let taken = home.driver.ask(move |engine, _| {
-            crate::driver::with_now(|now| engine.handle(Event::Paused(paused), now))
-        });
+        let taken =
+            home.driver.ask(move |engine, _| crate::driver::with_now(|now| engine.handle(Event::Paused(paused), now)));
         taken.await.map_err(stopping)?.map_err(|error| index_failed(&error))?;
-        self.activity.note(if paused { "paused" } else { "resumed" }, None, None, if paused { "paused" } else { "resumed" });
+        self.activity.note(
+            if paused { "paused" } else { "resumed" },
+            None,
+            None,
+            if paused { "paused" } else { "resumed" },
+        );
         Ok(json!({ "paused": paused }))
     }
 }

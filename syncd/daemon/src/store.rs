@@ -12,6 +12,7 @@ use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
 use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
 use hearth_schemas::wire::KnownMap;
+use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Params, params};
 use serde::Serialize;
@@ -67,6 +68,8 @@ impl SqliteStore {
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.pragma_update(None, "temp_store", "MEMORY")?;
         db.pragma_update(None, "wal_autocheckpoint", 2000)?;
+        // Without it each value bound to a column with a partial index makes SQLite plan the statement again.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         db.set_prepared_statement_cache_capacity(64);
         let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if sound != "ok" {
@@ -256,7 +259,8 @@ impl Store for SqliteStore {
 
     fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>> {
         let mut statement = self.db.prepare_cached("SELECT replica, seq FROM cursors").map_err(failed)?;
-        let found = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).map_err(failed)?;
+        let found =
+            statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).map_err(failed)?;
         let mut out = BTreeMap::new();
         for row in found {
             let (replica, seq) = row.map_err(failed)?;

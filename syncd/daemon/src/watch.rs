@@ -56,7 +56,11 @@ type Waiting = Arc<Mutex<BTreeMap<PathBuf, oneshot::Sender<()>>>>;
 
 impl Watcher {
     /// Starts watching nothing yet. `state` holds the barrier's directory; `unwatched` are our own directories.
-    pub fn start(home: &Path, state: &Path, unwatched: Vec<PathBuf>) -> anyhow::Result<(Self, mpsc::Receiver<Stirred>)> {
+    pub fn start(
+        home: &Path,
+        state: &Path,
+        unwatched: Vec<PathBuf>,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Stirred>)> {
         let cookies = state.join("cookies");
         std::fs::create_dir_all(&cookies).context("making the barrier's directory")?;
         let (sender, receiver) = mpsc::channel(BATCHES);
