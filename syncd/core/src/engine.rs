@@ -73,6 +73,8 @@ pub enum Event {
         /// The value; `None` is unset.
         value: Option<SettingValue>,
     },
+    /// What an [`Effect::Setting`] told has been seen to.
+    SettingTold,
     /// Stop or go on exchanging and applying.
     Paused(bool),
     /// The rules changed: look at everything.
@@ -101,7 +103,7 @@ pub enum Effect {
     },
     /// Send contents to a peer; those without a source are not here.
     Serve(Slot, Vec<(ContentHash, Option<Source>)>),
-    /// A setting of the account, or of this device, has this value.
+    /// A setting of the account, or of this device, has this value. [`Event::SettingTold`] is expected.
     Setting {
         /// dconf path.
         key: String,
@@ -179,6 +181,8 @@ pub struct Engine<S> {
     planning: bool,
     paused: bool,
     flush: u64,
+    /// Settings that were told and not yet seen to.
+    telling: u64,
     by: String,
     effects: VecDeque<Effect>,
 }
@@ -205,6 +209,7 @@ impl<S: Store> Engine<S> {
             planning: true,
             paused: false,
             flush: 0,
+            telling: 0,
             by: String::new(),
             effects: VecDeque::new(),
         }
@@ -266,6 +271,7 @@ impl<S: Store> Engine<S> {
             }
             Event::Refused(peer, hash) => self.fetch.refused(hash, peer, now.wall_ms),
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
+            Event::SettingTold => self.telling = self.telling.saturating_sub(1),
             Event::Paused(paused) => {
                 self.paused = paused;
                 self.effects.push_back(Effect::StatusChanged);
@@ -316,7 +322,12 @@ impl<S: Store> Engine<S> {
             standing,
             incoming,
             outgoing: outgoing.max(unnumbered),
-            settled: self.swept && !looking && incoming == 0 && self.problems.is_empty() && !self.state.importing,
+            settled: self.telling == 0
+                && self.swept
+                && !looking
+                && incoming == 0
+                && self.problems.is_empty()
+                && !self.state.importing,
             fresh: self.swept && !looking,
             agreeing,
             peers,
@@ -373,12 +384,10 @@ impl<S: Store> Engine<S> {
         Ok(found)
     }
 
-    /// The winning value of every setting, as effects.
-    pub fn announce_settings(&mut self) -> StoreResult<()> {
-        for row in self.state.store.rows_of(Class::Setting)? {
-            self.announce(&row)?;
-        }
-        Ok(())
+    /// The winning value of every setting, as the effects that would tell them.
+    pub fn settings(&self) -> StoreResult<Vec<Effect>> {
+        let rows = self.state.store.rows_of(Class::Setting)?;
+        rows.iter().filter_map(|row| self.telling_of(row).transpose()).collect()
     }
 
     fn close(&mut self, result: StoreResult<()>) -> StoreResult<()> {
@@ -678,7 +687,7 @@ impl<S: Store> Engine<S> {
         let marked = !self.state.store.nothing_marked()?;
         let unnumbered = !self.state.store.unnumbered()?.is_empty();
         let looking = self.is_looking() || !self.swept || self.state.importing;
-        let clean = !looking && !marked && !unnumbered && self.problems.is_empty() && !self.paused;
+        let clean = self.telling == 0 && !looking && !marked && !unnumbered && self.problems.is_empty() && !self.paused;
         let only_blocked = self.ready.is_empty() && self.held_back.is_empty() && !self.planning;
         let stuck = !looking && !clean && (self.paused || (only_blocked && !self.problems.is_empty()));
         Ok(Standing {
@@ -876,17 +885,23 @@ impl<S: Store> Engine<S> {
 
     /// Tells the winning value of a setting, and remembers which versions were told.
     fn announce(&mut self, row: &Row) -> StoreResult<()> {
-        let Some((_, content)) = row::winner(&row.content) else { return Ok(()) };
-        if let Value::Setting { key, device, value } = &content.value {
-            self.effects.push_back(Effect::Setting {
-                key: key.clone(),
-                device: *device,
-                value: value.clone(),
-                by: self.state.view().birth_name(content.stamp.replica)?,
-                wall_ms: content.wall_ms,
-            });
+        if let Some(effect) = self.telling_of(row)? {
+            self.telling += 1;
+            self.effects.push_back(effect);
         }
         self.remember_told(row)
+    }
+
+    fn telling_of(&self, row: &Row) -> StoreResult<Option<Effect>> {
+        let Some((_, content)) = row::winner(&row.content) else { return Ok(None) };
+        let Value::Setting { key, device, value } = &content.value else { return Ok(None) };
+        Ok(Some(Effect::Setting {
+            key: key.clone(),
+            device: *device,
+            value: value.clone(),
+            by: self.state.view().birth_name(content.stamp.replica)?,
+            wall_ms: content.wall_ms,
+        }))
     }
 
     fn remember_told(&mut self, row: &Row) -> StoreResult<()> {

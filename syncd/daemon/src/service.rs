@@ -28,6 +28,7 @@ use crate::preferences::Preferences;
 use crate::rulebook::Rulebook;
 
 mod doctor;
+pub(crate) use doctor::finding;
 mod history;
 mod invite;
 mod wait;
@@ -407,7 +408,7 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
     json!({
         "device": names.get(&own),
         "account": account.id.to_string(),
-        "in_sync": settled && all_agree && !revoked && picture.index_trouble.is_none(),
+        "in_sync": settled && home.preferences.is_settled() && all_agree && !revoked && picture.index_trouble.is_none(),
         "fresh_as_of": picture.fresh_ms.map_or(Value::Null, answer::time),
         "paused": picture.paused,
         "peers": peers,
