@@ -16,7 +16,7 @@ use crate::disk::{Disk, Kind, RelPath, Source, StageName, Stat, join};
 use crate::observe::{PARKED, Spot, base_path, describe, root_base};
 use crate::plan::{Placed, Step};
 use crate::state::{Now, State};
-use crate::store::{Base, BaseState, Kept, Problem, Store, StoreError, StoreResult};
+use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
 
 /// What became of a plan.
 #[derive(Default, Debug)]
@@ -31,6 +31,8 @@ pub struct Applied {
     pub changed: Vec<(RelPath, Happened)>,
     /// Directories that came into being or have another path, to be watched.
     pub watch: Vec<(NodeId, RelPath)>,
+    /// Whether further nodes were marked: their directory is another entry of this disk than before.
+    pub marked: bool,
     /// Directories that were moved, each with the path that it had.
     pub moved: Vec<(RelPath, NodeId)>,
 }
@@ -202,7 +204,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.widening(placed.parent, |disk| disk.mkdir(&path).map(|_| ()))?;
         // Writable until its own children are in it; `settle_directories` gives it its attributes.
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
-        self.state.store.put_base(&new_base(placed, stat))?;
+        self.put_directory(&new_base(placed, stat), &[])?;
         self.applied.watch.push((placed.id, path.clone()));
         self.applied.changed.push((path, Happened::Created));
         Ok(())
@@ -238,6 +240,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         base.name = placed.target.name.clone();
         base.stat = self.disk.stat(&to)?.ok_or(Fault::Changed)?;
         let target = &placed.target;
+        let before = base.members.clone();
         for member in &mut base.members {
             if let Some(wanted) = target.members.iter().find(|wanted| wanted.node == member.node) {
                 member.dots.place.clone_from(&wanted.dots.place);
@@ -246,7 +249,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.value == target.value && base.attributes == target.attributes {
             base.members.clone_from(&target.members);
         }
-        self.state.store.put_base(&base)?;
+        self.put_directory(&base, &before)?;
         self.applied.changed.push((to, Happened::Moved));
         if base.value == target.value && base.attributes != target.attributes {
             self.adjust(placed)?;
@@ -294,8 +297,29 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             base.stat = self.disk.set_attributes(&path, &target.attributes)?;
             base.attributes = target.attributes.clone();
         }
-        base.members.clone_from(&target.members);
-        Ok(self.state.store.put_base(&base)?)
+        let before = std::mem::replace(&mut base.members, target.members.clone());
+        Ok(self.put_directory(&base, &before)?)
+    }
+
+    /// Writes an entry. Where a directory's nodes change, what is in those nodes has another directory on this disk.
+    fn put_directory(&mut self, base: &Base, before: &[Member]) -> StoreResult<()> {
+        if base.class == Class::Dir {
+            let nodes = |members: &[Member]| members.iter().map(|member| member.node).collect::<BTreeSet<_>>();
+            let (before, after) = (nodes(before), nodes(&base.members));
+            let mut stirred: Vec<NodeId> = before.difference(&after).copied().collect();
+            for &joined in after.difference(&before) {
+                if self.state.store.base_of(joined)?.is_some_and(|other| other.id != base.id) {
+                    stirred.push(joined);
+                }
+            }
+            for node in stirred {
+                for child in self.state.store.placed_in(node)? {
+                    self.state.store.mark(child)?;
+                    self.applied.marked = true;
+                }
+            }
+        }
+        self.state.store.put_base(base)
     }
 
     fn remove(&mut self, id: NodeId, now: &mut Now) -> Result<(), Fault> {

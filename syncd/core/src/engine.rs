@@ -527,6 +527,7 @@ impl<S: Store> Engine<S> {
             disk,
             select: self.select.as_ref(),
             missing: &mut self.missing,
+            touched: BTreeSet::new(),
             looked: Looked::default(),
         };
         let concluding = spots.is_empty();
@@ -796,6 +797,10 @@ impl<S: Store> Engine<S> {
         }
         for problem in applied.problems {
             self.problems.insert(problem.path.clone(), problem);
+        }
+        if applied.marked {
+            self.planning = true;
+            self.planned_upto = None;
         }
         self.queue.extend(applied.look);
         self.remember_moved(applied.moved);

@@ -72,6 +72,8 @@ pub struct Observer<'a, S, D> {
     pub select: &'a dyn Select,
     /// What is not where it should be.
     pub missing: &'a mut Missing,
+    /// Directories in which something may have happened.
+    pub touched: BTreeSet<NodeId>,
     /// What came of it.
     pub looked: Looked,
 }
@@ -80,38 +82,37 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// Looks at some spots and writes what has changed.
     pub fn look(&mut self, spots: Vec<Spot>, now: &mut Now) -> StoreResult<()> {
         let mut found = Vec::new();
-        let mut touched_dirs = BTreeSet::new();
         for spot in spots {
             match spot {
-                Spot::Entry(dir, name) => self.entry(dir, name, &mut found)?,
+                Spot::Entry(dir, name) => {
+                    self.touched.insert(dir);
+                    self.entry(dir, name, &mut found)?;
+                }
                 Spot::Listing(dir) => self.listing(dir, false, &mut found)?,
                 Spot::Deep(dir) => self.listing(dir, true, &mut found)?,
             }
         }
-        let before = self.looked.changes;
         // Moves of directories first: what looks like a changed directory at a name may be another one that came.
         let (dirs, leaves): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|f| f.stat.kind == Kind::Dir);
         let mut standing = Vec::new();
         for found in dirs {
             match self.moved_directory(&found, now)? {
                 true => {
-                    touched_dirs.insert(found.parent.id);
+                    self.touched.insert(found.parent.id);
                 }
                 false => standing.push(found),
             }
         }
         for found in standing {
-            touched_dirs.insert(found.parent.id);
+            self.touched.insert(found.parent.id);
             self.directory(found, now)?;
         }
         for found in leaves {
-            touched_dirs.insert(found.parent.id);
+            self.touched.insert(found.parent.id);
             self.leaf(found, now)?;
         }
-        if self.looked.changes > before {
-            for dir in touched_dirs {
-                self.directory_time(dir, now)?;
-            }
+        for dir in std::mem::take(&mut self.touched) {
+            self.directory_time(dir, now)?;
         }
         self.state.refresh()
     }
@@ -452,6 +453,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.state.put(&row)?;
             base.members.push(member);
         }
+        self.touched.insert(base.parent);
         base.parent = found.parent.id;
         base.name = found.name.clone();
         if base.class == Class::Dir {
@@ -665,19 +667,18 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     /// Turns what is missing into deletions. Call when nothing is left to look at; the root must hold.
     pub fn conclude(&mut self, now: &mut Now) -> StoreResult<()> {
-        let mut touched = BTreeSet::new();
         for (_, base) in std::mem::take(self.missing) {
             // Its directory, or it itself, may have been moved or deleted meanwhile.
             let Some(base) = self.state.store.base(base.id)? else { continue };
             match self.stands(&base)? {
                 Presence::Here | Presence::Unknown => {}
                 Presence::Absent => {
-                    touched.insert(base.parent);
+                    self.touched.insert(base.parent);
                     self.delete(base, now)?;
                 }
             }
         }
-        for dir in touched {
+        for dir in std::mem::take(&mut self.touched) {
             self.directory_time(dir, now)?;
         }
         self.state.refresh()

@@ -93,15 +93,19 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
     let Search { mut bases, targets, .. } = search;
     let mut out = Collected::default();
     let mut busy: BTreeSet<NodeId> = BTreeSet::new();
-    let shown_as: BTreeMap<NodeId, NodeId> =
-        bases.values().flat_map(|base| base.members.iter().map(|member| (member.node, base.id))).collect();
+    let assigned = assign(state, &bases, &targets)?;
+    let mut keys = BTreeMap::new();
+    for target in targets.values() {
+        let key = match assigned.get(&target.id) {
+            Some(base) => *base,
+            None => free_base_key(&state.store, target.id)?,
+        };
+        keys.insert(target.id, key);
+    }
     for target in targets.into_values() {
         let nodes = rows_of(&target.members);
-        let base = target.members.iter().find_map(|member| {
-            let id = shown_as.get(&member.node)?;
-            bases.remove(id)
-        });
-        let placed = place(state, &target, base.as_ref())?;
+        let base = assigned.get(&target.id).and_then(|id| bases.remove(id));
+        let placed = place(state, &target, &keys)?;
         let excluded = !select.travels(&placed.path, target.class == Class::Dir);
         if excluded {
             if let Some(base) = base {
@@ -229,14 +233,42 @@ fn on_disk<S: Store>(state: &State<S>, leader: NodeId) -> StoreResult<Option<Bas
     Ok(None)
 }
 
-fn place<S: Store>(state: &State<S>, target: &Target, base: Option<&Base>) -> StoreResult<Placed> {
-    let id = match base {
-        Some(base) => base.id,
-        None => free_base_key(&state.store, target.id)?,
-    };
-    let parent = match on_disk(state, target.parent)? {
-        Some(parent) => parent.id,
-        None => free_base_key(&state.store, target.parent)?,
+/// Which entry of this disk becomes which entry of the view, by the view's id. Where nodes that were one entry part,
+/// or entries become one, an entry goes with the node that it was made for, else it stays where it is.
+fn assign<S: Store>(
+    state: &State<S>,
+    bases: &BTreeMap<NodeId, Base>,
+    targets: &BTreeMap<NodeId, Target>,
+) -> StoreResult<BTreeMap<NodeId, NodeId>> {
+    let shown_as: BTreeMap<NodeId, &Base> =
+        bases.values().flat_map(|base| base.members.iter().map(move |member| (member.node, base))).collect();
+    let mut pairs: BTreeSet<(std::cmp::Reverse<u8>, NodeId, NodeId)> = BTreeSet::new();
+    for target in targets.values() {
+        for base in target.members.iter().filter_map(|member| shown_as.get(&member.node)) {
+            let holds = |node: NodeId| target.members.iter().any(|member| member.node == node);
+            let stands = base.name == target.name
+                && on_disk(state, target.parent)?.is_some_and(|parent| parent.id == base.parent);
+            let leads = base.members.first().is_some_and(|member| holds(member.node));
+            let worth = 4 * u8::from(holds(base.id)) + 2 * u8::from(stands) + u8::from(leads);
+            pairs.insert((std::cmp::Reverse(worth), base.id, target.id));
+        }
+    }
+    let (mut assigned, mut taken) = (BTreeMap::new(), BTreeSet::new());
+    for (_, base, target) in pairs {
+        if !taken.contains(&base) && !assigned.contains_key(&target) {
+            taken.insert(base);
+            assigned.insert(target, base);
+        }
+    }
+    Ok(assigned)
+}
+
+fn place<S: Store>(state: &State<S>, target: &Target, keys: &BTreeMap<NodeId, NodeId>) -> StoreResult<Placed> {
+    let id = keys[&target.id];
+    let parent = match (keys.get(&target.parent), on_disk(state, target.parent)?) {
+        (Some(key), _) => *key,
+        (None, Some(parent)) => parent.id,
+        (None, None) => free_base_key(&state.store, target.parent)?,
     };
     let path = join(&state.tree.shape().path(target.parent), &target.name);
     Ok(Placed { target: target.clone(), id, parent, path })
