@@ -37,7 +37,7 @@ const REMEMBERED_MOVES: usize = 64;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
-const APPLY_EARLY: (usize, u64) = (800, 6 << 20);
+const APPLY_EARLY: (usize, u64) = (600, 4 << 20);
 
 /// What happened.
 #[derive(Clone, Debug)]

@@ -12,9 +12,9 @@ use crate::apply::Sources;
 use crate::disk::{RelPath, Source};
 
 /// Most bytes on their way or waiting to be applied.
-const WINDOW_BYTES: u64 = 24 << 20;
+const WINDOW_BYTES: u64 = 12 << 20;
 /// Most contents on their way or waiting to be applied.
-const WINDOW_FILES: usize = 4000;
+const WINDOW_FILES: usize = 2000;
 /// How long a content that a peer did not have is not asked of it again, in milliseconds.
 const RETRY_MS: u64 = 2000;
 

@@ -25,7 +25,7 @@ use syncd_core::store::{Base, Kept, Store, StoreError, StoreResult};
 /// Numbered schema changes, oldest first.
 const SCHEMA: [&str; 1] = [include_str!("../../../schemas/sql/0001_index.sql")];
 /// Page cache in KiB.
-const CACHE_KIB: i64 = 6 << 10;
+const CACHE_KIB: i64 = 4 << 10;
 /// Longest stored value, in bytes: what is read back was written by this program.
 const MAX_VALUE: usize = 64 << 20;
 
