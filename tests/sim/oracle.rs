@@ -57,8 +57,8 @@ fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
 
 /// Everything that must hold when all are connected and nothing is left to do.
 pub(super) fn assert_in_order(world: &mut World) {
-    assert_alike(world);
     assert_clean(world);
+    assert_alike(world);
     let lost = world.oracle.lost(&world.machines);
     assert!(lost.is_empty(), "lost: {lost:?}\n{}", world.describe());
     let before: Vec<u64> = world.machines.iter().map(|machine| machine.disk.changes).collect();
@@ -97,10 +97,13 @@ fn assert_alike(world: &World) {
 fn assert_clean(world: &World) {
     let first = &world.machines[0].engine().state.store;
     for machine in &world.machines {
+        let summary = machine.engine().summary().expect("an index in memory");
+        let problems: Vec<_> = machine.engine().problems().collect();
+        assert!(summary.standing.clean, "{} is not clean: {problems:?} {summary:?}\n{}", machine.name, world.describe());
+    }
+    for machine in &world.machines {
         let (store, engine) = (&machine.engine().state.store, machine.engine());
         let summary = engine.summary().expect("an index in memory");
-        let problems: Vec<_> = engine.problems().collect();
-        assert!(summary.standing.clean, "{} is not clean: {problems:?} {summary:?}\n{}", machine.name, world.describe());
         assert_eq!(store.digest(), first.digest(), "digest of {}\n{}", machine.name, world.describe());
         let (known, theirs) = (store.known(), first.known());
         let same = known.len() == theirs.len() && known.iter().all(|(r, k)| theirs.get(r).is_some_and(|t| t.seq == k.seq));
