@@ -26,10 +26,9 @@ impl Oracle {
     pub fn note(&mut self, machines: &[SimMachine], here: Here, deed: &Deed) {
         for bytes in &deed.destroyed {
             let hash = hash_of(bytes);
-            let elsewhere = machines
-                .iter()
-                .enumerate()
-                .any(|(i, machine)| i != here.0 && machine.disk.is_durable() && held(machine).contains(&hash));
+            let elsewhere = machines.iter().enumerate().any(|(i, machine)| {
+                i != here.0 && machine.disk.is_durable() && held(machine).contains(&hash)
+            });
             if !elsewhere {
                 // It never left this machine: the person's own to do away with.
                 self.owed.remove(&hash);
@@ -58,8 +57,8 @@ fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
 
 /// Everything that must hold when all are connected and nothing is left to do.
 pub(super) fn assert_in_order(world: &mut World) {
-    assert_alike(world);
     assert_clean(world);
+    assert_alike(world);
     let lost = world.oracle.lost(&world.machines);
     assert!(lost.is_empty(), "lost: {lost:?}\n{}", world.describe());
     let before: Vec<u64> = world.machines.iter().map(|machine| machine.disk.changes).collect();
@@ -98,19 +97,16 @@ fn assert_alike(world: &World) {
 fn assert_clean(world: &World) {
     let first = &world.machines[0].engine().state.store;
     for machine in &world.machines {
+        let summary = machine.engine().summary().expect("an index in memory");
+        let problems: Vec<_> = machine.engine().problems().collect();
+        assert!(summary.standing.clean, "{} is not clean: {problems:?} {summary:?}\n{}", machine.name, world.describe());
+    }
+    for machine in &world.machines {
         let (store, engine) = (&machine.engine().state.store, machine.engine());
         let summary = engine.summary().expect("an index in memory");
-        let problems: Vec<_> = engine.problems().collect();
-        assert!(
-            summary.standing.clean,
-            "{} is not clean: {problems:?} {summary:?}\n{}",
-            machine.name,
-            world.describe()
-        );
         assert_eq!(store.digest(), first.digest(), "digest of {}\n{}", machine.name, world.describe());
         let (known, theirs) = (store.known(), first.known());
-        let same =
-            known.len() == theirs.len() && known.iter().all(|(r, k)| theirs.get(r).is_some_and(|t| t.seq == k.seq));
+        let same = known.len() == theirs.len() && known.iter().all(|(r, k)| theirs.get(r).is_some_and(|t| t.seq == k.seq));
         assert!(same, "{} knows {known:?}, not {theirs:?}\n{}", machine.name, world.describe());
         let peers = world.machines.len() - 1;
         assert_eq!(summary.agreeing.len(), peers, "{} agrees with too few: {summary:?}", machine.name);
@@ -161,13 +157,7 @@ pub(super) fn describe(machine: &SimMachine) -> String {
         if let Some(base) = store.base_of(row.id).expect("an index in memory") {
             line(format!(
                 "    base {:?} in {:?} {:?} {:?} {:?} {:o} {:?}",
-                base.id,
-                base.parent,
-                base.name,
-                base.state,
-                base.stat.handle,
-                base.attributes.mode,
-                base.attributes.mtime
+                base.id, base.parent, base.name, base.state, base.stat.handle, base.attributes.mode, base.attributes.mtime
             ));
             for member in &base.members {
                 line(format!("        member {member:?}"));

@@ -25,8 +25,10 @@ pub struct Applied {
     pub done: BTreeSet<NodeId>,
     /// Entries that were not as base says, to be looked at.
     pub look: Vec<Spot>,
-    /// Entries that could not be changed.
-    pub problems: Vec<Problem>,
+    /// Entries that could not be changed, by their base key; the root's stands for the whole plan.
+    pub problems: Vec<(NodeId, Problem)>,
+    /// Base keys of the entries that were not as base says.
+    pub missed: BTreeSet<NodeId>,
     /// Paths that were changed, with what happened to them.
     pub changed: Vec<(RelPath, Happened)>,
     /// Directories that came into being or have another path, to be watched.
@@ -103,7 +105,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if !staged.is_empty()
             && let Err(error) = self.disk.flush(&[])
         {
-            self.applied.problems.push(describe(RelPath::new(), &error));
+            self.applied.problems.push((NodeId::ROOT, describe(RelPath::new(), &error)));
             return self.discard(staged.into_values());
         }
         let mut touched: BTreeSet<NodeId> = BTreeSet::new();
@@ -124,7 +126,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             }
         }
         self.discard(left.into_values())?;
-        let dirs = self.settle_directories(&touched)?;
+        let dirs = self.settle_directories(&touched, &mut failed)?;
         if let Err(error) = self.disk.flush(&dirs) {
             // Not durable: forget what was done; the caller rolls back and everything is looked at again.
             return Err(StoreError::Failed(format!("making changes durable: {error}")));
@@ -161,7 +163,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 }
                 Err(Fault::Io(error)) => {
                     failed.insert(placed.id);
-                    self.applied.problems.push(describe(placed.path.clone(), &error));
+                    self.applied.problems.push((placed.id, describe(placed.path.clone(), &error)));
                 }
             }
         }
@@ -204,7 +206,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.widening(placed.parent, |disk| disk.mkdir(&path).map(|_| ()))?;
         // Writable until its own children are in it; `settle_directories` gives it its attributes.
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
-        self.put_directory(&new_base(placed, stat), &[])?;
+        self.put_entry(&new_base(placed, stat), &[])?;
         self.applied.watch.push((placed.id, path.clone()));
         self.applied.changed.push((path, Happened::Created));
         Ok(())
@@ -249,7 +251,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.value == target.value && base.attributes == target.attributes {
             base.members.clone_from(&target.members);
         }
-        self.put_directory(&base, &before)?;
+        self.put_entry(&base, &before)?;
         self.applied.changed.push((to, Happened::Moved));
         if base.value == target.value && base.attributes != target.attributes {
             self.adjust(placed)?;
@@ -264,7 +266,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.widening(placed.parent, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
         staged.remove(&placed.id);
         let stat = stat.ok_or(Fault::Changed)?;
-        self.state.store.put_base(&new_base(placed, stat))?;
+        self.put_entry(&new_base(placed, stat), &[])?;
         self.applied.changed.push((path, Happened::Created));
         Ok(())
     }
@@ -283,7 +285,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         staged.remove(&placed.id);
         self.keep(&name, &base, &path, "replaced", now)?;
-        self.state.store.put_base(&Base { parent: base.parent, name: base.name, ..new_base(placed, stat) })?;
+        let before = base.members;
+        self.put_entry(&Base { parent: base.parent, name: base.name, ..new_base(placed, stat) }, &before)?;
         self.applied.changed.push((path, Happened::Changed));
         Ok(())
     }
@@ -298,20 +301,26 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             base.attributes = target.attributes.clone();
         }
         let before = std::mem::replace(&mut base.members, target.members.clone());
-        Ok(self.put_directory(&base, &before)?)
+        Ok(self.put_entry(&base, &before)?)
     }
 
-    /// Writes an entry. Where a directory's nodes change, what is in those nodes has another directory on this disk.
-    fn put_directory(&mut self, base: &Base, before: &[Member]) -> StoreResult<()> {
-        if base.class == Class::Dir {
-            let nodes = |members: &[Member]| members.iter().map(|member| member.node).collect::<BTreeSet<_>>();
-            let (before, after) = (nodes(before), nodes(&base.members));
-            let mut stirred: Vec<NodeId> = before.difference(&after).copied().collect();
-            for &joined in after.difference(&before) {
-                if self.state.store.base_of(joined)?.is_some_and(|other| other.id != base.id) {
-                    stirred.push(joined);
-                }
+    /// Writes an entry. A node is shown as one entry: it leaves the one that it was shown as, which goes when it has
+    /// none left. What is in a directory whose nodes change has to follow.
+    fn put_entry(&mut self, base: &Base, before: &[Member]) -> StoreResult<()> {
+        let nodes = |members: &[Member]| members.iter().map(|member| member.node).collect::<BTreeSet<_>>();
+        let (before, after) = (nodes(before), nodes(&base.members));
+        let mut stirred: Vec<NodeId> = before.difference(&after).copied().collect();
+        for &joined in after.difference(&before) {
+            let Some(mut other) = self.state.store.base_of(joined)?.filter(|other| other.id != base.id) else { continue };
+            other.members.retain(|member| member.node != joined);
+            self.state.store.put_base(&other)?;
+            if other.members.is_empty() {
+                self.state.store.mark(other.id)?;
+                self.applied.marked = true;
             }
+            stirred.push(joined);
+        }
+        if base.class == Class::Dir {
             for node in stirred {
                 for child in self.state.store.placed_in(node)? {
                     self.state.store.mark(child)?;
@@ -400,7 +409,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     /// Gives every directory that something happened in its attributes back, deepest first.
-    fn settle_directories(&mut self, touched: &BTreeSet<NodeId>) -> StoreResult<Vec<RelPath>> {
+    fn settle_directories(
+        &mut self,
+        touched: &BTreeSet<NodeId>,
+        failed: &mut BTreeSet<NodeId>,
+    ) -> StoreResult<Vec<RelPath>> {
         let mut dirs = Vec::new();
         for &id in touched {
             let base = if id == NodeId::ROOT { Some(root_base()) } else { self.state.store.base(id)? };
@@ -418,7 +431,19 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     base.stat = stat;
                     self.state.store.put_base(base)?;
                 }
-                Err(error) => self.applied.problems.push(describe(path.clone(), &error)),
+                Err(error) => {
+                    // What it has is what base has to say; that it differs from the view leads to another try.
+                    if let Ok(Some(stat)) = self.disk.stat(path) {
+                        base.attributes = Attributes { mode: stat.mode, mtime: stat.mtime, ..base.attributes.clone() };
+                        base.stat = stat;
+                        self.state.store.put_base(base)?;
+                    }
+                    self.applied.problems.push((base.id, describe(path.clone(), &error)));
+                    for member in &base.members {
+                        self.state.store.mark(member.node)?;
+                    }
+                    failed.insert(base.id);
+                }
             }
         }
         Ok(dirs.into_iter().map(|(path, _)| path).collect())
@@ -434,9 +459,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                         None => RelPath::new(),
                     },
                 };
-                self.applied.problems.push(describe(path, &error));
+                self.applied.problems.push((entry_of(step), describe(path, &error)));
             }
             Fault::Changed => {
+                self.applied.missed.insert(entry_of(step));
                 if let Some(base) = self.state.store.base(entry_of(step))? {
                     self.applied.look.push(Spot::Entry(base.parent, base.name));
                 }
@@ -480,7 +506,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn path_in(&self, dir: NodeId, name: &Name) -> Result<RelPath, Fault> {
-        let dir = if dir == NodeId::ROOT { root_base() } else { self.state.store.base(dir)?.ok_or(Fault::Changed)? };
+        let dir = if dir == NodeId::ROOT { root_base() } else { self.state.store.base(dir)?.ok_or(Fault::Early)? };
         Ok(join(&self.path_of(&dir)?, name))
     }
 }

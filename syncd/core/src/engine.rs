@@ -176,7 +176,10 @@ pub struct Engine<S> {
     /// Nodes whose place is not free yet; they are planned again when something has moved.
     waiting: BTreeSet<NodeId>,
     blocked: BTreeMap<NodeId, u64>,
+    /// What could not be looked at.
     problems: BTreeMap<RelPath, Problem>,
+    /// What could not be applied, by node.
+    troubles: BTreeMap<NodeId, Problem>,
     planned_upto: Option<NodeId>,
     planning: bool,
     paused: bool,
@@ -205,6 +208,7 @@ impl<S: Store> Engine<S> {
             waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
             problems: BTreeMap::new(),
+            troubles: BTreeMap::new(),
             planned_upto: None,
             planning: true,
             paused: false,
@@ -326,7 +330,7 @@ impl<S: Store> Engine<S> {
                 && self.swept
                 && !looking
                 && incoming == 0
-                && self.problems.is_empty()
+                && !self.has_problems()
                 && !self.state.importing,
             fresh: self.swept && !looking,
             agreeing,
@@ -338,7 +342,11 @@ impl<S: Store> Engine<S> {
 
     /// What could not be read or written.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.values()
+        self.problems.values().chain(self.troubles.values())
+    }
+
+    fn has_problems(&self) -> bool {
+        !self.problems.is_empty() || !self.troubles.is_empty()
     }
 
     /// Whether exchanging and applying is stopped.
@@ -560,6 +568,9 @@ impl<S: Store> Engine<S> {
 
     fn looked(&mut self, looked: Looked, now_ms: u64) {
         self.queue.extend(looked.more);
+        for path in looked.gone.iter().chain(looked.moved.iter().map(|(path, _)| path)) {
+            self.forget_problems(path);
+        }
         self.remember_moved(looked.moved);
         for spot in looked.busy {
             self.open.entry(spot).or_insert((now_ms + 2 * SETTLE_MS, now_ms));
@@ -575,6 +586,11 @@ impl<S: Store> Engine<S> {
         if looked.changes > 0 {
             self.planning = true;
         }
+    }
+
+    /// Forgets what was wrong at a path and below it: nothing stands there any more, or something else.
+    fn forget_problems(&mut self, path: &[u8]) {
+        self.problems.retain(|at, _| !(at.starts_with(path) && at.get(path.len()).is_none_or(|&next| next == b'/')));
     }
 
     fn watch(&mut self, dirs: Vec<RelPath>) {
@@ -688,9 +704,9 @@ impl<S: Store> Engine<S> {
         let marked = !self.state.store.nothing_marked()?;
         let unnumbered = !self.state.store.unnumbered()?.is_empty();
         let looking = self.is_looking() || !self.swept || self.state.importing;
-        let clean = self.telling == 0 && !looking && !marked && !unnumbered && self.problems.is_empty() && !self.paused;
+        let clean = self.telling == 0 && !looking && !marked && !unnumbered && !self.has_problems() && !self.paused;
         let only_blocked = self.ready.is_empty() && self.held_back.is_empty() && !self.planning;
-        let stuck = !looking && !clean && (self.paused || (only_blocked && !self.problems.is_empty()));
+        let stuck = !looking && !clean && (self.paused || (only_blocked && self.has_problems()));
         Ok(Standing {
             known: self.state.store.known().clone(),
             digest: self.state.store.digest(),
@@ -741,6 +757,9 @@ impl<S: Store> Engine<S> {
     }
 
     fn apply_nodes<D: Disk>(&mut self, disk: &mut D, nodes: &[NodeId], now: &mut Now) -> StoreResult<()> {
+        for node in nodes {
+            self.troubles.remove(node);
+        }
         let collected = collect(&self.state, self.select.as_ref(), nodes)?;
         for node in &collected.settled {
             self.state.store.unmark(*node)?;
@@ -775,6 +794,7 @@ impl<S: Store> Engine<S> {
         open: &BTreeSet<NodeId>,
         now: &mut Now,
     ) -> StoreResult<()> {
+        let nodes_of = |key: &NodeId| led_by.get(key).cloned().unwrap_or_default();
         let left = led_by.iter().filter(|(key, _)| !applied.done.contains(key));
         let again: BTreeSet<NodeId> = left.flat_map(|(_, nodes)| nodes).copied().collect();
         for node in led_by.values().flatten() {
@@ -786,27 +806,38 @@ impl<S: Store> Engine<S> {
             // What stood in the way of others may be gone.
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
-        for node in again {
-            if !applied.problems.is_empty() {
+        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(|key| nodes_of(key)).collect();
+        for (key, problem) in applied.problems {
+            let mut nodes = nodes_of(&key);
+            if key == NodeId::ROOT {
+                nodes.extend(&again);
+            } else if nodes.is_empty() {
+                nodes.extend(self.state.store.base(key)?.iter().flat_map(|base| &base.members).map(|m| m.node));
+            }
+            for node in nodes {
                 self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
-            } else if !applied.look.is_empty() {
+                self.troubles.insert(node, problem.clone());
+            }
+        }
+        for node in again.into_iter().filter(|node| !self.troubles.contains_key(node)) {
+            if missed.contains(&node) {
                 self.blocked.insert(node, now.wall_ms + SETTLE_MS);
             } else {
                 self.waiting.insert(node);
             }
-        }
-        for problem in applied.problems {
-            self.problems.insert(problem.path.clone(), problem);
         }
         if applied.marked {
             self.planning = true;
             self.planned_upto = None;
         }
         self.queue.extend(applied.look);
+        for (path, _) in &applied.moved {
+            self.forget_problems(path);
+        }
         self.remember_moved(applied.moved);
         self.watch(applied.watch.into_iter().map(|(_, path)| path).collect());
         for (path, happened) in applied.changed {
-            self.problems.remove(&path);
+            self.forget_problems(&path);
             self.effects.push_back(Effect::Did(path, happened, self.by.clone()));
         }
         Ok(())

@@ -46,6 +46,8 @@ pub struct Looked {
     pub clear: Vec<RelPath>,
     /// Directories that are in play from here on, to be watched.
     pub watch: Vec<(NodeId, RelPath)>,
+    /// Paths of entries that were deleted.
+    pub gone: Vec<RelPath>,
     /// Directories that were moved, each with the path that it had.
     pub moved: Vec<(RelPath, NodeId)>,
     /// Number of local changes written.
@@ -280,7 +282,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let slot = self.registered_here(&found)?;
         let adopted = slot.into_iter().find(|target| target.class == Class::Dir);
         let (id, members) = match adopted {
-            Some(target) if self.state.store.base_of(target.id)?.is_none() => {
+            Some(target) if self.claimed(&target)?.is_none() => {
                 self.state.store.mark(target.id)?;
                 (target.id, target.members)
             }
@@ -370,6 +372,11 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if base.value == value {
             self.attributes(&mut base, &found.stat, now)?;
             return self.state.store.put_base(&base);
+        }
+        if base.members.is_empty() {
+            // Nothing that is known is shown as this entry any more, so this is a file of its own.
+            self.state.store.remove_base(base.id)?;
+            return self.appeared(found, value, now);
         }
         self.looked.changes += 1;
         let mut base = self.materialise(base, now)?;
@@ -687,6 +694,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// Deletes an entry and all that base has below it.
     fn delete(&mut self, base: Base, now: &mut Now) -> StoreResult<()> {
         self.looked.changes += 1;
+        self.looked.gone.push(self.path_of(&base)?);
         self.pin_siblings(&base, now)?;
         let mut queue = vec![(base, Flag::Itself)];
         while let Some((base, flag)) = queue.pop() {

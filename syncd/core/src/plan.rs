@@ -125,7 +125,10 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
         if !removable(state, select, &base)? {
             continue;
         }
-        let nodes = rows_of(&base.members);
+        let mut nodes = rows_of(&base.members);
+        if nodes.is_empty() {
+            nodes.insert(base.id);
+        }
         busy.extend(nodes.iter().copied());
         let path = base_path(&state.store, &base)?;
         out.changes.push(Change { base: Some((base, path)), placed: None });
@@ -152,6 +155,9 @@ impl<S: Store> Search<'_, S> {
     fn node(&mut self, node: NodeId) -> StoreResult<()> {
         if let Some(base) = self.state.store.base_of(node)? {
             self.base(base)?;
+        }
+        if let Some(left) = self.state.store.base(node)?.filter(|base| base.members.is_empty()) {
+            self.base(left)?;
         }
         let Some(row) = self.state.store.row(node)? else { return Ok(()) };
         let view = self.state.view();

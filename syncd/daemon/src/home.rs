@@ -264,7 +264,12 @@ async fn carry_out(
                     driver.tell(Event::Drained(peer, token));
                 });
             }
-            Effect::Watch(dirs) => watcher.watch(dirs).await,
+            Effect::Watch(dirs) => {
+                let added = watcher.watch(dirs).await;
+                if !added.is_empty() {
+                    driver.tell(Event::Watched(added));
+                }
+            }
             Effect::Did(path, happened, by) => {
                 let event = match happened {
                     Happened::Created => "created",
