@@ -355,20 +355,23 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn remove_dir(&mut self, id: NodeId) -> Result<(), Fault> {
         let Some(mut base) = self.state.store.base(id)? else { return Ok(()) };
         let path = self.path_of(&base)?;
-        let removed = self.widening(base.parent, |disk| disk.rmdir(&path));
-        match removed {
+        let inside = self.state.store.base_in(id)?;
+        if inside.iter().any(|child| child.state == BaseState::Live) {
+            return Err(Fault::Early);
+        }
+        match self.widening(base.parent, |disk| disk.rmdir(&path)) {
             Ok(()) => self.applied.changed.push((path, Happened::Removed)),
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
-                // What is left in it is not ours: it stays as a residue, unless something of ours is still there.
-                if !self.state.store.base_in(id)?.is_empty() {
-                    return Err(Fault::Early);
-                }
+                // What is left in it is not ours: it stays as a residue.
                 base.state = BaseState::Dormant;
                 self.applied.look.push(Spot::Listing(id));
                 return Ok(self.state.store.put_base(&base)?);
             }
             Err(Fault::Changed) if self.disk.stat(&path).is_ok_and(|stat| stat.is_none()) => {}
             Err(fault) => return Err(fault),
+        }
+        for child in inside {
+            self.state.store.remove_base(child.id)?;
         }
         Ok(self.state.store.remove_base(id)?)
     }

@@ -592,6 +592,7 @@ impl<S: Store> Engine<S> {
         self.watch(dirs);
         if looked.changes > 0 {
             self.planning = true;
+            self.ready.extend(std::mem::take(&mut self.waiting));
         }
     }
 
