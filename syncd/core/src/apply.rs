@@ -229,6 +229,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let from = self.path_of(&base)?;
         let to = self.path_in(placed.parent, &placed.target.name)?;
         let old_parent = base.parent;
+        if base.class == Class::Dir && old_parent != placed.parent && base.attributes.mode & 0o200 == 0 {
+            // A directory that changes its parent is written to: `..` is in it.
+            let wide = Attributes { mode: base.attributes.mode | 0o700, ..base.attributes.clone() };
+            self.disk.set_attributes(&from, &wide)?;
+        }
         match self.widening(old_parent, |disk| disk.rename(&from, &to)) {
             Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
                 self.widening(placed.parent, |disk| disk.rename(&from, &to))?;
@@ -350,20 +355,23 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn remove_dir(&mut self, id: NodeId) -> Result<(), Fault> {
         let Some(mut base) = self.state.store.base(id)? else { return Ok(()) };
         let path = self.path_of(&base)?;
-        let removed = self.widening(base.parent, |disk| disk.rmdir(&path));
-        match removed {
+        let inside = self.state.store.base_in(id)?;
+        if inside.iter().any(|child| child.state == BaseState::Live) {
+            return Err(Fault::Early);
+        }
+        match self.widening(base.parent, |disk| disk.rmdir(&path)) {
             Ok(()) => self.applied.changed.push((path, Happened::Removed)),
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
-                // What is left in it is not ours: it stays as a residue, unless something of ours is still there.
-                if !self.state.store.base_in(id)?.is_empty() {
-                    return Err(Fault::Early);
-                }
+                // What is left in it is not ours: it stays as a residue.
                 base.state = BaseState::Dormant;
                 self.applied.look.push(Spot::Listing(id));
                 return Ok(self.state.store.put_base(&base)?);
             }
             Err(Fault::Changed) if self.disk.stat(&path).is_ok_and(|stat| stat.is_none()) => {}
             Err(fault) => return Err(fault),
+        }
+        for child in inside {
+            self.state.store.remove_base(child.id)?;
         }
         Ok(self.state.store.remove_base(id)?)
     }
@@ -431,6 +439,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     base.stat = stat;
                     self.state.store.put_base(base)?;
                 }
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    self.applied.look.push(Spot::Entry(base.parent, base.name.clone()));
+                }
                 Err(error) => {
                     // What it has is what base has to say; that it differs from the view leads to another try.
                     if let Ok(Some(stat)) = self.disk.stat(path) {
@@ -493,8 +504,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         if let Some(placed) = placed_of(step) {
             parents.push(placed.parent);
-            if matches!(step, Step::Mkdir(_)) || (placed.target.class == Class::Dir && matches!(step, Step::Adjust(_)))
-            {
+            if placed.target.class == Class::Dir {
                 parents.push(placed.id);
             }
         }

@@ -349,6 +349,22 @@ impl<S: Store> Engine<S> {
         !self.problems.is_empty() || !self.troubles.is_empty()
     }
 
+    /// What waits for what, in one line for a log.
+    pub fn waits(&self) -> String {
+        format!(
+            "open {:?}, queue {:?}, missing {:?}, held back {:?}, ready {:?}, waiting {:?}, blocked {:?}, planning {} {:?}",
+            self.open,
+            self.queue,
+            self.missing.keys(),
+            self.held_back,
+            self.ready,
+            self.waiting,
+            self.blocked,
+            self.planning,
+            self.planned_upto
+        )
+    }
+
     /// Whether exchanging and applying is stopped.
     pub fn is_paused(&self) -> bool {
         self.paused
@@ -585,6 +601,7 @@ impl<S: Store> Engine<S> {
         self.watch(dirs);
         if looked.changes > 0 {
             self.planning = true;
+            self.ready.extend(std::mem::take(&mut self.waiting));
         }
     }
 
@@ -724,6 +741,7 @@ impl<S: Store> Engine<S> {
             self.blocked.iter().filter(|(_, at)| **at <= now.wall_ms).map(|(node, _)| *node).collect();
         for node in due {
             self.blocked.remove(&node);
+            self.ready.insert(node);
             self.planning = true;
             self.planned_upto = None;
         }
@@ -815,6 +833,7 @@ impl<S: Store> Engine<S> {
                 nodes.extend(self.state.store.base(key)?.iter().flat_map(|base| &base.members).map(|m| m.node));
             }
             for node in nodes {
+                self.state.store.mark(node)?;
                 self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
                 self.troubles.insert(node, problem.clone());
             }

@@ -304,9 +304,9 @@ impl Store for SqliteStore {
         self.bases_where("SELECT data FROM bases WHERE parent = ?1 ORDER BY name", [&parent.0[..]])
     }
 
-    fn base_with(&self, handle: Handle) -> StoreResult<Option<Base>> {
-        let sql = "SELECT data FROM bases WHERE inode = ?1 AND born = ?2 LIMIT 1";
-        self.base_where(sql, params![handle.inode.cast_signed(), handle.born])
+    fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
+        let sql = "SELECT data FROM bases WHERE inode = ?1 AND born = ?2";
+        self.bases_where(sql, params![handle.inode.cast_signed(), handle.born])
     }
 
     fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>> {
