@@ -316,7 +316,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let (before, after) = (nodes(before), nodes(&base.members));
         let mut stirred: Vec<NodeId> = before.difference(&after).copied().collect();
         for &joined in after.difference(&before) {
-            let Some(mut other) = self.state.store.base_of(joined)?.filter(|other| other.id != base.id) else { continue };
+            let Some(mut other) = self.state.store.base_of(joined)?.filter(|other| other.id != base.id) else {
+                continue;
+            };
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
             if other.members.is_empty() {

@@ -13,9 +13,9 @@ use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use crate::apply::{Applied, Applier, Happened, Sources};
 use crate::conflict;
-use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat};
+use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat, join};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_path};
+use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -64,6 +64,8 @@ pub enum Event {
     Arrived(ContentHash, Source),
     /// A peer does not have a content.
     Refused(Slot, ContentHash),
+    /// A large content does not fit on the disk.
+    NoRoom(ContentHash),
     /// A person, or a program of theirs, changed a setting here.
     SettingChanged {
         /// dconf path.
@@ -274,6 +276,7 @@ impl<S: Store> Engine<S> {
                 }
             }
             Event::Refused(peer, hash) => self.fetch.refused(hash, peer, now.wall_ms),
+            Event::NoRoom(hash) => self.no_room(hash, now.wall_ms)?,
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
             Event::SettingTold => self.telling = self.telling.saturating_sub(1),
             Event::Paused(paused) => {
@@ -883,6 +886,20 @@ impl<S: Store> Engine<S> {
             self.held_back.insert(node);
         }
         Ok(false)
+    }
+
+    /// What does not fit waits, and is tried again; the rest goes on.
+    fn no_room(&mut self, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
+        for node in self.fetch.given_up(hash) {
+            let target = self.state.view().target_of(node)?;
+            let path = target.map(|target| join(&self.state.tree.shape().path(target.parent), &target.name));
+            let full = describe(path.unwrap_or_default(), &std::io::ErrorKind::StorageFull.into());
+            self.held_back.remove(&node);
+            self.blocked.insert(node, now_ms + BLOCKED_MS);
+            self.troubles.insert(node, full);
+        }
+        self.effects.push_back(Effect::StatusChanged);
+        Ok(())
     }
 
     fn ask(&mut self, now: &Now) -> bool {

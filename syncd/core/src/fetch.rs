@@ -15,6 +15,8 @@ use crate::disk::{RelPath, Source};
 const WINDOW_BYTES: u64 = 12 << 20;
 /// Most contents on their way or waiting to be applied.
 const WINDOW_FILES: usize = 2000;
+/// What a large content counts for in the window: it goes to the disk, not to memory. In bytes.
+const LARGE_COUNTS: u64 = 1 << 20;
 /// How long a content that a peer did not have is not asked of it again, in milliseconds.
 const RETRY_MS: u64 = 2000;
 
@@ -87,7 +89,7 @@ impl Fetch {
     /// Notes that a node needs a content.
     pub fn want(&mut self, hash: ContentHash, size: u64, node: NodeId, older: Option<RelPath>) {
         if !self.wants.contains_key(&hash) {
-            self.asked_bytes += size;
+            self.asked_bytes += weight(size);
         }
         let want = self.wants.entry(hash).or_insert_with(|| Want {
             size,
@@ -131,8 +133,8 @@ impl Fetch {
     /// A content has come. Gives the nodes that waited for it; none if nobody did.
     pub fn arrived(&mut self, hash: ContentHash, source: Source) -> BTreeSet<NodeId> {
         let Some(want) = self.wants.remove(&hash) else { return BTreeSet::new() };
-        self.asked_bytes -= want.size;
-        self.arrived_bytes += want.size;
+        self.asked_bytes -= weight(want.size);
+        self.arrived_bytes += weight(want.size);
         self.arrived.insert(hash, source);
         want.nodes
     }
@@ -145,6 +147,13 @@ impl Fetch {
             want.asked = None;
             want.refused.insert(peer, now_ms);
         }
+    }
+
+    /// A content cannot be brought here. Gives the nodes that waited for it.
+    pub fn given_up(&mut self, hash: ContentHash) -> BTreeSet<NodeId> {
+        let Some(want) = self.wants.remove(&hash) else { return BTreeSet::new() };
+        self.asked_bytes -= weight(want.size);
+        want.nodes
     }
 
     /// A peer is gone: what was asked of it is to be asked again.
@@ -160,7 +169,7 @@ impl Fetch {
         self.wants.retain(|_, want| {
             want.nodes.remove(&node);
             if want.nodes.is_empty() {
-                gone += want.size;
+                gone += weight(want.size);
             }
             !want.nodes.is_empty()
         });
@@ -172,4 +181,8 @@ impl Fetch {
         self.arrived_bytes = 0;
         std::mem::take(&mut self.arrived)
     }
+}
+
+fn weight(size: u64) -> u64 {
+    if size > PACK_LIMIT { LARGE_COUNTS } else { size }
 }
