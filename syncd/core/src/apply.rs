@@ -221,7 +221,17 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.class == Class::Dir {
             self.applied.moved.push((from, id));
         }
+        self.follow(&mut base, &to)?;
         Ok(self.state.store.put_base(&base)?)
+    }
+
+    /// Takes in what a move has done to an entry. What a person did to it meanwhile is left to be seen.
+    fn follow(&mut self, base: &mut Base, to: &[u8]) -> Result<(), Fault> {
+        match self.disk.stat(to)? {
+            Some(stat) if base.class == Class::Dir || same_renamed(&stat, &base.stat) => base.stat = stat,
+            Some(_) | None => self.applied.look.push(Spot::Entry(base.parent, base.name.clone())),
+        }
+        Ok(())
     }
 
     fn move_to(&mut self, placed: &Placed) -> Result<(), Fault> {
@@ -245,7 +255,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         base.parent = placed.parent;
         base.name = placed.target.name.clone();
-        base.stat = self.disk.stat(&to)?.ok_or(Fault::Changed)?;
+        self.follow(&mut base, &to)?;
         let target = &placed.target;
         let before = base.members.clone();
         for member in &mut base.members {
@@ -383,7 +393,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         let same = match base.class {
             Class::Dir => stat.kind == Kind::Dir && stat.handle == base.stat.handle,
-            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat || same_renamed(&stat, &base.stat),
+            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat,
         };
         if same { Ok(base) } else { Err(Fault::Changed) }
     }
@@ -580,9 +590,9 @@ fn same_file(found: &Stat, base: &Stat) -> bool {
     found.kind == base.kind && found.handle == base.handle && found.size == base.size && found.mtime == base.mtime
 }
 
-/// Whether an entry differs from base only by what a rename of ours within this plan has done to it.
+/// Whether an entry differs from base only by what a rename does to it.
 fn same_renamed(found: &Stat, base: &Stat) -> bool {
-    same_file(found, base) && found.mode == base.mode && found.ctime >= base.ctime && found.links == base.links
+    same_file(found, base) && found.mode == base.mode && found.links == base.links
 }
 
 fn entry_of(step: &Step) -> NodeId {
