@@ -202,7 +202,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn mkdir(&mut self, placed: &Placed) -> Result<(), Fault> {
-        let path = self.path_in(placed.parent, &placed.target.name)?;
+        let path = self.free_path(placed)?;
         self.widening(placed.parent, |disk| disk.mkdir(&path).map(|_| ()))?;
         // Writable until its own children are in it; `settle_directories` gives it its attributes.
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
@@ -237,7 +237,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn move_to(&mut self, placed: &Placed) -> Result<(), Fault> {
         let mut base = self.checked(placed.id)?;
         let from = self.path_of(&base)?;
-        let to = self.path_in(placed.parent, &placed.target.name)?;
+        let to = self.free_path(placed)?;
         let old_parent = base.parent;
         if base.class == Class::Dir && old_parent != placed.parent && base.attributes.mode & 0o200 == 0 {
             // A directory that changes its parent is written to: `..` is in it.
@@ -275,7 +275,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn create(&mut self, placed: &Placed, staged: &mut Staged) -> Result<(), Fault> {
-        let path = self.path_in(placed.parent, &placed.target.name)?;
+        let path = self.free_path(placed)?;
         let (name, _) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut stat = None;
         self.widening(placed.parent, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
@@ -384,6 +384,21 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             self.state.store.remove_base(child.id)?;
         }
         Ok(self.state.store.remove_base(id)?)
+    }
+
+    /// The path that an entry is to have, if no other entry that base knows has that name.
+    fn free_path(&mut self, placed: &Placed) -> Result<RelPath, Fault> {
+        let path = self.path_in(placed.parent, &placed.target.name)?;
+        match self.state.store.base_at(placed.parent, &placed.target.name)? {
+            Some(other) if other.id != placed.id => {
+                if other.state == BaseState::Live || self.disk.stat(&path)?.is_some() {
+                    return Err(Fault::Early);
+                }
+                self.state.store.remove_base(other.id)?;
+            }
+            Some(_) | None => {}
+        }
+        Ok(path)
     }
 
     /// The base entry, if the disk is as it says.

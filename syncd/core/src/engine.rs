@@ -411,6 +411,8 @@ impl<S: Store> Engine<S> {
             Err(error) => {
                 self.state.store.rollback();
                 self.state.tree = crate::tree::Tree::load(&self.state.store)?;
+                self.planning = true;
+                self.planned_upto = None;
                 self.sweep();
                 Err(error)
             }
