@@ -455,7 +455,8 @@ fn fill_from_older(
     out: &File,
 ) -> io::Result<Vec<(u64, u64)>> {
     let older = disk.open_source(&Source::Copy(older))?;
-    let own = cut(older.try_clone()?, older.metadata()?.len(), key)?;
+    let length = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
+    let own = cut(older.try_clone()?, length, key)?;
     let mut missing = Vec::new();
     let mut block = vec![0; BLOCK];
     for part in assemble(list, &own) {
