@@ -829,7 +829,7 @@ impl<S: Store> Engine<S> {
             // What stood in the way of others may be gone.
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
-        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(|key| nodes_of(key)).collect();
+        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(&nodes_of).collect();
         for (key, problem) in applied.problems {
             let mut nodes = nodes_of(&key);
             if key == NodeId::ROOT {
