@@ -98,7 +98,7 @@ impl Rulebook {
     /// Which rule decides about a path.
     pub fn why(&self, path: &[u8], is_dir: bool) -> Value {
         let rules = Arc::clone(&lock(&self.rules));
-        let decision = rules.decide(path, is_dir);
+        let decision = rules.explain(path, is_dir);
         let mut out = json!({
             "class": decision.class.to_string(),
             "travels": rules.travels(path, is_dir),
