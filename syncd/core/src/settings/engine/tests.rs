@@ -28,7 +28,7 @@ fn schemas(paths: &[(&str, &str)]) -> Schemas {
         let schema = by_id.entry(dir[1..].replace('/', ".")).or_default();
         schema.path = Some(format!("{dir}/"));
         let default = v(default);
-        let info = KeyInfo { kind: default.kind.clone(), domain: Domain::Any, default };
+        let info = KeyInfo { kind: default.kind.clone(), domain: Domain::Any, aliases: BTreeMap::new(), default };
         schema.keys.insert(name.to_owned(), info);
     }
     Schemas::new(by_id)
