@@ -159,7 +159,7 @@ impl Preferences {
     }
 
     /// What the doctor says of settings.
-    pub async fn finding(&self) -> Value {
+    pub fn finding(&self) -> Value {
         if self.at_work.load(Ordering::Acquire) {
             finding("settings", "ok", "dconf is watched", "")
         } else if self.with_bus {

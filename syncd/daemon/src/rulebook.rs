@@ -221,11 +221,10 @@ impl Rulebook {
         // A rule of another version, or of a hostile device, that cannot be one counts for nothing.
         let rule = rule.filter(|rule| rule.check().is_ok()).map(|rule| Override { scope: Scope::Account, ..rule });
         let mut account = lock(&self.account);
-        let before = match rule {
+        match rule {
             Some(rule) => account.insert(key.to_owned(), rule.clone()).is_none_or(|old| old != rule),
             None => account.remove(key).is_some(),
-        };
-        before
+        }
     }
 
     fn rebuild(&self) {

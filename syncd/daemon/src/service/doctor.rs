@@ -29,7 +29,7 @@ pub(super) async fn examine(paths: &Paths, home: Option<&Home>, trouble: Option<
     findings.push(clock());
     findings.push(session_bus());
     if let Some(home) = home {
-        findings.push(home.preferences.finding().await);
+        findings.push(home.preferences.finding());
     }
     findings.into_iter().collect()
 }
