@@ -167,6 +167,7 @@ pub(super) fn describe(machine: &SimMachine) -> String {
     let marked = store.marked(None, usize::MAX).expect("an index in memory");
     line(format!("marked {marked:?}, unnumbered {:?}", store.unnumbered().expect("an index in memory")));
     line(format!("summary {:?}", machine.engine().summary()));
+    line(machine.engine().waits());
     for problem in machine.engine().problems() {
         line(format!("problem {problem:?}"));
     }

@@ -202,7 +202,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn mkdir(&mut self, placed: &Placed) -> Result<(), Fault> {
-        let path = self.path_in(placed.parent, &placed.target.name)?;
+        let path = self.free_path(placed)?;
         self.widening(placed.parent, |disk| disk.mkdir(&path).map(|_| ()))?;
         // Writable until its own children are in it; `settle_directories` gives it its attributes.
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
@@ -221,14 +221,29 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.class == Class::Dir {
             self.applied.moved.push((from, id));
         }
+        self.follow(&mut base, &to)?;
         Ok(self.state.store.put_base(&base)?)
+    }
+
+    /// Takes in what a move has done to an entry. What a person did to it meanwhile is left to be seen.
+    fn follow(&mut self, base: &mut Base, to: &[u8]) -> Result<(), Fault> {
+        match self.disk.stat(to)? {
+            Some(stat) if base.class == Class::Dir || same_renamed(&stat, &base.stat) => base.stat = stat,
+            Some(_) | None => self.applied.look.push(Spot::Entry(base.parent, base.name.clone())),
+        }
+        Ok(())
     }
 
     fn move_to(&mut self, placed: &Placed) -> Result<(), Fault> {
         let mut base = self.checked(placed.id)?;
         let from = self.path_of(&base)?;
-        let to = self.path_in(placed.parent, &placed.target.name)?;
+        let to = self.free_path(placed)?;
         let old_parent = base.parent;
+        if base.class == Class::Dir && old_parent != placed.parent && base.attributes.mode & 0o200 == 0 {
+            // A directory that changes its parent is written to: `..` is in it.
+            let wide = Attributes { mode: base.attributes.mode | 0o700, ..base.attributes.clone() };
+            self.disk.set_attributes(&from, &wide)?;
+        }
         match self.widening(old_parent, |disk| disk.rename(&from, &to)) {
             Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
                 self.widening(placed.parent, |disk| disk.rename(&from, &to))?;
@@ -240,7 +255,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         base.parent = placed.parent;
         base.name = placed.target.name.clone();
-        base.stat = self.disk.stat(&to)?.ok_or(Fault::Changed)?;
+        self.follow(&mut base, &to)?;
         let target = &placed.target;
         let before = base.members.clone();
         for member in &mut base.members {
@@ -260,7 +275,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn create(&mut self, placed: &Placed, staged: &mut Staged) -> Result<(), Fault> {
-        let path = self.path_in(placed.parent, &placed.target.name)?;
+        let path = self.free_path(placed)?;
         let (name, _) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut stat = None;
         self.widening(placed.parent, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
@@ -311,7 +326,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let (before, after) = (nodes(before), nodes(&base.members));
         let mut stirred: Vec<NodeId> = before.difference(&after).copied().collect();
         for &joined in after.difference(&before) {
-            let Some(mut other) = self.state.store.base_of(joined)?.filter(|other| other.id != base.id) else { continue };
+            let Some(mut other) = self.state.store.base_of(joined)?.filter(|other| other.id != base.id) else {
+                continue;
+            };
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
             if other.members.is_empty() {
@@ -350,14 +367,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn remove_dir(&mut self, id: NodeId) -> Result<(), Fault> {
         let Some(mut base) = self.state.store.base(id)? else { return Ok(()) };
         let path = self.path_of(&base)?;
-        let removed = self.widening(base.parent, |disk| disk.rmdir(&path));
-        match removed {
+        let inside = self.state.store.base_in(id)?;
+        if inside.iter().any(|child| child.state == BaseState::Live) {
+            return Err(Fault::Early);
+        }
+        match self.widening(base.parent, |disk| disk.rmdir(&path)) {
             Ok(()) => self.applied.changed.push((path, Happened::Removed)),
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
-                // What is left in it is not ours: it stays as a residue, unless something of ours is still there.
-                if !self.state.store.base_in(id)?.is_empty() {
-                    return Err(Fault::Early);
-                }
+                // What is left in it is not ours: it stays as a residue.
                 base.state = BaseState::Dormant;
                 self.applied.look.push(Spot::Listing(id));
                 return Ok(self.state.store.put_base(&base)?);
@@ -365,7 +382,25 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Err(Fault::Changed) if self.disk.stat(&path).is_ok_and(|stat| stat.is_none()) => {}
             Err(fault) => return Err(fault),
         }
+        for child in inside {
+            self.state.store.remove_base(child.id)?;
+        }
         Ok(self.state.store.remove_base(id)?)
+    }
+
+    /// The path that an entry is to have, if no other entry that base knows has that name.
+    fn free_path(&mut self, placed: &Placed) -> Result<RelPath, Fault> {
+        let path = self.path_in(placed.parent, &placed.target.name)?;
+        match self.state.store.base_at(placed.parent, &placed.target.name)? {
+            Some(other) if other.id != placed.id => {
+                if other.state == BaseState::Live || self.disk.stat(&path)?.is_some() {
+                    return Err(Fault::Early);
+                }
+                self.state.store.remove_base(other.id)?;
+            }
+            Some(_) | None => {}
+        }
+        Ok(path)
     }
 
     /// The base entry, if the disk is as it says.
@@ -375,7 +410,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         let same = match base.class {
             Class::Dir => stat.kind == Kind::Dir && stat.handle == base.stat.handle,
-            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat || same_renamed(&stat, &base.stat),
+            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat,
         };
         if same { Ok(base) } else { Err(Fault::Changed) }
     }
@@ -430,6 +465,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 Ok(stat) => {
                     base.stat = stat;
                     self.state.store.put_base(base)?;
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    self.applied.look.push(Spot::Entry(base.parent, base.name.clone()));
                 }
                 Err(error) => {
                     // What it has is what base has to say; that it differs from the view leads to another try.
@@ -493,8 +531,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         if let Some(placed) = placed_of(step) {
             parents.push(placed.parent);
-            if matches!(step, Step::Mkdir(_)) || (placed.target.class == Class::Dir && matches!(step, Step::Adjust(_)))
-            {
+            if placed.target.class == Class::Dir {
                 parents.push(placed.id);
             }
         }
@@ -570,9 +607,9 @@ fn same_file(found: &Stat, base: &Stat) -> bool {
     found.kind == base.kind && found.handle == base.handle && found.size == base.size && found.mtime == base.mtime
 }
 
-/// Whether an entry differs from base only by what a rename of ours within this plan has done to it.
+/// Whether an entry differs from base only by what a rename does to it.
 fn same_renamed(found: &Stat, base: &Stat) -> bool {
-    same_file(found, base) && found.mode == base.mode && found.ctime >= base.ctime && found.links == base.links
+    same_file(found, base) && found.mode == base.mode && found.links == base.links
 }
 
 fn entry_of(step: &Step) -> NodeId {

@@ -13,9 +13,9 @@ use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use crate::apply::{Applied, Applier, Happened, Sources};
 use crate::conflict;
-use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat};
+use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat, join};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_path};
+use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -64,6 +64,8 @@ pub enum Event {
     Arrived(ContentHash, Source),
     /// A peer does not have a content.
     Refused(Slot, ContentHash),
+    /// A large content does not fit on the disk.
+    NoRoom(ContentHash),
     /// A person, or a program of theirs, changed a setting here.
     SettingChanged {
         /// dconf path.
@@ -274,6 +276,7 @@ impl<S: Store> Engine<S> {
                 }
             }
             Event::Refused(peer, hash) => self.fetch.refused(hash, peer, now.wall_ms),
+            Event::NoRoom(hash) => self.no_room(hash, now.wall_ms)?,
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
             Event::SettingTold => self.telling = self.telling.saturating_sub(1),
             Event::Paused(paused) => {
@@ -302,7 +305,7 @@ impl<S: Store> Engine<S> {
     pub fn poll_timeout(&self) -> Option<u64> {
         let settle = self.open.values().map(|(at, _)| *at).min();
         let blocked = self.blocked.values().min().copied();
-        [settle, blocked, self.fetch.retry_at()].into_iter().flatten().min()
+        [settle, blocked, self.fetch.retry_at(&self.peers())].into_iter().flatten().min()
     }
 
     /// How things stand.
@@ -347,6 +350,22 @@ impl<S: Store> Engine<S> {
 
     fn has_problems(&self) -> bool {
         !self.problems.is_empty() || !self.troubles.is_empty()
+    }
+
+    /// What waits for what, in one line for a log.
+    pub fn waits(&self) -> String {
+        format!(
+            "open {:?}, queue {:?}, missing {:?}, held back {:?}, ready {:?}, waiting {:?}, blocked {:?}, planning {} {:?}",
+            self.open,
+            self.queue,
+            self.missing.keys(),
+            self.held_back,
+            self.ready,
+            self.waiting,
+            self.blocked,
+            self.planning,
+            self.planned_upto
+        )
     }
 
     /// Whether exchanging and applying is stopped.
@@ -404,6 +423,8 @@ impl<S: Store> Engine<S> {
             Err(error) => {
                 self.state.store.rollback();
                 self.state.tree = crate::tree::Tree::load(&self.state.store)?;
+                self.planning = true;
+                self.planned_upto = None;
                 self.sweep();
                 Err(error)
             }
@@ -585,6 +606,7 @@ impl<S: Store> Engine<S> {
         self.watch(dirs);
         if looked.changes > 0 {
             self.planning = true;
+            self.ready.extend(std::mem::take(&mut self.waiting));
         }
     }
 
@@ -724,6 +746,7 @@ impl<S: Store> Engine<S> {
             self.blocked.iter().filter(|(_, at)| **at <= now.wall_ms).map(|(node, _)| *node).collect();
         for node in due {
             self.blocked.remove(&node);
+            self.ready.insert(node);
             self.planning = true;
             self.planned_upto = None;
         }
@@ -815,6 +838,7 @@ impl<S: Store> Engine<S> {
                 nodes.extend(self.state.store.base(key)?.iter().flat_map(|base| &base.members).map(|m| m.node));
             }
             for node in nodes {
+                self.state.store.mark(node)?;
                 self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
                 self.troubles.insert(node, problem.clone());
             }
@@ -866,9 +890,27 @@ impl<S: Store> Engine<S> {
         Ok(false)
     }
 
+    /// What does not fit waits, and is tried again; the rest goes on.
+    fn no_room(&mut self, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
+        for node in self.fetch.given_up(hash) {
+            let target = self.state.view().target_of(node)?;
+            let path = target.map(|target| join(&self.state.tree.shape().path(target.parent), &target.name));
+            let full = describe(path.unwrap_or_default(), &std::io::ErrorKind::StorageFull.into());
+            self.held_back.remove(&node);
+            self.blocked.insert(node, now_ms + BLOCKED_MS);
+            self.troubles.insert(node, full);
+        }
+        self.effects.push_back(Effect::StatusChanged);
+        Ok(())
+    }
+
+    /// The peers that can be asked for contents.
+    fn peers(&self) -> Vec<Slot> {
+        self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
+    }
+
     fn ask(&mut self, now: &Now) -> bool {
-        let peers: Vec<Slot> = self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect();
-        let asks = self.fetch.ask(&peers, now.wall_ms);
+        let asks = self.fetch.ask(&self.peers(), now.wall_ms);
         let asked = !asks.is_empty();
         for ask in asks {
             self.effects.push_back(match ask {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 use hearth_schemas::ids::NodeId;
-use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, Value};
+use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Stat, join};
 use crate::row::winner;
@@ -231,6 +231,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let dir = self.path_of(parent)?;
         let hex = String::from_utf8_lossy(&name.as_bytes()[PARKED.len()..]).into_owned();
         let base = NodeId::parse(&hex).map(|id| self.state.store.base(id)).transpose()?.flatten();
+        if base.as_ref().is_some_and(|base| base.parent == parent.id && base.name == *name) {
+            // The index knows it as parked: it is to be moved on from here.
+            return Ok(());
+        }
         let wanted = base.as_ref().filter(|base| base.parent == parent.id).map(|base| base.name.clone());
         let spare = Name::new(format!("recovered-{hex}")).expect("a short name without slashes");
         for name in wanted.into_iter().chain([spare]) {
@@ -251,9 +255,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     /// Rule 1: a base directory whose inode stands at another name was moved there, if its old name lost it.
     fn moved_directory(&mut self, found: &Found, now: &mut Now) -> StoreResult<bool> {
-        let Some(base) = self.state.store.base_with(found.stat.handle)? else { return Ok(false) };
+        let mut same = self.state.store.bases_with(found.stat.handle)?.into_iter();
+        let Some(base) = same.find(|base| base.class == Class::Dir) else { return Ok(false) };
         let here = base.parent == found.parent.id && base.name == found.name;
-        if base.class != Class::Dir || here || self.still_stands(&base)? || self.is_below(&found.parent, &base)? {
+        if here || self.still_stands(&base)? || self.is_below(&found.parent, &base)? {
             return Ok(false);
         }
         self.missing.remove(&base.id);
@@ -311,15 +316,20 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn leaf(&mut self, found: Found, now: &mut Now) -> StoreResult<()> {
         let here = self.state.store.base_at(found.parent.id, &found.name)?;
         let Some(value) = self.read(&found, here.as_ref())? else { return Ok(()) };
+        if found.stat.links > 1 {
+            // Another name of this file changes along with it, and nothing tells of that.
+            for other in self.state.store.bases_with(found.stat.handle)? {
+                if here.as_ref().is_none_or(|here| here.id != other.id) && other.stat != found.stat {
+                    self.looked.more.push(Spot::Entry(other.parent, other.name));
+                }
+            }
+        }
         match here {
             Some(base) if base.class == Class::Leaf => return self.edited(base, found, value, now),
             Some(other) => self.displace(other, now)?,
             None => {}
         }
-        if let Some(base) = self.state.store.base_with(found.stat.handle)?
-            && base.class == Class::Leaf
-            && !self.still_stands(&base)?
-        {
+        if let Some(base) = self.left_by(&found)? {
             self.missing.remove(&base.id);
             let id = base.id;
             self.move_entry(base, &found, now)?;
@@ -327,6 +337,19 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             return self.edited(base, found, value, now);
         }
         self.appeared(found, value, now)
+    }
+
+    /// The leaf whose name has lost the inode that was found at another; of several, the first by name.
+    fn left_by(&mut self, found: &Found) -> StoreResult<Option<Base>> {
+        let mut same = self.state.store.bases_with(found.stat.handle)?;
+        same.retain(|base| base.class == Class::Leaf);
+        same.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        for base in same {
+            if !self.still_stands(&base)? {
+                return Ok(Some(base));
+            }
+        }
+        Ok(None)
     }
 
     /// What a leaf holds; `None` if that cannot be told at this moment.
@@ -703,6 +726,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 queue.push((child, Flag::WithDirectory));
             }
             for member in &base.members {
+                // Nobody else has the bytes of what was not told to anybody: nothing can bring it back.
+                let untold = member.dots.content.iter().all(|dot| dot.replica == UNNUMBERED);
+                let flag = if base.class == Class::Leaf && untold { Flag::Itself } else { flag };
                 self.state.delete_member(member, flag)?;
             }
             self.state.store.remove_base(base.id)?;

@@ -164,8 +164,8 @@ pub trait Store {
     fn base_at(&self, parent: NodeId, name: &Name) -> StoreResult<Option<Base>>;
     /// Entries of a directory of this disk.
     fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>>;
-    /// The base entry with this inode.
-    fn base_with(&self, handle: Handle) -> StoreResult<Option<Base>>;
+    /// The base entries with this inode: several where it has several names.
+    fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>>;
     /// Some base entries with this content.
     fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>>;
     /// Base entries under the name of a conflict sibling.

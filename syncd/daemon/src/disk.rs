@@ -92,6 +92,12 @@ impl RealDisk {
         Ok((name, file, len))
     }
 
+    /// Bytes that may still be written to the home's file system.
+    pub fn free_space(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.0.staging)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn open_file(&self, path: &[u8]) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file: File = rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath())?.into();

@@ -127,15 +127,11 @@ impl Run {
     fn run(mut self, inbox: &Receiver<Command>) {
         let mut busy = true;
         let mut rest_until = 0;
-        let mut stale = true;
         loop {
             let command = if busy && wall_ms() >= rest_until {
                 inbox.try_recv().map_err(|_| RecvTimeoutError::Timeout)
             } else {
-                if stale {
-                    self.take_picture();
-                    stale = false;
-                }
+                self.take_picture();
                 inbox.recv_timeout(self.nap(rest_until))
             };
             match command {
@@ -157,7 +153,6 @@ impl Run {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            stale = true;
             if self.pictured.is_none_or(|at| at.elapsed() > PICTURE) {
                 self.take_picture();
             }

@@ -29,7 +29,7 @@ struct Tables {
     bases: BTreeMap<NodeId, Base>,
     members: BTreeMap<NodeId, NodeId>,
     names: BTreeMap<NodeId, BTreeMap<Name, NodeId>>,
-    handles: BTreeMap<Handle, NodeId>,
+    handles: BTreeMap<Handle, BTreeSet<NodeId>>,
     marks: BTreeSet<NodeId>,
     kept: Vec<Kept>,
     values: BTreeMap<String, Vec<u8>>,
@@ -156,8 +156,9 @@ impl Store for MemoryStore {
         Ok(names.values().filter_map(|id| self.tables.bases.get(id)).cloned().collect())
     }
 
-    fn base_with(&self, handle: Handle) -> StoreResult<Option<Base>> {
-        Ok(self.tables.handles.get(&handle).and_then(|id| self.tables.bases.get(id)).cloned())
+    fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
+        let ids = self.tables.handles.get(&handle).into_iter().flatten();
+        Ok(ids.filter_map(|id| self.tables.bases.get(id)).cloned().collect())
     }
 
     fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>> {
@@ -174,7 +175,7 @@ impl Store for MemoryStore {
         self.remove_base(base.id)?;
         let t = &mut self.tables;
         t.names.entry(base.parent).or_default().insert(base.name.clone(), base.id);
-        t.handles.insert(base.stat.handle, base.id);
+        t.handles.entry(base.stat.handle).or_default().insert(base.id);
         for member in &base.members {
             t.members.insert(member.node, base.id);
         }
@@ -190,8 +191,8 @@ impl Store for MemoryStore {
         {
             names.remove(&old.name);
         }
-        if t.handles.get(&old.stat.handle) == Some(&id) {
-            t.handles.remove(&old.stat.handle);
+        if let Some(ids) = t.handles.get_mut(&old.stat.handle) {
+            ids.remove(&id);
         }
         for member in &old.members {
             if t.members.get(&member.node) == Some(&id) {
