@@ -205,7 +205,11 @@ impl SimMachine {
                     self.handle(Event::Drained(peer, token), now_ms);
                 }
                 Effect::StatusChanged | Effect::Did(..) => {}
-                Effect::Send(..) | Effect::End(..) | Effect::Fetch { .. } | Effect::Serve(..) | Effect::Setting { .. } => {
+                Effect::Send(..)
+                | Effect::End(..)
+                | Effect::Fetch { .. }
+                | Effect::Serve(..)
+                | Effect::Setting { .. } => {
                     out.push(effect);
                 }
             }

@@ -61,8 +61,7 @@ pub struct Tree {
 impl Tree {
     /// An empty root.
     pub fn new(clock_ns: i64) -> Self {
-        let mut tree =
-            Self { inodes: BTreeMap::new(), staging: BTreeMap::new(), history: BTreeMap::new(), clock_ns };
+        let mut tree = Self { inodes: BTreeMap::new(), staging: BTreeMap::new(), history: BTreeMap::new(), clock_ns };
         let root = tree.inode(Body::Dir(BTreeMap::new()), 0o755);
         tree.inodes.insert(ROOT, root);
         tree
