@@ -476,16 +476,15 @@ impl Relay {
         effects.push(Effect::Admit { token, mac_key, account: account.id, slot });
         send_reply(effects, conn, id, Reply::Session(Session { slot, token, mac_key, head: account.head, online }));
         effects.push(Effect::Store { conn, task: Task::Seen { account: account.id, slot } });
-        match older {
-            Some(older) => {
-                self.connections.remove(&older);
-                effects.push(Effect::Close { conn: older, code: CloseCode::Replaced });
-                if let Some(left) = self.rooms.leave(older, now_ms) {
-                    self.tell_opener(left, effects);
-                }
+        if let Some(older) = older {
+            self.connections.remove(&older);
+            effects.push(Effect::Close { conn: older, code: CloseCode::Replaced });
+            if let Some(left) = self.rooms.leave(older, now_ms) {
+                self.tell_opener(left, effects);
             }
-            None => self.tell_others(account.id, slot, &Event::Presence { slot, online: true }, effects),
         }
+        // Told even to who knows it as online: a device that logs in anew may have forgotten its peers.
+        self.tell_others(account.id, slot, &Event::Presence { slot, online: true }, effects);
     }
 
     /// Ends the sessions of devices that the log no longer has, then tells the others.

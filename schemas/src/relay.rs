@@ -255,7 +255,8 @@ impl CloseCode {
 /// Something that happened, told without being asked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Event {
-    /// Another device of the account came or went.
+    /// Another device of the account came or went. One that logs in while it counts as online comes again: it may
+    /// have been restarted.
     Presence {
         /// Which.
         slot: Slot,

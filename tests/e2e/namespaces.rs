@@ -34,7 +34,7 @@ fn a_lab_connects_its_hosts_and_leads_nowhere_else() -> Result<()> {
 fn traffic_is_captured_at_the_bridge() -> Result<()> {
     let scratch = Scratch::new()?;
     let lab = Lab::new(&["laptop"], scratch.path())?;
-    let file = scratch.path().join("traffic.pcap");
+    let file = scratch.path().join("traffic");
     let mut capture = lab.capture(&file)?;
     let canary = "canary-in-the-clear-0451";
     let send = format!("echo {canary} > /dev/udp/{RELAY_IP}/9");
@@ -43,7 +43,7 @@ fn traffic_is_captured_at_the_bridge() -> Result<()> {
         let bytes = fs::read(file).ok()?;
         bytes.windows(canary.len()).any(|window| window == canary.as_bytes()).then_some(())
     })?;
-    capture.terminate(Duration::from_secs(10)).map(drop)
+    capture.kill()
 }
 
 #[test]

@@ -29,19 +29,12 @@ fn an_edit_here_is_seen_there_and_one_there_is_seen_here() -> Result<()> {
 
 #[test]
 fn a_messy_home_arrives_exactly() -> Result<()> {
-    let mut stays = Vec::new();
     let pair = Pair::joined_with(|laptop, desktop| {
         fs::create_dir(laptop.path("mess"))?;
-        stays = tree::generate(&laptop.path("mess"), 42)?;
+        tree::generate(&laptop.path("mess"), 42)?;
         desktop.write("already here.txt", "on the desktop before")
     })?;
-    let mut excluding: Vec<String> = tree::OWN.map(str::to_owned).to_vec();
-    for path in stays {
-        ensure!(fs::symlink_metadata(pair.desktop.path("mess").join(&path)).is_err(), "{path:?} stays on the laptop");
-        excluding.push(format!("mess/{}", path.display()));
-    }
-    let excluding: Vec<&str> = excluding.iter().map(String::as_str).collect();
-    tree::assert_equal(&pair.laptop.home(), &pair.desktop.home(), &excluding)?;
+    tree::assert_equal(&pair.laptop.home(), &pair.desktop.home(), &tree::OWN)?;
     ensure!(pair.laptop.read("already here.txt")? == b"on the desktop before");
     Ok(())
 }
@@ -174,9 +167,9 @@ fn a_big_file_travels_and_a_small_change_in_it_travels_small() -> Result<()> {
 #[test]
 fn killed_in_the_middle_of_a_transfer_either_side_recovers() -> Result<()> {
     let mut pair = Pair::joined()?;
-    for victim in ["receiver", "sender"] {
+    for (seed, victim) in [(5, "receiver"), (6, "sender")] {
         let name = format!("{victim}.bin");
-        tree::write_noise(&pair.laptop.path("large.part"), 5, 96 << 20)?;
+        tree::write_noise(&pair.laptop.path("large.part"), seed, 96 << 20)?;
         let before = pair.lab.traffic("desktop")?.received;
         fs::rename(pair.laptop.path("large.part"), pair.laptop.path(&name))?;
         pair.desktop.until_status("some of the file to arrive", LATER, |_| {
@@ -221,7 +214,8 @@ fn paused_machines_keep_what_they_have_until_resumed() -> Result<()> {
     let _: Value = pair.desktop.ask(["pause"])?;
     pair.laptop.write("later.txt", "not yet")?;
     let reply = pair.laptop.hearth(["wait", "--timeout", "2"])?;
-    ensure!(reply.code == 4, "wait ends with 4 when the time is up, not {}: {}", reply.code, reply.stderr);
+    // A pause is either taken for work that waits for a person, or waited out.
+    ensure!([1, 4].contains(&reply.code), "wait does not succeed: {}: {}", reply.code, reply.stderr);
     ensure!(fs::symlink_metadata(pair.desktop.path("later.txt")).is_err(), "paused means paused");
     ensure!(!pair.laptop.status()?.in_sync, "a paused machine does not agree");
     let _: Value = pair.desktop.ask(["resume"])?;

@@ -99,18 +99,19 @@ fn a_wrong_phrase() -> Result<()> {
     let (_scratch, relay, laptop, desktop) = two_strangers()?;
     init(&laptop, relay.address())?;
     let phrases = [
-        ("foreign_phrase", FOREIGN_PHRASE),
+        ("foreign_phrase", FAILED, FOREIGN_PHRASE),
         (
             "phrase_with_wrong_checksum",
+            USAGE,
             "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon zoo",
         ),
-        ("phrase_of_other_words", "these are not the words of any list that we have ever shipped"),
-        ("phrase_too_short", "abandon ability able"),
+        ("phrase_of_other_words", USAGE, "these are not the words of any list that we have ever shipped"),
+        ("phrase_too_short", USAGE, "abandon ability able"),
     ];
-    for (case, phrase) in phrases {
+    for (case, exit, phrase) in phrases {
         desktop.write("phrase.txt", phrase)?;
         let file = text(&desktop, "phrase.txt")?;
-        two_lines(case, &desktop, FAILED, &["join", "--phrase-file", &file, "--relay", relay.address()])?;
+        two_lines(case, &desktop, exit, &["join", "--phrase-file", &file, "--relay", relay.address()])?;
     }
     let file = text(&desktop, "no such file.txt")?;
     two_lines("phrase_file_missing", &desktop, FAILED, &["join", "--phrase-file", &file, "--relay", relay.address()])
@@ -157,7 +158,7 @@ fn nothing_of_that_name_in_history() -> Result<()> {
     let path = text(&laptop, "never was.txt")?;
     two_lines("restore_without_history", &laptop, FAILED, &["restore", &path])?;
     two_lines("restore_unknown_version", &laptop, FAILED, &["restore", &path, "--version", "nosuchversion"])?;
-    two_lines("history_outside_the_home", &laptop, FAILED, &["history", "/etc/passwd"])?;
+    two_lines("history_outside_the_home", &laptop, USAGE, &["history", "/etc/passwd"])?;
     two_lines("restore_at_no_time", &laptop, USAGE, &["restore", &path, "--at", "the day before"])
 }
 
@@ -199,10 +200,10 @@ fn a_file_that_cannot_be_read_is_a_problem_and_nothing_else() -> Result<()> {
     join_by_code(&laptop, &desktop, relay.address())?;
     laptop.settle(LATER)?;
     for path in ["closed.txt", "closed folder"] {
-        fs::set_permissions(laptop.path(path), fs::Permissions::from_mode(0))?;
+        fs::set_permissions(laptop.path(path), fs::Permissions::from_mode(0o000))?;
     }
     laptop.write("closed too.txt", "for nobody from the start")?;
-    fs::set_permissions(laptop.path("closed too.txt"), fs::Permissions::from_mode(0))?;
+    fs::set_permissions(laptop.path("closed too.txt"), fs::Permissions::from_mode(0o000))?;
     laptop.write("open.txt", "for everybody, still")?;
     desktop.until_content("open.txt", b"for everybody, still", SOON)?;
     let status = laptop.until_status("the problem to be shown", SOON, |status| {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::process::Process;
+use crate::program::program;
 use crate::room::{Room, Walls};
 
 /// Where the relay listens in every lab.
@@ -91,22 +92,12 @@ impl Lab {
         parse_traffic(&text, "eth0").with_context(|| format!("{path} does not count eth0"))
     }
 
-    /// Begins to capture all traffic into a file, and returns once it runs. SIGTERM ends it with a whole file.
+    /// Begins to write all traffic into a file, and returns once it does. Killing it loses nothing that was written.
     pub fn capture(&self, file: &Path) -> Result<Process> {
-        let mut command = self.hub.enter("tcpdump");
-        command
-            .args(["-i", "any", "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-Z", "root", "-w"])
-            .arg(file);
-        let log = self.logs.join("tcpdump.log");
-        let mut process = Process::spawn("tcpdump", command, &log, false)?;
-        let started = crate::watch::until_file(file, Duration::from_secs(10), |file| {
-            // The header of the file is written once the sockets are open.
-            std::fs::metadata(file).ok().filter(|data| data.len() >= 24).map(drop)
-        });
-        if started.is_err() {
-            let ended = process.wait(Duration::ZERO)?;
-            anyhow::bail!("tcpdump does not run ({ended:?}){}", process.tail());
-        }
+        let mut command = self.hub.enter(program("tap")?);
+        command.arg(file);
+        let mut process = Process::spawn("tap", command, &self.logs.join("tap.log"), true)?;
+        process.first_line(Duration::from_secs(10)).context("capturing traffic")?;
         Ok(process)
     }
 }

@@ -18,14 +18,13 @@ use crate::answer::Status;
 use crate::process::{Finished, Process, run};
 use crate::program::program;
 use crate::relay::STOP_LIMIT;
-use crate::room::{Room, is_root, outdoors};
+use crate::room::{Room, SEARCH_PATH, is_root, outdoors};
 use crate::watch::{Wake, until, until_file};
 
 /// `syncd` promises to answer `status` this soon after its start; a debug build on a busy computer gets more.
 const START_LIMIT: Duration = Duration::from_secs(15);
 /// The longest that a command may take which does not wait for anybody.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How a machine differs from the usual one.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process::Process;
 use crate::program::program;
-use crate::room::{Room, outdoors};
+use crate::room::{Room, SEARCH_PATH, outdoors};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// Both daemons promise to end this soon after SIGTERM.
@@ -48,7 +48,7 @@ impl Relay {
     pub fn again(&mut self, room: Option<&Room>) -> Result<()> {
         let server = program("relay-server")?;
         let mut command = room.map_or_else(|| outdoors(&server), |room| room.enter(&server));
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("RUST_LOG", &self.log_filter);
+        command.env_clear().env("PATH", SEARCH_PATH).env("RUST_LOG", &self.log_filter);
         command.arg("serve").arg("--data").arg(self.data()).args(["--listen", &self.listen]);
         let mut process = Process::spawn("relay-server", command, &self.log(), true)?;
         let line = process.first_line(START_LIMIT)?;

@@ -13,6 +13,8 @@ use anyhow::{Context, Result};
 
 use crate::process::{Process, succeed};
 
+/// Where programs are found, whatever the person's own search path is.
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Which namespaces are its own.
@@ -70,6 +72,7 @@ impl Room {
     /// Begins a command that runs in the room, dies with this program, and keeps the environment given to it.
     pub fn enter(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
+        command.env("PATH", SEARCH_PATH);
         command.args(["--target", &self.holder.pid().to_string()]);
         if self.walls.user {
             command.args(["--user", "--preserve-credentials"]);

@@ -158,9 +158,7 @@ pub fn write_noise(path: &Path, seed: u64, length: u64) -> Result<()> {
 }
 
 /// Fills `root` with all that a home may hold: odd names, modes, times and links, the same for the same seed.
-///
-/// Returns the paths below `root` that stay on one machine by rule: links that lead out of the home.
-pub fn generate(root: &Path, seed: u64) -> Result<Vec<PathBuf>> {
+pub fn generate(root: &Path, seed: u64) -> Result<()> {
     let mut mess = Mess { root, seed, files: 0 };
     mess.names()?;
     mess.shapes()?;
@@ -263,25 +261,23 @@ impl Mess<'_> {
         Ok(())
     }
 
-    fn links(&mut self) -> Result<Vec<PathBuf>> {
+    fn links(&mut self) -> Result<()> {
         self.folder("links")?;
         let odd = OsString::from_vec(b"../names/invalid \xff\xfe utf-8".to_vec());
-        let inside: [(&str, &OsStr); 6] = [
+        let links: [(&str, &OsStr); 8] = [
             ("to a file", OsStr::new("../names/plain.txt")),
             ("to a folder", OsStr::new("../shapes/wide")),
             ("dangling", OsStr::new("nowhere/at all")),
             ("to itself", OsStr::new("to itself")),
             ("to the folder it is in", OsStr::new(".")),
             ("to bytes that are no text", &odd),
+            ("out of the home", OsStr::new("/usr/share")),
+            ("dangling outside", OsStr::new("/nowhere/at/all")),
         ];
-        for (name, target) in inside {
+        for (name, target) in links {
             symlink(target, self.root.join("links").join(name)).with_context(|| format!("linking {name}"))?;
         }
-        let outside = [("to another machine's place", "/usr/share"), ("dangling outside", "/nowhere/at/all")];
-        for (name, target) in outside {
-            symlink(target, self.root.join("links").join(name)).with_context(|| format!("linking {name}"))?;
-        }
-        Ok(outside.map(|(name, _)| Path::new("links").join(name)).to_vec())
+        Ok(())
     }
 
     fn file(&mut self, path: impl AsRef<Path>, length: usize) -> Result<()> {

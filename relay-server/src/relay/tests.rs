@@ -74,7 +74,7 @@ fn devices_hear_of_each_other_and_of_nobody_else() {
 }
 
 #[test]
-fn a_device_that_logs_in_again_replaces_itself_unnoticed() {
+fn a_device_that_logs_in_again_replaces_itself_and_never_counts_as_gone() {
     let mut world = World::new();
     let home = world.home(1, 2);
     world.connected(A, &home, 0);
@@ -84,7 +84,7 @@ fn a_device_that_logs_in_again_replaces_itself_unnoticed() {
     assert_ne!(first.token, second.token);
     assert_eq!(world.closed, [(B, CloseCode::Replaced)]);
     world.feed(Input::Closed { conn: B });
-    assert_eq!(world.events(A), []);
+    assert_eq!(world.events(A), [Event::Presence { slot: home.slot(1), online: true }]);
     assert_eq!(world.admitted, 3);
     assert_eq!(world.retired, []);
     assert_eq!(world.ask(A, Request::Signal { to: home.slot(1), payload: vec![1] }), Reply::Done);

@@ -13,9 +13,9 @@ use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use crate::apply::{Applied, Applier, Happened, Sources};
 use crate::conflict;
-use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat};
+use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat, join};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_path};
+use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -37,7 +37,7 @@ const REMEMBERED_MOVES: usize = 64;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
-const APPLY_EARLY: (usize, u64) = (800, 6 << 20);
+const APPLY_EARLY: (usize, u64) = (600, 4 << 20);
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -64,6 +64,8 @@ pub enum Event {
     Arrived(ContentHash, Source),
     /// A peer does not have a content.
     Refused(Slot, ContentHash),
+    /// A large content does not fit on the disk.
+    NoRoom(ContentHash),
     /// A person, or a program of theirs, changed a setting here.
     SettingChanged {
         /// dconf path.
@@ -73,6 +75,8 @@ pub enum Event {
         /// The value; `None` is unset.
         value: Option<SettingValue>,
     },
+    /// What an [`Effect::Setting`] told has been seen to.
+    SettingTold,
     /// Stop or go on exchanging and applying.
     Paused(bool),
     /// The rules changed: look at everything.
@@ -101,7 +105,7 @@ pub enum Effect {
     },
     /// Send contents to a peer; those without a source are not here.
     Serve(Slot, Vec<(ContentHash, Option<Source>)>),
-    /// A setting of the account, or of this device, has this value.
+    /// A setting of the account, or of this device, has this value. [`Event::SettingTold`] is expected.
     Setting {
         /// dconf path.
         key: String,
@@ -182,6 +186,8 @@ pub struct Engine<S> {
     planning: bool,
     paused: bool,
     flush: u64,
+    /// Settings that were told and not yet seen to.
+    telling: u64,
     by: String,
     effects: VecDeque<Effect>,
 }
@@ -209,6 +215,7 @@ impl<S: Store> Engine<S> {
             planning: true,
             paused: false,
             flush: 0,
+            telling: 0,
             by: String::new(),
             effects: VecDeque::new(),
         }
@@ -269,7 +276,9 @@ impl<S: Store> Engine<S> {
                 }
             }
             Event::Refused(peer, hash) => self.refused(hash, peer, now)?,
+            Event::NoRoom(hash) => self.no_room(hash, now.wall_ms)?,
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
+            Event::SettingTold => self.telling = self.telling.saturating_sub(1),
             Event::Paused(paused) => {
                 self.paused = paused;
                 self.effects.push_back(Effect::StatusChanged);
@@ -320,7 +329,12 @@ impl<S: Store> Engine<S> {
             standing,
             incoming,
             outgoing: outgoing.max(unnumbered),
-            settled: self.swept && !looking && incoming == 0 && !self.has_problems() && !self.state.importing,
+            settled: self.telling == 0
+                && self.swept
+                && !looking
+                && incoming == 0
+                && !self.has_problems()
+                && !self.state.importing,
             fresh: self.swept && !looking,
             agreeing,
             peers,
@@ -397,12 +411,10 @@ impl<S: Store> Engine<S> {
         Ok(found)
     }
 
-    /// The winning value of every setting, as effects.
-    pub fn announce_settings(&mut self) -> StoreResult<()> {
-        for row in self.state.store.rows_of(Class::Setting)? {
-            self.announce(&row)?;
-        }
-        Ok(())
+    /// The winning value of every setting, as the effects that would tell them.
+    pub fn settings(&self) -> StoreResult<Vec<Effect>> {
+        let rows = self.state.store.rows_of(Class::Setting)?;
+        rows.iter().filter_map(|row| self.telling_of(row).transpose()).collect()
     }
 
     fn close(&mut self, result: StoreResult<()>) -> StoreResult<()> {
@@ -748,7 +760,7 @@ impl<S: Store> Engine<S> {
         let marked = !self.state.store.nothing_marked()?;
         let unnumbered = !self.state.store.unnumbered()?.is_empty();
         let looking = self.is_looking() || !self.swept || self.state.importing;
-        let clean = !looking && !marked && !unnumbered && !self.has_problems() && !self.paused;
+        let clean = self.telling == 0 && !looking && !marked && !unnumbered && !self.has_problems() && !self.paused;
         let only_blocked = self.ready.is_empty() && self.fetch.is_idle() && !self.planning;
         let stuck = !looking && !clean && (self.paused || (only_blocked && self.has_problems()));
         Ok(Standing {
@@ -917,6 +929,20 @@ impl<S: Store> Engine<S> {
         self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
     }
 
+    /// What does not fit waits, and is tried again; the rest goes on.
+    fn no_room(&mut self, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
+        for node in self.fetch.given_up(hash) {
+            let target = self.state.view().target_of(node)?;
+            let path = target.map(|target| join(&self.state.tree.shape().path(target.parent), &target.name));
+            let full = describe(path.unwrap_or_default(), &std::io::ErrorKind::StorageFull.into());
+            self.held_back.remove(&node);
+            self.blocked.insert(node, now_ms + BLOCKED_MS);
+            self.troubles.insert(node, full);
+        }
+        self.effects.push_back(Effect::StatusChanged);
+        Ok(())
+    }
+
     fn ask(&mut self, now: &Now) -> bool {
         let asks = self.fetch.ask(&self.peers(), now.wall_ms);
         let asked = !asks.is_empty();
@@ -971,17 +997,23 @@ impl<S: Store> Engine<S> {
 
     /// Tells the winning value of a setting, and remembers which versions were told.
     fn announce(&mut self, row: &Row) -> StoreResult<()> {
-        let Some((_, content)) = row::winner(&row.content) else { return Ok(()) };
-        if let Value::Setting { key, device, value } = &content.value {
-            self.effects.push_back(Effect::Setting {
-                key: key.clone(),
-                device: *device,
-                value: value.clone(),
-                by: self.state.view().birth_name(content.stamp.replica)?,
-                wall_ms: content.wall_ms,
-            });
+        if let Some(effect) = self.telling_of(row)? {
+            self.telling += 1;
+            self.effects.push_back(effect);
         }
         self.remember_told(row)
+    }
+
+    fn telling_of(&self, row: &Row) -> StoreResult<Option<Effect>> {
+        let Some((_, content)) = row::winner(&row.content) else { return Ok(None) };
+        let Value::Setting { key, device, value } = &content.value else { return Ok(None) };
+        Ok(Some(Effect::Setting {
+            key: key.clone(),
+            device: *device,
+            value: value.clone(),
+            by: self.state.view().birth_name(content.stamp.replica)?,
+            wall_ms: content.wall_ms,
+        }))
     }
 
     fn remember_told(&mut self, row: &Row) -> StoreResult<()> {

@@ -12,9 +12,9 @@ use crate::apply::Sources;
 use crate::disk::{RelPath, Source};
 
 /// Most bytes of small contents on their way or waiting to be applied.
-const WINDOW_BYTES: u64 = 24 << 20;
+const WINDOW_BYTES: u64 = 12 << 20;
 /// Most small contents on their way or waiting to be applied.
-const WINDOW_FILES: usize = 4000;
+const WINDOW_FILES: usize = 2000;
 /// Large contents on their way at a time; they wait on disk, not in memory.
 const LARGE_AT_A_TIME: usize = 4;
 /// How long a content that a peer did not have is not asked of it again, in milliseconds.
@@ -170,6 +170,13 @@ impl Fetch {
             want.refused.insert(peer, now_ms);
         }
         self.wants.insert(hash, want);
+    }
+
+    /// A content cannot be brought here. Gives the nodes that waited for it.
+    pub fn given_up(&mut self, hash: ContentHash) -> BTreeSet<NodeId> {
+        let Some(want) = self.wants.remove(&hash) else { return BTreeSet::new() };
+        self.lighten(&want);
+        want.nodes
     }
 
     /// A peer is gone: what was asked of it is to be asked again.

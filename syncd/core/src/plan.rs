@@ -431,3 +431,6 @@ fn is_dir(placed: &Placed) -> bool {
 fn depth(path: &[u8]) -> usize {
     path.iter().filter(|&&byte| byte == b'/').count()
 }
+
+#[cfg(test)]
+mod tests;

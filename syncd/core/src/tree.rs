@@ -94,6 +94,10 @@ pub struct Tree {
     shape: Shape,
     /// For dead directories: whether a live leaf is placed in them.
     leafy: BTreeMap<NodeId, bool>,
+    /// Directories that rows are placed in and whose own rows are not known.
+    awaited: BTreeSet<NodeId>,
+    /// Directories that entered the shape by themselves since the last refresh.
+    entered: Vec<NodeId>,
     stale: bool,
 }
 
@@ -119,10 +123,7 @@ impl Tree {
     /// Takes note of a row that was written to the index.
     pub fn note(&mut self, row: &Row) {
         match row.class {
-            Class::Dir => {
-                self.rows.insert(row.id, row.clone());
-                self.stale = true;
-            }
+            Class::Dir => self.note_directory(row),
             Class::Leaf => {
                 for place in row.place.values() {
                     if self.shape.dead.contains(&place.parent) {
@@ -135,9 +136,51 @@ impl Tree {
         }
     }
 
+    /// A directory that only joins the shape, or whose place and life are what they were, leaves the rest of the shape
+    /// as it is; so the usual change costs what it touches. Anything else makes the shape stale.
+    fn note_directory(&mut self, row: &Row) {
+        let old = self.rows.insert(row.id, row.clone());
+        if self.stale {
+            return;
+        }
+        self.stale = match old {
+            Some(old) => !same_place_and_life(&old, row),
+            None => !self.enter(row),
+        };
+    }
+
+    /// Puts a directory nobody knew of into the shape, if that concerns nothing else.
+    fn enter(&mut self, row: &Row) -> bool {
+        let mut places = row.place.values();
+        let (Some(place), None) = (places.next(), places.next()) else { return false };
+        let alive = place.flag == Flag::Live && row.content.values().all(|content| content.flag == Flag::Live);
+        let Some(parent) = self.shape.leader(place.parent) else { return false };
+        if !alive || self.awaited.contains(&row.id) || self.shape.is_dead(place.parent) {
+            return false;
+        }
+        if self.shape.child(parent, &place.name).is_some() {
+            return false;
+        }
+        let entry = Entry { parent, name: place.name.clone(), members: vec![row.id] };
+        self.shape.leaders.insert(row.id, row.id);
+        self.shape.children.entry(parent).or_default().insert(place.name.clone(), row.id);
+        self.shape.entries.insert(row.id, entry);
+        self.entered.push(row.id);
+        true
+    }
+
     /// Derives the shape anew where rows have changed. Gives the nodes whose entry on a disk may have to follow.
     pub fn refresh<S: Store>(&mut self, store: &S) -> StoreResult<BTreeSet<NodeId>> {
         let mut touched = BTreeSet::new();
+        for node in std::mem::take(&mut self.entered) {
+            touched.extend(store.placed_in(node)?);
+            if let Some(entry) = self.shape.entry(node) {
+                // A directory at a name pushes a leaf of that name aside.
+                for &parent in self.shape.members(entry.parent) {
+                    touched.extend(store.placed_at(parent, &entry.name)?);
+                }
+            }
+        }
         if !self.stale {
             return Ok(touched);
         }
@@ -165,8 +208,14 @@ impl Tree {
         let shape = group(&parents, &shown, dead);
         touch_differences(&self.shape, &shape, store, &mut touched)?;
         self.shape = shape;
+        self.awaited = self.unknown_parents();
         self.stale = false;
         Ok(touched)
+    }
+
+    fn unknown_parents(&self) -> BTreeSet<NodeId> {
+        let parents = self.rows.values().flat_map(|row| row.place.values().map(|place| place.parent));
+        parents.filter(|parent| !self.knows(*parent)).collect()
     }
 
     /// The least set with: deleted itself, or along with a directory of the set.
@@ -247,6 +296,15 @@ impl Tree {
         }
         shown
     }
+}
+
+/// Whether two states of a directory's row say the same of where it is and whether it lives.
+fn same_place_and_life(old: &Row, new: &Row) -> bool {
+    let one = |row: &Row| row.place.len() == 1 && row.content.len() == 1;
+    one(old)
+        && one(new)
+        && old.place.values().eq(new.place.values())
+        && old.content.values().map(|c| c.flag).eq(new.content.values().map(|c| c.flag))
 }
 
 fn has_live_leaf<S: Store>(store: &S, dir: NodeId, dead: &BTreeSet<NodeId>) -> StoreResult<bool> {

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -19,6 +20,11 @@ use crate::bus::Signals;
 const LINES: usize = 2000;
 /// Lines in the file before it is written anew.
 const FILE_LINES: usize = 4 * LINES;
+
+/// How long a line may wait to be written to the file while others follow it.
+const FLUSH_EVERY: Duration = Duration::from_millis(500);
+/// Most bytes that wait to be written to the file.
+const FLUSH_BYTES: usize = 64 << 10;
 
 /// The log.
 pub struct Activity {
@@ -31,6 +37,26 @@ struct Inner {
     lines: VecDeque<Value>,
     file: Option<File>,
     written: usize,
+    /// Lines that are not in the file yet: a first sync has many in a moment.
+    unwritten: String,
+    flushed: Instant,
+}
+
+impl Inner {
+    fn flush(&mut self) {
+        if let Some(file) = &mut self.file {
+            // A log that cannot be written must not stop what it is about.
+            let _ = file.write_all(self.unwritten.as_bytes());
+        }
+        self.unwritten.clear();
+        self.flushed = Instant::now();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 impl Activity {
@@ -48,7 +74,11 @@ impl Activity {
             }
         }
         let file = append(&path);
-        Self { signals, path, inner: Mutex::new(Inner { lines, file, written }) }
+        Self {
+            signals,
+            path,
+            inner: Mutex::new(Inner { lines, file, written, unwritten: String::new(), flushed: Instant::now() }),
+        }
     }
 
     /// Writes a line about a path, or about the machine if there is none.
@@ -65,9 +95,10 @@ impl Activity {
         if inner.written >= FILE_LINES {
             self.rewrite(&mut inner);
         }
-        if let Some(file) = &mut inner.file {
-            // A log that cannot be written must not stop what it is about.
-            let _ = writeln!(file, "{line}");
+        inner.unwritten.push_str(&line.to_string());
+        inner.unwritten.push('\n');
+        if inner.flushed.elapsed() > FLUSH_EVERY || inner.unwritten.len() > FLUSH_BYTES {
+            inner.flush();
         }
         inner.written += 1;
         push(&mut inner.lines, line);
@@ -75,12 +106,14 @@ impl Activity {
 
     /// The newest lines, oldest first.
     pub fn newest(&self, limit: usize) -> Value {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.flush();
         let skip = inner.lines.len().saturating_sub(limit);
         inner.lines.iter().skip(skip).cloned().collect()
     }
 
     fn rewrite(&self, inner: &mut Inner) {
+        inner.unwritten.clear();
         let text: String = inner.lines.iter().map(|line| format!("{line}\n")).collect();
         let temporary = self.path.with_extension("new");
         let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);

@@ -44,7 +44,7 @@ const SIGNALS: usize = 256;
 /// Between two attempts to reach a session bus that is not there, or whose name is taken.
 const SESSION_BUS_RETRY: Duration = Duration::from_secs(30);
 
-/// What every method comes to: a JSON value of the shape in `docs/protocol-bus.md`, or why not.
+/// What every method comes to: a JSON value of the shape in `docs/protocol.md`, or why not.
 pub type Answer = Result<Value, Failure>;
 
 /// What stands behind the interface. Each method is one of the XML's, with its arguments parsed.

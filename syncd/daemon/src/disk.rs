@@ -92,6 +92,12 @@ impl RealDisk {
         Ok((name, file, len))
     }
 
+    /// Bytes that may still be written to the home's file system.
+    pub fn free_space(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.0.staging)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn open_file(&self, path: &[u8]) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file: File = rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath())?.into();
@@ -361,7 +367,12 @@ impl Disk for RealDisk {
     }
 
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>> {
-        let fd = rustix::fs::openat(&self.0.staging, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = rustix::fs::openat(
+            &self.0.staging,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let mut found = Vec::new();
         for entry in Dir::read_from(&fd)? {
             let entry = entry?;
@@ -376,7 +387,10 @@ impl Disk for RealDisk {
     fn hash_staged(&mut self, name: &StageName) -> io::Result<(ContentHash, u64)> {
         if self.stat_at(&self.0.staging, name.0.as_bytes())?.kind == Kind::Link {
             let target = rustix::fs::readlinkat(&self.0.staging, &name.0, Vec::new())?.into_bytes();
-            return Ok((ContentHash(*blake3::keyed_hash(&self.0.content_key, &target).as_bytes()), target.len() as u64));
+            return Ok((
+                ContentHash(*blake3::keyed_hash(&self.0.content_key, &target).as_bytes()),
+                target.len() as u64,
+            ));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::empty())?.into();

@@ -71,7 +71,10 @@ pub struct Stopped;
 
 impl Driver {
     /// Starts the thread.
-    pub fn start(engine: RealEngine, disk: RealDisk) -> std::io::Result<(Self, mpsc::Receiver<Effect>, JoinHandle<()>)> {
+    pub fn start(
+        engine: RealEngine,
+        disk: RealDisk,
+    ) -> std::io::Result<(Self, mpsc::Receiver<Effect>, JoinHandle<()>)> {
         let (commands, inbox) = channel();
         let (effects, outbox) = mpsc::channel(EFFECTS);
         let (picture_in, picture) = watch::channel(Picture::default());
@@ -124,15 +127,11 @@ impl Run {
     fn run(mut self, inbox: &Receiver<Command>) {
         let mut busy = true;
         let mut rest_until = 0;
-        let mut stale = true;
         loop {
             let command = if busy && wall_ms() >= rest_until {
                 inbox.try_recv().map_err(|_| RecvTimeoutError::Timeout)
             } else {
-                if stale {
-                    self.take_picture();
-                    stale = false;
-                }
+                self.take_picture();
                 inbox.recv_timeout(self.nap(rest_until))
             };
             match command {
@@ -154,7 +153,6 @@ impl Run {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            stale = true;
             if self.pictured.is_none_or(|at| at.elapsed() > PICTURE) {
                 self.take_picture();
             }
@@ -180,9 +178,11 @@ impl Run {
 
     fn nap(&self, rest_until: u64) -> Duration {
         let now = wall_ms();
-        let wake = self.engine.poll_timeout().map_or(u64::MAX, |at| at.max(now + 1)).min(
-            if rest_until > now { rest_until } else { u64::MAX },
-        );
+        let wake = self.engine.poll_timeout().map_or(u64::MAX, |at| at.max(now + 1)).min(if rest_until > now {
+            rest_until
+        } else {
+            u64::MAX
+        });
         Duration::from_millis(wake.saturating_sub(now)).min(NAP)
     }
 

@@ -29,6 +29,8 @@ use crate::stream::{FrameError, pack, read_frame, read_head, write_head};
 const SENDING: usize = 4;
 /// Large contents that are brought from one peer at a time.
 const FETCHING: usize = 2;
+/// Space that a large content leaves free on the disk, in bytes.
+const RESERVE: u64 = 64 << 20;
 /// Bytes read or written in one go.
 const BLOCK: usize = 256 << 10;
 /// Priority of the control stream over contents.
@@ -132,6 +134,9 @@ impl Exchange {
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
             let Ok(_permit) = fetching.acquire_owned().await else { return };
+            if shared.disk.free_space().is_ok_and(|free| free < size.saturating_add(RESERVE)) {
+                return shared.driver.tell(Event::NoRoom(hash));
+            }
             match fetch_large(&shared, &connection, hash, size, older).await {
                 Ok(name) => shared.driver.tell(Event::Arrived(hash, Source::Kept(name))),
                 Err(error) => {
@@ -262,8 +267,7 @@ async fn take_packs(recv: &mut RecvStream, driver: &Driver) -> Result<(), FrameE
         return Err(FrameError::Nonsense("a one-way stream that carries no packs"));
     }
     while let Some(body) = read_frame(recv).await? {
-        let pack: Pack =
-            codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
+        let pack: Pack = codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
         for (hash, bytes) in pack.contents {
             driver.tell(Event::Arrived(hash, Source::Bytes(bytes)));
         }
@@ -456,7 +460,9 @@ fn fill_from_older(
     out: &File,
 ) -> io::Result<Vec<(u64, u64)>> {
     let older = disk.open_source(&Source::Copy(older))?;
-    let own = cut(older.try_clone()?, older.metadata()?.len(), key)?;
+    // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
+    let wanted_len = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
+    let own = cut(older.try_clone()?, wanted_len, key)?;
     let mut missing = Vec::new();
     let mut block = vec![0; BLOCK];
     for part in assemble(list, &own) {

@@ -33,6 +33,9 @@ use crate::preferences::Preferences;
 use crate::store::SqliteStore;
 use crate::watch::Watcher;
 
+/// How long a request of a person waits for the relay to be reached.
+const RELAY_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What this device is in its account.
 pub struct Membership {
     keys: DeviceKeys,
@@ -150,6 +153,13 @@ pub struct Begin<'a> {
 }
 
 impl Home {
+    /// Waits until the relay has let this device in, for a while.
+    pub async fn relay_up(&self) {
+        let mut trouble = self.relay_trouble.clone();
+        // Whoever asks next is told why, if it was in vain.
+        let _ = tokio::time::timeout(RELAY_WAIT, trouble.wait_for(Option::is_none)).await;
+    }
+
     /// Opens index and disk, starts the engine and the network.
     pub async fn begin(begin: Begin<'_>) -> anyhow::Result<Self> {
         let Begin { paths, membership, activity, preferences } = begin;
@@ -162,19 +172,19 @@ impl Home {
 
         let index = paths.state.join(format!("index-{}.db", crate::membership::short(account.id)));
         let store = open_index(&index, &activity)?;
-        let mut disk = RealDisk::open(&paths.home, &paths.data, &paths.state, content_key).context("opening the home")?;
+        let mut disk =
+            RealDisk::open(&paths.home, &paths.data, &paths.state, content_key).context("opening the home")?;
         let first = account.devices.len() == 1;
         let name = membership.name_of(device);
         let mut state = with_now(|now| State::open(store, device, &name, first, now)).context("opening the index")?;
         with_now(|now| recover(&mut state, &mut disk, now)).context("tidying up after the last run")?;
 
         preferences.load(&state, device)?;
-        let engine = Engine::new(state, preferences.select());
+        let engine = Engine::new(state, preferences.rulebook.select());
         let (driver, effects, thread) = Driver::start(engine, disk.clone()).context("starting the engine")?;
         let exchange = Exchange::new(driver.clone(), disk.clone(), content_key);
         let (watcher, stirred) = Watcher::start(&paths.home, &paths.state, preferences.unwatched())?;
-        let identity =
-            Identity { account: account.id, device, slot, sign: keys.sign.clone(), tls: keys.tls.clone() };
+        let identity = Identity { account: account.id, device, slot, sign: keys.sign.clone(), tls: keys.tls.clone() };
         let port = std::fs::read_to_string(paths.state.join("udp-port")).ok().and_then(|text| text.trim().parse().ok());
         let (network, net_events) =
             Network::start(membership.relays(), identity, membership.account.subscribe(), port.unwrap_or(0))?;
@@ -227,7 +237,8 @@ impl Home {
 fn open_index(path: &Path, activity: &Activity) -> anyhow::Result<SqliteStore> {
     let (store, moved_aside) = SqliteStore::open(path).context("opening the index")?;
     if let Some(broken) = moved_aside {
-        let text = format!("the index was damaged and is rebuilt from disk and peers; it was moved to {}", broken.display());
+        let text =
+            format!("the index was damaged and is rebuilt from disk and peers; it was moved to {}", broken.display());
         activity.note("index", None, None, &text);
         tracing::warn!("{text}");
     }
@@ -253,7 +264,12 @@ async fn carry_out(
                     driver.tell(Event::Drained(peer, token));
                 });
             }
-            Effect::Watch(dirs) => watcher.watch(dirs).await,
+            Effect::Watch(dirs) => {
+                let added = watcher.watch(dirs).await;
+                if !added.is_empty() {
+                    driver.tell(Event::Watched(added));
+                }
+            }
             Effect::Did(path, happened, by) => {
                 let event = match happened {
                     Happened::Created => "created",
@@ -267,11 +283,7 @@ async fn carry_out(
             Effect::Setting { key, device, value, by, wall_ms } => {
                 preferences.account_has(key, device, value, by, wall_ms, &driver);
             }
-            Effect::Send(..)
-            | Effect::End(..)
-            | Effect::Fetch { .. }
-            | Effect::Serve(..)
-            | Effect::StatusChanged => {}
+            Effect::Send(..) | Effect::End(..) | Effect::Fetch { .. } | Effect::Serve(..) | Effect::StatusChanged => {}
         }
     }
 }
@@ -381,7 +393,8 @@ impl Connect {
             return;
         }
         let now = crate::driver::wall_ms();
-        let change = account::new_epoch(&account, &self.membership.secrets(), self.membership.keys(), now, &mut entropy);
+        let change =
+            account::new_epoch(&account, &self.membership.secrets(), self.membership.keys(), now, &mut entropy);
         if let Ok(change) = change
             && append(&self.network, &change).await.is_ok()
             && let Err(error) = self.membership.keep(change.account, change.secrets)

@@ -15,6 +15,10 @@ use syncd::service::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// Gives memory back to the system a few seconds after a burst of work, which glibc's does not.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// How long the end of the work may take.
 const GOODBYE: Duration = Duration::from_secs(8);
 /// How often a locked key ring is tried again.

@@ -107,7 +107,10 @@ pub async fn join_by_code(relay: &RelayAddress, code: &str, name: &str) -> Resul
 /// Joins with the recovery phrase.
 pub async fn join_by_phrase(relay: &RelayAddress, phrase: &str, name: &str) -> Result<(DeviceKeys, Member), Failure> {
     let phrase = Phrase::parse(phrase).map_err(|error| {
-        Failure::usage(format!("this is no recovery phrase: {error}"), "it is the twelve words that `hearth init` printed")
+        Failure::usage(
+            format!("this is no recovery phrase: {error}"),
+            "it is the twelve words that `hearth init` printed",
+        )
     })?;
     let connection = connect(relay, false).await?;
     let root = phrase.root();
@@ -122,7 +125,8 @@ pub async fn join_by_phrase(relay: &RelayAddress, phrase: &str, name: &str) -> R
     let account = Account::verify(root.account(), &entries).map_err(told)?;
     let sets = fetch_sets(&connection, &account).await.map_err(unreachable)?;
     let keys = DeviceKeys::random(&mut entropy);
-    let change = account::join_by_phrase(&account, &sets, &phrase, &keys, name, wall_ms(), &mut entropy).map_err(told)?;
+    let change =
+        account::join_by_phrase(&account, &sets, &phrase, &keys, name, wall_ms(), &mut entropy).map_err(told)?;
     append(&connection, &change).await.map_err(unreachable)?;
     let relay = pinned(relay, &connection);
     connection.close().await;

@@ -18,19 +18,24 @@ use hearth_schemas::log::{Account, Standing};
 use hearth_schemas::ready::{MAX_READY, Ready, VERSION};
 use hearth_schemas::relay::Head;
 use quinn::congestion::CubicConfig;
-use quinn::{AckFrequencyConfig, Connection, Endpoint, Incoming, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{
+    AckFrequencyConfig, Connection, ConnectionError, Endpoint, Incoming, MtuDiscoveryConfig, TransportConfig, VarInt,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::net::{Identity, NetEvent, View, jitter, view};
+use crate::prefixed::{self, PrefixedError};
 use crate::relay::Presence;
 use crate::socket::{Bound, peer_address, slot_of};
-use crate::{prefixed, tls};
+use crate::tls;
 
 /// How long a connection may take to be authorised by both sides.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a peer whose log contradicts this device's has to hear so.
+const PARTING: Duration = Duration::from_secs(3);
 /// Handshakes under way at once, of both directions.
 const MAX_HANDSHAKES: usize = 64;
 /// A connection that lasted this long was a good one: the next is dialled without growing pauses.
@@ -49,6 +54,10 @@ const SEND_WINDOW: u64 = 8 << 20;
 const MAX_STREAMS: u32 = 64;
 const IDLE_MS: u32 = 60_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A datagram that wants one back, and the one that it gets.
+const KICK: &[u8] = &[0];
+const KICK_BACK: &[u8] = &[1];
 
 /// Why a connection was closed, as told to the other side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -311,7 +320,7 @@ impl Peers {
             Standing::Newer => self.outbox.push_back(NetEvent::PeerAhead { slot, head: shaken.head }),
             Standing::Forked => {
                 warn!("the device log of slot {} contradicts this device's", slot.0);
-                shaken.connection.close(Close::Forked.code(), b"");
+                tokio::spawn(part(shaken.connection, opener));
                 self.note_failure(slot, opener);
                 self.outbox.push_back(NetEvent::PeerForked { slot, head: shaken.head });
                 return;
@@ -327,7 +336,7 @@ impl Peers {
         let connection = shaken.connection;
         let watched = connection.clone();
         self.tasks.spawn(async move {
-            let reason = watched.closed().await;
+            let reason = answer_kicks(&watched).await;
             debug!("the connection with slot {} ended: {reason}", slot.0);
             Outcome::Closed { slot, id: watched.stable_id() }
         });
@@ -386,9 +395,33 @@ impl Peers {
     }
 }
 
-/// Makes QUIC send a packet at once: after an outage it would wait for its own timer, which has grown by then.
+/// Closes a connection over contradicting logs. The side that spoke last waits for the other to have heard it.
+async fn part(connection: Connection, opener: bool) {
+    if !opener {
+        timeout(PARTING, connection.closed()).await.ok();
+    }
+    connection.close(Close::Forked.code(), b"");
+}
+
+/// Makes QUIC at both ends send a packet at once: after an outage each would wait for its own timer, which has grown
+/// by then.
 fn kick(up: &Up) {
-    if let Err(error) = up.connection.send_datagram(Bytes::from_static(&[0])) {
+    send_kick(&up.connection, KICK);
+}
+
+/// Answers kicks until the connection ends. Datagrams carry nothing else.
+async fn answer_kicks(connection: &Connection) -> ConnectionError {
+    loop {
+        match connection.read_datagram().await {
+            Ok(datagram) if datagram == KICK => send_kick(connection, KICK_BACK),
+            Ok(_) => {}
+            Err(reason) => return reason,
+        }
+    }
+}
+
+fn send_kick(connection: &Connection, kick: &'static [u8]) {
+    if let Err(error) = connection.send_datagram(Bytes::from_static(kick)) {
         debug!("no kick: {error}");
     }
 }
@@ -438,21 +471,20 @@ async fn hear_ready(
     recv: &mut quinn::RecvStream,
     identity: &Identity,
 ) -> anyhow::Result<Head> {
-    let ready = match prefixed::read(recv, MAX_READY).await {
-        Ok(body) => Ready::decode(&body).map_err(anyhow::Error::from),
-        Err(error) => Err(error.into()),
-    };
-    match ready {
-        Ok(ready) if ready.version == VERSION && ready.account == identity.account => Ok(ready.head),
-        Ok(ready) => {
-            connection.close(Close::BadReady.code(), b"");
-            bail!("the peer speaks version {} of the protocol, or for another account", ready.version)
-        }
-        Err(error) => {
-            connection.close(Close::BadReady.code(), b"");
-            Err(error.context("reading the peer's first frame"))
-        }
+    let body = prefixed::read(recv, MAX_READY).await;
+    if let Err(error @ PrefixedError::Ended(_)) = body {
+        return Err(error.into());
     }
+    let ready = body.map_err(anyhow::Error::from).and_then(|body| Ok(Ready::decode(&body)?));
+    let problem = match ready {
+        Ok(ready) if ready.version != VERSION => anyhow!("version {} of the protocol", ready.version),
+        Ok(ready) if ready.account != identity.account => anyhow!("another account"),
+        Ok(ready) => return Ok(ready.head),
+        Err(error) => error,
+    };
+    warn!("closing a peer's connection for its first frame: {problem:#}");
+    connection.close(Close::BadReady.code(), b"");
+    Err(problem)
 }
 
 fn transport() -> TransportConfig {

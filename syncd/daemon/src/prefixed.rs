@@ -6,7 +6,7 @@ use quinn::{RecvStream, SendStream};
 
 /// Why no frame could be read.
 #[derive(Debug, thiserror::Error)]
-pub enum FrameError {
+pub enum PrefixedError {
     /// The sender announced more than the format allows.
     #[error("frame of {len} bytes is over the limit of {limit}")]
     TooLong {
@@ -21,12 +21,12 @@ pub enum FrameError {
 }
 
 /// Reads one frame. Its length is checked against `limit`, in bytes, before memory is taken for it.
-pub async fn read(stream: &mut RecvStream, limit: usize) -> Result<Vec<u8>, FrameError> {
+pub async fn read(stream: &mut RecvStream, limit: usize) -> Result<Vec<u8>, PrefixedError> {
     let mut prefix = [0; 4];
     stream.read_exact(&mut prefix).await?;
     let len = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
     if len > limit {
-        return Err(FrameError::TooLong { len, limit });
+        return Err(PrefixedError::TooLong { len, limit });
     }
     let mut body = vec![0; len];
     stream.read_exact(&mut body).await?;

@@ -19,16 +19,16 @@ use hearth_schemas::ids::Slot;
 use hearth_schemas::keys;
 use hearth_schemas::log::account_id;
 use hearth_schemas::relay::{
-    ClientFrame, EXPORTER_LABEL, Event, Head, MAX_FRAME, Refusal, Reply, Request, ServerFrame, Session, decode_server,
-    login_message,
+    ClientFrame, CloseCode, EXPORTER_LABEL, Event, Head, MAX_FRAME, Refusal, Reply, Request, ServerFrame, Session,
+    decode_server, login_message,
 };
-use quinn::{Endpoint, EndpointConfig, TransportConfig, VarInt};
+use quinn::{ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::prefixed;
 use crate::net::{Identity, NetEvent, jitter};
+use crate::prefixed;
 use crate::socket::PathSocket;
 use crate::tls::{self, Trust};
 
@@ -41,10 +41,18 @@ const LONG_ATTEMPT: Duration = Duration::from_secs(12);
 const EAGER: Duration = Duration::from_secs(180);
 /// Longest pause between attempts, in milliseconds.
 const MAX_PAUSE_MS: u64 = 60_000;
+/// Pause after an answer that is not likely to change.
+const SETTLED: Duration = Duration::from_secs(20);
 /// Keeps NAT mappings and the session's binding.
 const BIND_EVERY: Duration = Duration::from_secs(15);
-/// Pauses between BINDs that are not answered, in milliseconds. After the last, the session counts as lost.
-const BIND_RETRIES_MS: [u64; 5] = [200, 300, 500, 700, 900];
+/// The same while peers' data flows, and for `BUSY` after it: a relay that lost its memory is noticed soon.
+const BIND_EVERY_BUSY: Duration = Duration::from_secs(3);
+const BUSY: Duration = Duration::from_secs(60);
+/// Pauses between BINDs that are not answered, in milliseconds.
+const BIND_RETRIES_MS: [u64; 4] = [200, 300, 500, 700];
+/// After the retries the session counts as lost, if the relay was silent altogether; else after this long, as the
+/// line may only be slow.
+const BIND_LOST: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const IDLE_MS: u32 = 30_000;
 /// Events that wait for the daemon. A relay that sends more than it can take is cut off.
@@ -86,7 +94,38 @@ struct Shared {
     frames: mpsc::Sender<Vec<u8>>,
     waiting: Mutex<BTreeMap<u32, oneshot::Sender<Reply>>>,
     next_id: AtomicU32,
-    ended: OnceLock<String>,
+    ended: OnceLock<Ended>,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug)]
+struct Ended {
+    /// For people.
+    reason: String,
+    /// Coming back at once would change nothing.
+    settled: bool,
+}
+
+impl Ended {
+    fn of(error: &ConnectionError) -> Self {
+        let code = match error {
+            ConnectionError::ApplicationClosed(close) => CloseCode::from_code(close.error_code.into_inner()),
+            _ => None,
+        };
+        let (reason, settled) = match code {
+            Some(CloseCode::Shutdown) => ("the relay is restarting or shut down", false),
+            Some(CloseCode::Replaced) => ("this device logged in from elsewhere", true),
+            Some(CloseCode::Revoked) => ("the account does not list this device any more", true),
+            Some(CloseCode::Malformed) => ("the relay does not understand this version", true),
+            Some(CloseCode::Limit) => ("over the relay's limit", true),
+            Some(CloseCode::Idle) | None => return Self { reason: error.to_string(), settled: false },
+        };
+        Self { reason: reason.to_owned(), settled }
+    }
+
+    fn passing(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), settled: false }
+    }
 }
 
 impl Drop for Shared {
@@ -118,12 +157,15 @@ impl Control {
         let weak = Arc::downgrade(&shared);
         tokio::spawn(async move {
             let Err(error) = listen(&weak, recv, events).await;
-            let lost = connection.close_reason();
-            if lost.is_none() {
-                warn!("ending the connection to the relay: {error:#}");
-            }
+            let ended = match connection.close_reason() {
+                Some(lost) => Ended::of(&lost),
+                None => {
+                    warn!("ending the connection to the relay: {error:#}");
+                    Ended::passing(format!("{error:#}"))
+                }
+            };
             if let Some(shared) = weak.upgrade() {
-                shared.end(lost.map_or_else(|| format!("{error:#}"), |lost| lost.to_string()));
+                shared.end(ended);
             }
         });
         Ok((Self(shared), incoming))
@@ -156,10 +198,7 @@ impl Control {
     /// 32 bytes that only the two ends of this connection know, to be signed by a login.
     pub fn exporter(&self) -> Result<[u8; 32], RelayError> {
         let mut out = [0; 32];
-        self.0
-            .connection
-            .export_keying_material(&mut out, EXPORTER_LABEL, b"")
-            .map_err(|_| RelayError::Closed(self.reason()))?;
+        self.0.connection.export_keying_material(&mut out, EXPORTER_LABEL, b"").map_err(|_| self.closed_error())?;
         Ok(out)
     }
 
@@ -175,15 +214,15 @@ impl Control {
     }
 
     fn end(&self, reason: &str) {
-        self.0.end(reason.to_owned());
+        self.0.end(Ended::passing(reason));
     }
 
-    fn reason(&self) -> String {
-        self.0.ended.get().cloned().unwrap_or_else(|| "closed".to_owned())
+    fn ended(&self) -> Ended {
+        self.0.ended.get().cloned().unwrap_or_else(|| Ended::passing("closed"))
     }
 
     fn closed_error(&self) -> RelayError {
-        RelayError::Closed(self.reason())
+        RelayError::Closed(self.ended().reason)
     }
 }
 
@@ -193,8 +232,8 @@ impl Shared {
     }
 
     /// Closes the connection and fails whoever waits. The first reason given is kept.
-    fn end(&self, reason: String) {
-        self.ended.get_or_init(|| reason);
+    fn end(&self, ended: Ended) {
+        self.ended.get_or_init(|| ended);
         self.connection.close(VarInt::from_u32(1), b"");
         self.waiting().clear();
     }
@@ -346,30 +385,35 @@ impl Link {
         let mut attempt = 0;
         let mut last_good = None;
         while !self.events.is_closed() {
-            let reason = match self.log_in(attempt, last_good).await {
+            let Ended { reason, settled } = match self.log_in(attempt, last_good).await {
                 Ok((control, incoming, session)) => {
                     last_good = Some(control.0.connection.remote_address());
                     info!("logged in to the relay");
                     let up_since = Instant::now();
-                    let reason = self.serve(&control, incoming, session).await;
-                    info!("lost the relay: {reason}");
+                    let ended = self.serve(&control, incoming, session).await;
+                    info!("lost the relay: {}", ended.reason);
                     if up_since.elapsed() > BIND_EVERY {
                         down_since = Instant::now();
                         attempt = 0;
                     }
                     last_reason = None;
-                    reason
+                    ended
                 }
                 Err(error) => {
                     debug!("no relay: {error:#}");
-                    format!("{error:#}")
+                    let settled = matches!(
+                        error.downcast_ref(),
+                        Some(RelayError::Refused(Refusal::NotAuthorised | Refusal::Limit) | RelayError::Unexpected)
+                    );
+                    Ended { reason: format!("{error:#}"), settled }
                 }
             };
             if last_reason.as_ref() != Some(&reason) {
                 last_reason = Some(reason.clone());
                 self.events.send(NetEvent::RelayDown { reason }).await.ok();
             }
-            sleep(pause(attempt, down_since.elapsed())).await;
+            let pause = if settled { SETTLED } else { pause(attempt, down_since.elapsed()) };
+            sleep(pause).await;
             attempt += 1;
         }
     }
@@ -402,7 +446,7 @@ impl Link {
     }
 
     /// Lives through one session. Gives the reason for its end.
-    async fn serve(&self, control: &Control, mut incoming: mpsc::Receiver<Event>, session: Session) -> String {
+    async fn serve(&self, control: &Control, mut incoming: mpsc::Receiver<Event>, session: Session) -> Ended {
         self.socket.start_session(session.token, session.mac_key);
         self.control.send_replace(Some(control.clone()));
         let bind = tokio::spawn(keep_bound(self.socket.clone(), control.clone()));
@@ -422,33 +466,41 @@ impl Link {
         self.control.send_replace(None);
         self.presence.send(Presence::All(BTreeSet::new())).await.ok();
         control.end("closed");
-        control.reason()
+        control.ended()
     }
 }
 
-/// Binds the session to this device's address, again and again. Ends the connection when the relay stays silent.
+/// Binds the session to this device's address, again and again. Ends the connection when the relay has forgotten it.
 async fn keep_bound(socket: Arc<PathSocket>, control: Control) {
-    let mut bound = socket.bound();
     let mut counter = 0;
-    loop {
-        let asked = counter + 1;
-        let mut answered = false;
-        for wait_ms in BIND_RETRIES_MS {
-            counter += 1;
-            socket.send_bind(counter);
-            let answer = bound.wait_for(|bound| bound.is_some_and(|bound| bound.counter >= asked));
-            if timeout(Duration::from_millis(wait_ms), answer).await.is_ok_and(|answer| answer.is_ok()) {
-                answered = true;
-                break;
-            }
-        }
-        if !answered {
-            control.end("the relay does not answer on the forwarding leg");
-            return;
-        }
+    while bind(&socket, &mut counter).await {
+        let pause = if socket.idle_for() < BUSY { BIND_EVERY_BUSY } else { BIND_EVERY };
         tokio::select! {
-            () = sleep(BIND_EVERY) => {}
+            () = sleep(pause) => {}
             () = socket.doubted() => {}
+        }
+    }
+    control.end("the relay does not answer on the forwarding leg");
+}
+
+/// Sends BINDs until one is answered; false if that is not to be expected any more.
+async fn bind(socket: &PathSocket, counter: &mut u64) -> bool {
+    let mut bound = socket.bound();
+    let first = *counter + 1;
+    let asked = Instant::now();
+    let mut retries = BIND_RETRIES_MS.iter();
+    loop {
+        *counter += 1;
+        socket.send_bind(*counter);
+        let last = BIND_RETRIES_MS[BIND_RETRIES_MS.len() - 1];
+        let wait = Duration::from_millis(retries.next().copied().unwrap_or(last));
+        let answer = bound.wait_for(|bound| bound.is_some_and(|bound| bound.counter >= first));
+        if timeout(wait, answer).await.is_ok_and(|answer| answer.is_ok()) {
+            return true;
+        }
+        let silent = socket.silent_for() >= asked.elapsed();
+        if retries.len() == 0 && (silent || asked.elapsed() > BIND_LOST) {
+            return false;
         }
     }
 }

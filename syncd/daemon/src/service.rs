@@ -25,8 +25,10 @@ use crate::keys::{KeyStore, KeysError, Member, Stored};
 use crate::membership::{self, append, entropy, told, unreachable};
 use crate::net::PathKind;
 use crate::preferences::Preferences;
+use crate::rulebook::Rulebook;
 
 mod doctor;
+pub(crate) use doctor::finding;
 mod history;
 mod invite;
 mod wait;
@@ -73,7 +75,8 @@ impl Daemon {
             }
             Ok(Some((_, Stored { member: None, .. }))) => false,
             Err(KeysError::KeyringLocked) => {
-                inner.trouble = Some(("keyring locked".into(), "unlock the login key ring; syncing goes on by itself".into()));
+                inner.trouble =
+                    Some(("keyring locked".into(), "unlock the login key ring; syncing goes on by itself".into()));
                 true
             }
             Err(error) => {
@@ -103,7 +106,8 @@ impl Daemon {
         settings: JoinSettings,
     ) -> Result<(), Failure> {
         let membership = Membership::new(store, keys, member);
-        let preferences = Arc::new(Preferences::new(&self.paths, settings, self.with_session_bus, Arc::clone(&self.activity)));
+        let preferences =
+            Arc::new(Preferences::new(&self.paths, settings, self.with_session_bus, Arc::clone(&self.activity)));
         let begin = Begin { paths: &self.paths, membership, activity: Arc::clone(&self.activity), preferences };
         let home = Home::begin(begin).await.map_err(|error| {
             Failure::failed(format!("{error:#}"), "see `hearth doctor`, and the log: journalctl --user -u hearth")
@@ -115,7 +119,12 @@ impl Daemon {
     }
 
     /// Keeps what was made or joined, and goes to work with it.
-    async fn enter(&self, keys: DeviceKeys, member: Member, settings: JoinSettings) -> Result<(String, String), Failure> {
+    async fn enter(
+        &self,
+        keys: DeviceKeys,
+        member: Member,
+        settings: JoinSettings,
+    ) -> Result<(String, String), Failure> {
         let mut inner = self.inner.lock().await;
         let account = member.account.id.to_string();
         let name = account::names(&member.account, &member.secrets).get(&keys.id()).cloned().unwrap_or_default();
@@ -172,6 +181,7 @@ impl Service for Daemon {
 
     async fn device_add(&self) -> Answer {
         let home = self.home().await?;
+        home.relay_up().await;
         let reply = home.network.request(Request::PairOpen).await.map_err(unreachable)?;
         let Reply::Room { number } = reply else {
             return Err(Failure::failed("the relay gave an answer that does not fit", "see the relay's log"));
@@ -221,6 +231,7 @@ impl Service for Daemon {
         let device = account::device_named(&known, &secrets, &old).ok_or_else(|| no_such_device(&old))?;
         let change = account::rename(&known, &secrets, membership.keys(), device, &new, wall_ms(), &mut entropy)
             .map_err(|error| Failure::failed(error.to_string(), "choose another name"))?;
+        home.relay_up().await;
         append(&home.network, &change).await.map_err(unreachable)?;
         membership.keep(change.account, change.secrets).map_err(told)?;
         Ok(json!({ "device": new }))
@@ -233,6 +244,7 @@ impl Service for Daemon {
         let device = account::device_named(&known, &secrets, &name).ok_or_else(|| no_such_device(&name))?;
         let change = account::revoke(&known, &secrets, membership.keys(), device, wall_ms(), &mut entropy)
             .map_err(|error| Failure::failed(error.to_string(), "see `hearth device list`"))?;
+        home.relay_up().await;
         append(&home.network, &change).await.map_err(unreachable)?;
         membership.keep(change.account, change.secrets).map_err(told)?;
         self.activity.note("revoked", None, Some(&name), &format!("revoked {name}"));
@@ -279,24 +291,25 @@ impl Service for Daemon {
         let below = answer::below_home(&self.paths, &path)?;
         let is_dir = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
         match self.home().await {
-            Ok(home) => Ok(home.preferences.why(&below, is_dir)),
-            Err(_) => Ok(Preferences::shipped(&self.paths).why(&below, is_dir)),
+            Ok(home) => Ok(home.preferences.rulebook.why(&below, is_dir)),
+            Err(_) => Ok(Rulebook::open(&self.paths).why(&below, is_dir)),
         }
     }
 
     async fn rules_list(&self, asking: bool) -> Answer {
         let home = self.home().await?;
-        if asking { Ok(home.preferences.asking(&self.paths)) } else { Ok(home.preferences.rules()) }
+        let rulebook = &home.preferences.rulebook;
+        Ok(if asking { rulebook.asking(&self.paths.home) } else { rulebook.list() })
     }
 
     async fn rules_add(&self, rule: NewRule) -> Answer {
         let home = self.home().await?;
-        home.preferences.add_rule(&home, rule).await
+        home.preferences.rulebook.add(rule, &home.driver).await
     }
 
     async fn rules_remove(&self, pattern: String, on: Option<String>) -> Answer {
         let home = self.home().await?;
-        home.preferences.remove_rule(&home, &pattern, on.as_deref()).await
+        home.preferences.rulebook.remove(&pattern, on.as_deref(), &home.driver).await
     }
 
     async fn history(&self, path: Option<PathBuf>) -> Answer {
@@ -337,11 +350,15 @@ impl Service for Daemon {
 impl Daemon {
     async fn set_paused(&self, paused: bool) -> Answer {
         let home = self.home().await?;
-        let taken = home.driver.ask(move |engine, _| {
-            crate::driver::with_now(|now| engine.handle(Event::Paused(paused), now))
-        });
+        let taken =
+            home.driver.ask(move |engine, _| crate::driver::with_now(|now| engine.handle(Event::Paused(paused), now)));
         taken.await.map_err(stopping)?.map_err(|error| index_failed(&error))?;
-        self.activity.note(if paused { "paused" } else { "resumed" }, None, None, if paused { "paused" } else { "resumed" });
+        self.activity.note(
+            if paused { "paused" } else { "resumed" },
+            None,
+            None,
+            if paused { "paused" } else { "resumed" },
+        );
         Ok(json!({ "paused": paused }))
     }
 }
@@ -391,7 +408,7 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
     json!({
         "device": names.get(&own),
         "account": account.id.to_string(),
-        "in_sync": settled && all_agree && !revoked && picture.index_trouble.is_none(),
+        "in_sync": settled && home.preferences.is_settled() && all_agree && !revoked && picture.index_trouble.is_none(),
         "fresh_as_of": picture.fresh_ms.map_or(Value::Null, answer::time),
         "paused": picture.paused,
         "peers": peers,

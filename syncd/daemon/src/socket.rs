@@ -34,6 +34,8 @@ const BUFFERS: [usize; 2] = [8 << 20, 4 << 20];
 const MAX_HELD: usize = 1024;
 /// A packet sent after hearing nothing for this long asks for a sign of life from the relay.
 const SILENCE: Duration = Duration::from_secs(1);
+/// A burst of more than this many bytes is somebody's data, not QUIC keeping itself alive.
+const DATA: usize = 200;
 
 thread_local! {
     /// Where headers and packets are put together. One per thread, as many connections send at once.
@@ -93,6 +95,7 @@ pub struct PathSocket {
     bound: watch::Sender<Option<Bound>>,
     started: Instant,
     heard_ms: AtomicU64,
+    data_ms: AtomicU64,
     doubt: Notify,
 }
 
@@ -158,6 +161,16 @@ impl PathSocket {
         self.doubt.notified().await;
     }
 
+    /// How long ago anything came from the relay.
+    pub fn silent_for(&self) -> Duration {
+        self.since(&self.heard_ms)
+    }
+
+    /// How long ago peers' data went either way.
+    pub fn idle_for(&self) -> Duration {
+        self.since(&self.data_ms)
+    }
+
     fn open_on(port: u16) -> io::Result<Self> {
         let (fd, v6) = match bind(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into(), port) {
             Ok(fd) => (fd, true),
@@ -177,6 +190,7 @@ impl PathSocket {
             bound,
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
+            data_ms: AtomicU64::new(0),
             doubt: Notify::new(),
         })
     }
@@ -194,18 +208,30 @@ impl PathSocket {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    fn since(&self, moment_ms: &AtomicU64) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(moment_ms.load(Ordering::Relaxed)))
+    }
+
     /// Sends to a real address. Fails only when the kernel's buffer is full.
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let native = Transmit { destination: native(transmit.destination, self.v6), ..transmit.clone() };
-        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), &native))
+        match self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &native)) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                trace!("a packet was not sent: {error}");
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Sends to a peer through the relay.
     fn forward(&self, slot: Slot, transmit: &Transmit<'_>) -> io::Result<()> {
         let Leg { relay: Some(relay), session: Some(session) } = self.leg() else { return Ok(()) };
-        let silent_ms = self.now_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed));
-        if u128::from(silent_ms) > SILENCE.as_millis() {
+        if self.silent_for() > SILENCE {
             self.doubt.notify_one();
+        }
+        if transmit.contents.len() > DATA {
+            self.data_ms.store(self.now_ms(), Ordering::Relaxed);
         }
         let header =
             Header { kind: Kind::Data, ecn: transmit.ecn.map_or(0, |ecn| ecn as u8), slot, token: session.token };
@@ -217,10 +243,10 @@ impl PathSocket {
                 scratch.extend_from_slice(&header);
                 scratch.extend_from_slice(packet);
             }
-            // The relay reads the mark from the header; on the outer packet it would get lost there.
+            // The relay carries a mark of either leg on in the header.
             self.send(&Transmit {
                 destination: relay,
-                ecn: None,
+                ecn: transmit.ecn,
                 contents: scratch,
                 segment_size: transmit.segment_size.map(|size| size + HEADER),
                 src_ip: None,
@@ -238,6 +264,9 @@ impl PathSocket {
             return;
         }
         self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        if length > DATA {
+            self.data_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
         let outer = RecvMeta { addr: mapped(meta.addr), ..*meta };
         let mut first: Option<Parsed> = None;
         let mut start = 0;

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use notify::event::{AccessKind, AccessMode, EventKind};
@@ -48,7 +49,8 @@ struct Inner {
 
 struct Inotify {
     watcher: INotifyWatcher,
-    watched: u64,
+    /// Path and identity of each directory that is watched.
+    watched: BTreeMap<RelPath, (u64, Option<SystemTime>)>,
     limit_reached: bool,
 }
 
@@ -56,7 +58,11 @@ type Waiting = Arc<Mutex<BTreeMap<PathBuf, oneshot::Sender<()>>>>;
 
 impl Watcher {
     /// Starts watching nothing yet. `state` holds the barrier's directory; `unwatched` are our own directories.
-    pub fn start(home: &Path, state: &Path, unwatched: Vec<PathBuf>) -> anyhow::Result<(Self, mpsc::Receiver<Stirred>)> {
+    pub fn start(
+        home: &Path,
+        state: &Path,
+        unwatched: Vec<PathBuf>,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Stirred>)> {
         let cookies = state.join("cookies");
         std::fs::create_dir_all(&cookies).context("making the barrier's directory")?;
         let (sender, receiver) = mpsc::channel(BATCHES);
@@ -74,7 +80,7 @@ impl Watcher {
         let inner = Inner {
             home: home.to_owned(),
             cookies,
-            inotify: Mutex::new(Inotify { watcher, watched: 0, limit_reached: false }),
+            inotify: Mutex::new(Inotify { watcher, watched: BTreeMap::new(), limit_reached: false }),
             waiting,
             next_cookie: AtomicU64::new(1),
             unwatched,
@@ -82,12 +88,16 @@ impl Watcher {
         Ok((Self(Arc::new(inner)), receiver))
     }
 
-    /// Watches these directories; a directory that moved is named again, by its later path.
-    pub async fn watch(&self, dirs: Vec<RelPath>) {
+    /// Watches these directories; a directory that moved is named again, by its later path. Gives those that were not
+    /// watched under these paths before: what happened in them until now must be found by looking.
+    pub async fn watch(&self, dirs: Vec<RelPath>) -> Vec<RelPath> {
         let shared = self.clone();
-        let added = tokio::task::spawn_blocking(move || shared.add(&dirs)).await;
-        if let Err(error) = added {
-            tracing::error!(%error, "directories could not be watched");
+        match tokio::task::spawn_blocking(move || shared.add(dirs)).await {
+            Ok(added) => added,
+            Err(error) => {
+                tracing::error!(%error, "directories could not be watched");
+                Vec::new()
+            }
         }
     }
 
@@ -113,33 +123,48 @@ impl Watcher {
         }
         vec![Problem {
             path: RelPath::new(),
-            what: format!("inotify limit reached: only {} directories are watched", inotify.watched),
+            what: format!("inotify limit reached: only {} directories are watched", inotify.watched.len()),
             hint: "sudo sysctl fs.inotify.max_user_watches=524288, then `systemctl --user restart hearth`".into(),
             transient: false,
         }]
     }
 
-    fn add(&self, dirs: &[RelPath]) {
+    fn add(&self, dirs: Vec<RelPath>) -> Vec<RelPath> {
         let mut inotify = lock(&self.0.inotify);
+        let mut added = Vec::new();
         for dir in dirs {
-            let path = if dir.is_empty() { self.0.home.clone() } else { self.0.home.join(OsStr::from_bytes(dir)) };
+            let path = if dir.is_empty() { self.0.home.clone() } else { self.0.home.join(OsStr::from_bytes(&dir)) };
             if self.0.unwatched.iter().any(|own| path.starts_with(own)) {
                 continue;
             }
+            let Some(identity) = identity(&path) else { continue };
+            if inotify.watched.get(&dir) == Some(&identity) {
+                continue;
+            }
             match inotify.watcher.watch(&path, RecursiveMode::NonRecursive) {
-                Ok(()) => inotify.watched += 1,
+                Ok(()) => {
+                    inotify.watched.insert(dir.clone(), identity);
+                    added.push(dir);
+                }
                 Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
                     if !inotify.limit_reached {
                         tracing::warn!("inotify limit reached: sudo sysctl fs.inotify.max_user_watches=524288");
                     }
                     inotify.limit_reached = true;
-                    return;
+                    return added;
                 }
                 // Gone again, or not ours to read: the engine finds out when it looks.
                 Err(error) => tracing::debug!(%error, "a directory could not be watched"),
             }
         }
+        added
     }
+}
+
+/// Inode and birth time: what tells a directory from another one that takes its path.
+fn identity(path: &Path) -> Option<(u64, Option<SystemTime>)> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.ino(), meta.created().ok()))
 }
 
 struct Handler {

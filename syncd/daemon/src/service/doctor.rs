@@ -88,7 +88,9 @@ fn space(paths: &Paths) -> Value {
                 finding("disk", "ok", &shown, "")
             }
         }
-        Err(error) => finding("disk", "bad", &format!("the home cannot be examined: {error}"), "see that it is mounted"),
+        Err(error) => {
+            finding("disk", "bad", &format!("the home cannot be examined: {error}"), "see that it is mounted")
+        }
     }
 }
 

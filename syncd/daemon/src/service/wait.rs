@@ -47,7 +47,9 @@ pub(super) async fn wait(home: &Arc<Home>, paths: &Paths, barrier: Barrier) -> A
         None => waiting.await,
         Some(limit) => match timeout_at(Instant::now() + limit, waiting).await {
             Ok(answer) => answer,
-            Err(_) => Err(Failure::timed_out("the machines do not agree yet", "see `hearth status` for what is pending")),
+            Err(_) => {
+                Err(Failure::timed_out("the machines do not agree yet", "see `hearth status` for what is pending"))
+            }
         },
     }
 }

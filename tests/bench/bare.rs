@@ -1,0 +1,115 @@
+//! What the relay path can carry at all: two devices without a daemon, and one QUIC stream between them.
+//!
+//! Uses the daemon's own network edge, so path, encryption and congestion control are the same; nothing is read from
+//! or written to a disk.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use hearth_schemas::address::RelayAddress;
+use hearth_schemas::keys::{DeviceKeys, Phrase};
+use hearth_schemas::log::{Account, Caps};
+use hearth_schemas::relay::{Reply, Request};
+use quinn::Connection;
+use syncd::net::{Identity, NetEvent, Network};
+use syncd::relay::Anonymous;
+use syncd_core::account::{self, Newcomer};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Returns how long this many bytes take from one device to another by the relay.
+pub(crate) fn stream(relay: &str, bytes: u64) -> Result<Duration> {
+    let relay = RelayAddress::parse(relay).map_err(|error| anyhow!("the relay's address: {error}"))?;
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    threads.context("starting threads")?.block_on(measure(relay, bytes))
+}
+
+async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
+    let phrase = Phrase::random(&mut fill);
+    let keys = [DeviceKeys::random(&mut fill), DeviceKeys::random(&mut fill)];
+    let account = enrol(&relay, &phrase, &keys).await?;
+    let (_known, watched) = watch::channel(Arc::new(account.clone()));
+    let start = |keys: &DeviceKeys| -> Result<(Network, mpsc::Receiver<NetEvent>)> {
+        Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), 0)
+    };
+    let ((one, mut of_one), (two, mut of_two)) = (start(&keys[0])?, start(&keys[1])?);
+    let (from, to) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;
+
+    let begun = Instant::now();
+    let receiving = tokio::spawn(receive(to));
+    send(&from, bytes).await?;
+    let received = receiving.await.context("receiving")??;
+    let took = begun.elapsed();
+    ensure!(received == bytes, "{received} of {bytes} bytes arrived");
+    tokio::join!(one.shutdown(), two.shutdown());
+    Ok(took)
+}
+
+/// Makes an account of two devices at the relay.
+async fn enrol(relay: &RelayAddress, phrase: &Phrase, keys: &[DeviceKeys; 2]) -> Result<Account> {
+    let first = account::create(phrase, &keys[0], "one", 0, &mut fill).map_err(|error| anyhow!("{error}"))?;
+    let public = keys[1].public();
+    let newcomer = Newcomer { keys: &public, wish: "two", caps: Caps::ALL };
+    let second = account::add_device(&first.account, &first.secrets, &keys[0], &newcomer, 0, &mut fill)
+        .map_err(|error| anyhow!("{error}"))?;
+    let visit = Anonymous::connect(relay, false).await.map_err(|error| anyhow!("{error}"))?;
+    let create = Request::CreateAccount {
+        entries: [first.entries, second.entries].concat(),
+        blobs: [first.blobs, second.blobs].concat(),
+        invite: None,
+    };
+    let reply = visit.request(create).await.map_err(|error| anyhow!("{error}"))?;
+    ensure!(reply == Reply::Done, "the relay answered with {reply:?}");
+    visit.close().await;
+    Ok(second.account)
+}
+
+fn identity(account: &Account, keys: &DeviceKeys) -> Result<Identity> {
+    let device = account.active(&keys.id()).context("the device is in its account")?;
+    let (sign, tls) = (keys.sign.clone(), keys.tls.clone());
+    Ok(Identity { account: account.id, device: device.id, slot: device.slot, sign, tls })
+}
+
+async fn peer(events: &mut mpsc::Receiver<NetEvent>) -> Result<Connection> {
+    let meeting = async {
+        while let Some(event) = events.recv().await {
+            if let NetEvent::PeerUp { connection, .. } = event {
+                return Ok(connection);
+            }
+        }
+        bail!("the network ended")
+    };
+    timeout(CONNECT_LIMIT, meeting).await.context("the two devices did not meet")?
+}
+
+async fn send(connection: &Connection, bytes: u64) -> Result<()> {
+    let mut stream = connection.open_uni().await.context("opening a stream")?;
+    let piece = Bytes::from(hearth_tests::tree::noise(1, PIECE_BYTES));
+    let mut left = bytes;
+    while left > 0 {
+        let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        stream.write_chunk(piece.slice(..length)).await.context("sending")?;
+        left -= length as u64;
+    }
+    stream.finish().context("ending the stream")?;
+    stream.stopped().await.context("waiting for the last acknowledgement").map(drop)
+}
+
+async fn receive(connection: Connection) -> Result<u64> {
+    let mut stream = connection.accept_uni().await.context("accepting a stream")?;
+    let mut pieces: [Bytes; 32] = Default::default();
+    let mut received = 0;
+    while let Some(count) = stream.read_chunks(&mut pieces).await.context("receiving")? {
+        received += pieces[..count].iter().map(|piece| piece.len() as u64).sum::<u64>();
+    }
+    Ok(received)
+}
+
+fn fill(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the kernel gives random bytes");
+}
