@@ -15,7 +15,8 @@ fn sizes(length: u64) -> (usize, usize, usize) {
     if length <= 64 << 20 { (32 << 10, 128 << 10, 512 << 10) } else { (256 << 10, 1 << 20, 4 << 20) }
 }
 
-/// Cuts what `reader` gives, which is `length` bytes long.
+/// Cuts what `reader` gives, in sizes made for a content that is `length` bytes long. To compare an older version
+/// with a content, both are cut for the content's length: its own may be on the other side of a step in the sizes.
 pub fn cut(reader: impl Read, length: u64, key: &[u8; 32]) -> io::Result<ChunkList> {
     let (least, average, largest) = sizes(length.max(PACK_LIMIT));
     let mut chunks = Vec::new();
@@ -87,6 +88,18 @@ mod tests {
         let missing: u64 = parts.iter().map(|p| if let Part::Missing { len, .. } = p { *len } else { 0 }).sum();
         assert!(missing < 2 << 20, "{missing} bytes missing");
         assert_eq!(build(&parts, &old, &new), new);
+    }
+
+    #[test]
+    fn an_insertion_that_crosses_a_step_in_the_sizes_moves_only_the_chunks_around_it() {
+        let old = bytes(64 << 20);
+        let mut new = old.clone();
+        new.splice(30_000_000..30_000_000, *b"inserted");
+        let length = new.len() as u64;
+        let old_list = cut(&old[..], length, &[3; 32]).expect("memory does not fail");
+        let parts = assemble(&cut_all(&new), &old_list);
+        let missing: u64 = parts.iter().map(|p| if let Part::Missing { len, .. } = p { *len } else { 0 }).sum();
+        assert!(missing < 9 << 20, "{missing} bytes missing");
     }
 
     #[test]
