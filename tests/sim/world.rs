@@ -260,7 +260,7 @@ impl World {
                     self.serve(here, at(peer), hash, source);
                 }
             }
-            Effect::Setting { .. } => {}
+            Effect::Setting { .. } => self.machines[here.0].handle(Event::SettingTold, self.now_ms),
             Effect::Watch(_) | Effect::Drain(..) | Effect::Did(..) | Effect::StatusChanged => {
                 unreachable!("a machine sees to these itself")
             }
