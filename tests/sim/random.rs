@@ -151,7 +151,7 @@ impl Player {
     fn accident(&mut self, world: &mut World, here: Here) {
         let all = world.machines.len();
         let other = Here((here.0 + 1 + self.chance.below(all - 1)) % all);
-        match self.chance.below(6) {
+        match self.chance.below(7) {
             0 if self.hardships.network => {
                 self.say(world, || format!("the link of {here:?} and {other:?} breaks"));
                 world.break_link(here, other);
@@ -181,7 +181,7 @@ impl Player {
                 let (full, failing) = (disk.full, disk.failing);
                 self.say(world, || format!("the disk of {here:?}: full {full}, failing {failing} %"));
             }
-            3 if self.hardships.index => self.lose_index(world, here),
+            6 if self.hardships.index => self.lose_index(world, here),
             _ => {}
         }
     }
@@ -223,7 +223,7 @@ impl Player {
             } else if !world.machines[here.0].is_up() {
                 world.start(here);
             }
-            if self.hardships.sightless || self.hardships.ambushes {
+            if self.hardships.sightless || self.hardships.ambushes || self.hardships.links {
                 let now_ms = world.now_ms;
                 world.machines[here.0].handle(Event::Overflowed, now_ms);
             }

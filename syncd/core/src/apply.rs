@@ -202,7 +202,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn mkdir(&mut self, placed: &Placed) -> Result<(), Fault> {
-        let path = self.path_in(placed.parent, &placed.target.name)?;
+        let path = self.free_path(placed)?;
         self.widening(placed.parent, |disk| disk.mkdir(&path).map(|_| ()))?;
         // Writable until its own children are in it; `settle_directories` gives it its attributes.
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
@@ -221,13 +221,23 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.class == Class::Dir {
             self.applied.moved.push((from, id));
         }
+        self.follow(&mut base, &to)?;
         Ok(self.state.store.put_base(&base)?)
+    }
+
+    /// Takes in what a move has done to an entry. What a person did to it meanwhile is left to be seen.
+    fn follow(&mut self, base: &mut Base, to: &[u8]) -> Result<(), Fault> {
+        match self.disk.stat(to)? {
+            Some(stat) if base.class == Class::Dir || same_renamed(&stat, &base.stat) => base.stat = stat,
+            Some(_) | None => self.applied.look.push(Spot::Entry(base.parent, base.name.clone())),
+        }
+        Ok(())
     }
 
     fn move_to(&mut self, placed: &Placed) -> Result<(), Fault> {
         let mut base = self.checked(placed.id)?;
         let from = self.path_of(&base)?;
-        let to = self.path_in(placed.parent, &placed.target.name)?;
+        let to = self.free_path(placed)?;
         let old_parent = base.parent;
         if base.class == Class::Dir && old_parent != placed.parent && base.attributes.mode & 0o200 == 0 {
             // A directory that changes its parent is written to: `..` is in it.
@@ -245,7 +255,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         base.parent = placed.parent;
         base.name = placed.target.name.clone();
-        base.stat = self.disk.stat(&to)?.ok_or(Fault::Changed)?;
+        self.follow(&mut base, &to)?;
         let target = &placed.target;
         let before = base.members.clone();
         for member in &mut base.members {
@@ -265,7 +275,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn create(&mut self, placed: &Placed, staged: &mut Staged) -> Result<(), Fault> {
-        let path = self.path_in(placed.parent, &placed.target.name)?;
+        let path = self.free_path(placed)?;
         let (name, _) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut stat = None;
         self.widening(placed.parent, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
@@ -376,6 +386,21 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(self.state.store.remove_base(id)?)
     }
 
+    /// The path that an entry is to have, if no other entry that base knows has that name.
+    fn free_path(&mut self, placed: &Placed) -> Result<RelPath, Fault> {
+        let path = self.path_in(placed.parent, &placed.target.name)?;
+        match self.state.store.base_at(placed.parent, &placed.target.name)? {
+            Some(other) if other.id != placed.id => {
+                if other.state == BaseState::Live || self.disk.stat(&path)?.is_some() {
+                    return Err(Fault::Early);
+                }
+                self.state.store.remove_base(other.id)?;
+            }
+            Some(_) | None => {}
+        }
+        Ok(path)
+    }
+
     /// The base entry, if the disk is as it says.
     fn checked(&mut self, id: NodeId) -> Result<Base, Fault> {
         let base = self.state.store.base(id)?.ok_or(Fault::Changed)?;
@@ -383,7 +408,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         let same = match base.class {
             Class::Dir => stat.kind == Kind::Dir && stat.handle == base.stat.handle,
-            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat || same_renamed(&stat, &base.stat),
+            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat,
         };
         if same { Ok(base) } else { Err(Fault::Changed) }
     }
@@ -580,9 +605,9 @@ fn same_file(found: &Stat, base: &Stat) -> bool {
     found.kind == base.kind && found.handle == base.handle && found.size == base.size && found.mtime == base.mtime
 }
 
-/// Whether an entry differs from base only by what a rename of ours within this plan has done to it.
+/// Whether an entry differs from base only by what a rename does to it.
 fn same_renamed(found: &Stat, base: &Stat) -> bool {
-    same_file(found, base) && found.mode == base.mode && found.ctime >= base.ctime && found.links == base.links
+    same_file(found, base) && found.mode == base.mode && found.links == base.links
 }
 
 fn entry_of(step: &Step) -> NodeId {

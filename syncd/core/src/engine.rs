@@ -302,7 +302,7 @@ impl<S: Store> Engine<S> {
     pub fn poll_timeout(&self) -> Option<u64> {
         let settle = self.open.values().map(|(at, _)| *at).min();
         let blocked = self.blocked.values().min().copied();
-        [settle, blocked, self.fetch.retry_at()].into_iter().flatten().min()
+        [settle, blocked, self.fetch.retry_at(&self.peers())].into_iter().flatten().min()
     }
 
     /// How things stand.
@@ -420,6 +420,8 @@ impl<S: Store> Engine<S> {
             Err(error) => {
                 self.state.store.rollback();
                 self.state.tree = crate::tree::Tree::load(&self.state.store)?;
+                self.planning = true;
+                self.planned_upto = None;
                 self.sweep();
                 Err(error)
             }
@@ -885,9 +887,13 @@ impl<S: Store> Engine<S> {
         Ok(false)
     }
 
+    /// The peers that can be asked for contents.
+    fn peers(&self) -> Vec<Slot> {
+        self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
+    }
+
     fn ask(&mut self, now: &Now) -> bool {
-        let peers: Vec<Slot> = self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect();
-        let asks = self.fetch.ask(&peers, now.wall_ms);
+        let asks = self.fetch.ask(&self.peers(), now.wall_ms);
         let asked = !asks.is_empty();
         for ask in asks {
             self.effects.push_back(match ask {

@@ -11,10 +11,12 @@ use hearth_schemas::wire::{MAX_WANTS, PACK_LIMIT};
 use crate::apply::Sources;
 use crate::disk::{RelPath, Source};
 
-/// Most bytes on their way or waiting to be applied.
+/// Most bytes of small contents on their way or waiting to be applied.
 const WINDOW_BYTES: u64 = 12 << 20;
-/// Most contents on their way or waiting to be applied.
+/// Most small contents on their way or waiting to be applied.
 const WINDOW_FILES: usize = 2000;
+/// Large contents on their way at a time; they wait on disk, not in memory.
+const LARGE_AT_A_TIME: usize = 4;
 /// How long a content that a peer did not have is not asked of it again, in milliseconds.
 const RETRY_MS: u64 = 2000;
 
@@ -55,18 +57,34 @@ pub struct Fetch {
     wants: BTreeMap<ContentHash, Want>,
     arrived: Sources,
     arrived_bytes: u64,
-    asked_bytes: u64,
+    /// Small contents that have come, by number and bytes.
+    here: (usize, u64),
+    /// Small contents asked for or about to be.
+    small: (usize, u64),
+    /// Large contents asked for.
+    large: usize,
+}
+
+impl Want {
+    fn is_small(&self) -> bool {
+        self.size <= PACK_LIMIT
+    }
+
+    /// Whether every peer that was asked does not have it: it waits for better days, and takes no room.
+    fn is_resting(&self) -> bool {
+        self.asked.is_none() && !self.refused.is_empty()
+    }
 }
 
 impl Fetch {
     /// Whether more contents may be wanted.
     pub fn has_room(&self) -> bool {
-        self.asked_bytes + self.arrived_bytes < WINDOW_BYTES && self.wants.len() + self.arrived.len() < WINDOW_FILES
+        self.small.1 + self.here.1 < WINDOW_BYTES && self.small.0 + self.here.0 < WINDOW_FILES
     }
 
     /// Whether nothing is on its way.
     pub fn is_idle(&self) -> bool {
-        self.wants.is_empty()
+        self.small.0 == 0 && self.large == 0
     }
 
     /// Number and bytes of contents that wait to be applied.
@@ -86,90 +104,124 @@ impl Fetch {
 
     /// Notes that a node needs a content.
     pub fn want(&mut self, hash: ContentHash, size: u64, node: NodeId, older: Option<RelPath>) {
-        if !self.wants.contains_key(&hash) {
-            self.asked_bytes += size;
+        if let Some(want) = self.wants.get_mut(&hash) {
+            want.nodes.insert(node);
+            return;
         }
-        let want = self.wants.entry(hash).or_insert_with(|| Want {
-            size,
-            nodes: BTreeSet::new(),
-            older,
-            asked: None,
-            refused: BTreeMap::new(),
-        });
-        want.nodes.insert(node);
+        let want = Want { size, nodes: BTreeSet::from([node]), older, asked: None, refused: BTreeMap::new() };
+        if want.is_small() {
+            self.small = (self.small.0 + 1, self.small.1 + size);
+        }
+        self.wants.insert(hash, want);
     }
 
     /// What to ask, of the peers that are here.
     pub fn ask(&mut self, peers: &[Slot], now_ms: u64) -> Vec<Ask> {
-        let mut small: BTreeMap<Slot, Vec<ContentHash>> = BTreeMap::new();
+        let mut packs: BTreeMap<Slot, Vec<ContentHash>> = BTreeMap::new();
         let mut asks = Vec::new();
         for (hash, want) in &mut self.wants {
-            if want.asked.is_some() {
+            if want.asked.is_some() || (!want.is_small() && self.large >= LARGE_AT_A_TIME) {
                 continue;
             }
             let willing = |peer: &&Slot| want.refused.get(peer).is_none_or(|&since| since + RETRY_MS <= now_ms);
             let Some(&peer) = peers.iter().find(willing) else { continue };
-            want.asked = Some(peer);
-            if want.size <= PACK_LIMIT {
-                small.entry(peer).or_default().push(*hash);
+            if want.is_small() {
+                if want.is_resting() {
+                    self.small = (self.small.0 + 1, self.small.1 + want.size);
+                }
+                packs.entry(peer).or_default().push(*hash);
             } else {
+                self.large += 1;
                 asks.push(Ask::Large { peer, hash: *hash, size: want.size, older: want.older.clone() });
             }
+            want.asked = Some(peer);
         }
-        for (peer, hashes) in small {
+        for (peer, hashes) in packs {
             asks.extend(hashes.chunks(MAX_WANTS).map(|part| Ask::Packs(peer, part.to_vec())));
         }
         asks
     }
 
-    /// When something that was refused may be asked for again.
-    pub fn retry_at(&self) -> Option<u64> {
+    /// When something that was refused may be asked for again, of the peers that are here.
+    pub fn retry_at(&self, peers: &[Slot]) -> Option<u64> {
         let open = self.wants.values().filter(|want| want.asked.is_none());
-        open.flat_map(|want| want.refused.values()).min().map(|since| since + RETRY_MS)
+        let refused = open.flat_map(|want| peers.iter().filter_map(|peer| want.refused.get(peer)));
+        refused.min().map(|since| since + RETRY_MS)
     }
 
     /// A content has come. Gives the nodes that waited for it; none if nobody did.
     pub fn arrived(&mut self, hash: ContentHash, source: Source) -> BTreeSet<NodeId> {
         let Some(want) = self.wants.remove(&hash) else { return BTreeSet::new() };
-        self.asked_bytes -= want.size;
+        self.lighten(&want);
         self.arrived_bytes += want.size;
+        if want.is_small() {
+            self.here = (self.here.0 + 1, self.here.1 + want.size);
+        }
         self.arrived.insert(hash, source);
         want.nodes
     }
 
     /// A peer does not have a content.
     pub fn refused(&mut self, hash: ContentHash, peer: Slot, now_ms: u64) {
-        if let Some(want) = self.wants.get_mut(&hash)
-            && want.asked == Some(peer)
-        {
+        let Some(mut want) = self.wants.remove(&hash) else { return };
+        if want.asked == Some(peer) {
+            self.lighten(&want);
             want.asked = None;
             want.refused.insert(peer, now_ms);
         }
+        self.wants.insert(hash, want);
     }
 
     /// A peer is gone: what was asked of it is to be asked again.
     pub fn lost(&mut self, peer: Slot) {
-        for want in self.wants.values_mut().filter(|want| want.asked == Some(peer)) {
-            want.asked = None;
+        for want in self.wants.values_mut() {
+            let was_resting = want.is_resting();
+            want.refused.remove(&peer);
+            if want.asked == Some(peer) {
+                want.asked = None;
+                if !want.is_small() {
+                    self.large -= 1;
+                } else if want.is_resting() {
+                    self.small = (self.small.0 - 1, self.small.1 - want.size);
+                }
+            } else if was_resting && !want.is_resting() && want.is_small() {
+                self.small = (self.small.0 + 1, self.small.1 + want.size);
+            }
         }
     }
 
-    /// Nobody waits for these nodes' contents any more. Gives contents that came and are not needed.
+    /// Nobody waits for this node's contents any more.
     pub fn forget(&mut self, node: NodeId) {
-        let mut gone = 0;
-        self.wants.retain(|_, want| {
+        let of_node = self.wants.iter().filter(|(_, want)| want.nodes.contains(&node)).map(|(hash, _)| *hash);
+        for hash in of_node.collect::<Vec<_>>() {
+            let mut want = self.wants.remove(&hash).expect("the key was just listed");
             want.nodes.remove(&node);
             if want.nodes.is_empty() {
-                gone += want.size;
+                self.lighten(&want);
+            } else {
+                self.wants.insert(hash, want);
             }
-            !want.nodes.is_empty()
-        });
-        self.asked_bytes -= gone;
+        }
+    }
+
+    /// A want that took room takes none any more.
+    fn lighten(&mut self, want: &Want) {
+        if !want.is_small() {
+            self.large -= usize::from(want.asked.is_some());
+        } else if !want.is_resting() {
+            self.small = (self.small.0 - 1, self.small.1 - want.size);
+        }
+    }
+
+    /// Whether some content is with none of the peers that were asked.
+    pub fn is_stuck(&self) -> bool {
+        self.is_idle() && !self.wants.is_empty()
     }
 
     /// Takes all contents that have come, to be applied.
     pub fn take(&mut self) -> Sources {
         self.arrived_bytes = 0;
+        self.here = (0, 0);
         std::mem::take(&mut self.arrived)
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 use hearth_schemas::ids::NodeId;
-use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, Value};
+use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Stat, join};
 use crate::row::winner;
@@ -316,6 +316,14 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn leaf(&mut self, found: Found, now: &mut Now) -> StoreResult<()> {
         let here = self.state.store.base_at(found.parent.id, &found.name)?;
         let Some(value) = self.read(&found, here.as_ref())? else { return Ok(()) };
+        if found.stat.links > 1 {
+            // Another name of this file changes along with it, and nothing tells of that.
+            for other in self.state.store.bases_with(found.stat.handle)? {
+                if here.as_ref().is_none_or(|here| here.id != other.id) && other.stat != found.stat {
+                    self.looked.more.push(Spot::Entry(other.parent, other.name));
+                }
+            }
+        }
         match here {
             Some(base) if base.class == Class::Leaf => return self.edited(base, found, value, now),
             Some(other) => self.displace(other, now)?,
@@ -383,14 +391,6 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// An entry stands where base has it, with other bytes or attributes.
     fn edited(&mut self, mut base: Base, found: Found, value: Value, now: &mut Now) -> StoreResult<()> {
         base.state = BaseState::Live;
-        if found.stat.links > 1 && base.stat != found.stat {
-            // Another name of this file changes along with it, and nothing tells of that.
-            for other in self.state.store.bases_with(found.stat.handle)? {
-                if other.id != base.id && other.stat != found.stat {
-                    self.looked.more.push(Spot::Entry(other.parent, other.name));
-                }
-            }
-        }
         base.stat = found.stat.clone();
         if base.value == value {
             self.attributes(&mut base, &found.stat, now)?;
@@ -726,6 +726,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 queue.push((child, Flag::WithDirectory));
             }
             for member in &base.members {
+                // Nobody else has the bytes of what was not told to anybody: nothing can bring it back.
+                let untold = member.dots.content.iter().all(|dot| dot.replica == UNNUMBERED);
+                let flag = if base.class == Class::Leaf && untold { Flag::Itself } else { flag };
                 self.state.delete_member(member, flag)?;
             }
             self.state.store.remove_base(base.id)?;
