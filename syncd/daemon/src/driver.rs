@@ -127,21 +127,18 @@ impl Run {
     fn run(mut self, inbox: &Receiver<Command>) {
         let mut busy = true;
         let mut rest_until = 0;
-        let mut stale = true;
         loop {
             let command = if busy && wall_ms() >= rest_until {
                 inbox.try_recv().map_err(|_| RecvTimeoutError::Timeout)
             } else {
-                if stale {
-                    self.take_picture();
-                    stale = false;
-                }
+                self.take_picture();
                 inbox.recv_timeout(self.nap(rest_until))
             };
             match command {
                 Ok(Command::Event(event)) => {
-                    let result = with_now(|now| self.engine.handle(event, now));
-                    self.note(result, &mut rest_until);
+                    if let Err(error) = with_now(|now| self.engine.handle(event, now)) {
+                        self.note(Err(error), &mut rest_until);
+                    }
                     busy = true;
                 }
                 Ok(Command::Question(question)) => {
@@ -157,7 +154,6 @@ impl Run {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            stale = true;
             if self.pictured.is_none_or(|at| at.elapsed() > PICTURE) {
                 self.take_picture();
             }
