@@ -158,8 +158,13 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     staged.insert(placed.id, entry);
                 }
                 Err(Fault::Store(error)) => return Err(error),
-                Err(Fault::Changed | Fault::Early) => {
+                Err(Fault::Early) => {
                     failed.insert(placed.id);
+                }
+                Err(Fault::Changed) => {
+                    // The content is not where it was, though another entry of this plan may have it by now.
+                    failed.insert(placed.id);
+                    self.applied.missed.insert(placed.id);
                 }
                 Err(Fault::Io(error)) => {
                     failed.insert(placed.id);
