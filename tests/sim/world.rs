@@ -410,7 +410,7 @@ impl World {
 
     fn directories_of(&mut self, here: Here, path: &str) {
         for (at, _) in path.match_indices('/') {
-            let dir = path[..at].as_bytes();
+            let dir = &path.as_bytes()[..at];
             if !matches!(self.machines[here.0].disk.tree.look(dir), Ok(Some(_))) {
                 self.must(here, Act::Mkdir(dir.to_vec()));
             }

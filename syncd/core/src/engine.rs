@@ -64,7 +64,7 @@ pub enum Event {
     Arrived(ContentHash, Source),
     /// A peer does not have a content.
     Refused(Slot, ContentHash),
-    /// A large content does not fit on the disk.
+    /// The disk has no room for a content.
     NoRoom(ContentHash),
     /// A person, or a program of theirs, changed a setting here.
     SettingChanged {
@@ -282,7 +282,7 @@ impl<S: Store> Engine<S> {
                 }
             }
             Event::Refused(peer, hash) => self.refused(hash, peer, now)?,
-            Event::NoRoom(hash) => self.no_room(hash, now.wall_ms)?,
+            Event::NoRoom(hash) => self.no_room(hash, now)?,
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
             Event::SettingTold => self.telling = self.telling.saturating_sub(1),
             Event::Paused(paused) => {
@@ -433,14 +433,19 @@ impl<S: Store> Engine<S> {
     }
 
     fn close(&mut self, result: StoreResult<()>) -> StoreResult<()> {
-        match result {
-            Ok(()) => self.state.store.commit(),
+        match result.and_then(|()| self.state.store.commit()) {
+            Ok(()) => Ok(()),
             Err(error) => {
                 self.state.store.rollback();
                 self.state.tree = crate::tree::Tree::load(&self.state.store)?;
                 self.planning = true;
                 self.planned_upto = None;
                 self.sweep();
+                // What the sessions hold in memory may be ahead of the index: the peers begin anew from what it has.
+                let peers: Vec<Slot> = self.sessions.keys().copied().collect();
+                for peer in peers {
+                    self.end(peer, SessionError::IndexFailed);
+                }
                 Err(error)
             }
         }
@@ -768,6 +773,21 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
+    /// A content does not fit on the disk: its nodes wait, and it is tried again by and by.
+    fn no_room(&mut self, hash: ContentHash, now: &Now) -> StoreResult<()> {
+        for node in self.fetch.give_up(&hash) {
+            self.held_back.remove(&node);
+            self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
+            if let Some(target) = self.state.view().target_of(node)? {
+                let dir = self.state.tree.shape().path(target.parent);
+                let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                self.troubles.insert(node, describe(crate::disk::join(&dir, &target.name), &error));
+            }
+        }
+        self.effects.push_back(Effect::StatusChanged);
+        Ok(())
+    }
+
     fn end(&mut self, peer: Slot, error: SessionError) {
         self.sessions.remove(&peer);
         self.fetch.lost(peer);
@@ -829,7 +849,7 @@ impl<S: Store> Engine<S> {
             self.planned_upto = None;
         }
         let (count, bytes) = self.fetch.waiting();
-        let worth = count >= APPLY_EARLY.0 || bytes >= APPLY_EARLY.1 || self.fetch.is_idle();
+        let worth = count >= APPLY_EARLY.0 || bytes >= APPLY_EARLY.1 || self.fetch.is_small_idle();
         let mut nodes: Vec<NodeId> = Vec::new();
         if worth {
             nodes.extend(std::mem::take(&mut self.ready));
@@ -907,7 +927,7 @@ impl<S: Store> Engine<S> {
             // What stood in the way of others may be gone.
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
-        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(|key| nodes_of(key)).collect();
+        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(&nodes_of).collect();
         for (key, problem) in applied.problems {
             let mut nodes = nodes_of(&key);
             if key == NodeId::ROOT {
@@ -972,20 +992,6 @@ impl<S: Store> Engine<S> {
     /// The peers that can be asked for contents.
     fn peers(&self) -> Vec<Slot> {
         self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
-    }
-
-    /// What does not fit waits, and is tried again; the rest goes on.
-    fn no_room(&mut self, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
-        for node in self.fetch.given_up(hash) {
-            let target = self.state.view().target_of(node)?;
-            let path = target.map(|target| join(&self.state.tree.shape().path(target.parent), &target.name));
-            let full = describe(path.unwrap_or_default(), &std::io::ErrorKind::StorageFull.into());
-            self.held_back.remove(&node);
-            self.blocked.insert(node, now_ms + BLOCKED_MS);
-            self.troubles.insert(node, full);
-        }
-        self.effects.push_back(Effect::StatusChanged);
-        Ok(())
     }
 
     fn ask(&mut self, now: &Now) -> bool {
