@@ -31,10 +31,12 @@ fn what_a_person_writes_while_a_change_is_applied_becomes_a_version() {
         world.settle();
         world.machines[desktop.0].disk.ambush(calls, Act::Write("notes.txt".into(), "typed just then".into()));
         world.write(laptop, "notes.txt", "from the laptop");
+        world.run_until_quiet();
+        world.machines[desktop.0].disk.call_off();
         world.settle();
         let listing = world.listing(desktop);
-        assert!(listing.values().any(|text| text == "typed just then"), "{calls}: {listing:?}");
-        world.machines[desktop.0].disk.call_off();
+        let typed = world.oracle.owes("typed just then");
+        assert_eq!(listing.values().any(|text| text == "typed just then"), typed, "{calls}: {listing:?}");
     }
 }
 

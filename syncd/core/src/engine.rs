@@ -11,9 +11,9 @@ use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
 use hearth_schemas::item::{Attributes, Class, Dot, Flag, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
-use crate::apply::{Applied, Applier, Happened, Sources};
+use crate::apply::{Applied, Applier, Happened, Sources, recover};
 use crate::conflict;
-use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat};
+use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat, join};
 use crate::fetch::{Ask, Fetch};
 use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe};
 use crate::plan::{Change, collect, plan};
@@ -79,7 +79,7 @@ pub enum Event {
     SettingTold,
     /// Stop or go on exchanging and applying.
     Paused(bool),
-    /// The rules changed: look at everything.
+    /// The rules are others than when the index was last in use: everything is looked at and planned anew.
     RulesChanged,
 }
 
@@ -189,6 +189,7 @@ pub struct Engine<S> {
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
+    displaced: Vec<StageName>,
     effects: VecDeque<Effect>,
 }
 
@@ -217,6 +218,7 @@ impl<S: Store> Engine<S> {
             flush: 0,
             telling: 0,
             by: String::new(),
+            displaced: Vec::new(),
             effects: VecDeque::new(),
         }
     }
@@ -238,7 +240,11 @@ impl<S: Store> Engine<S> {
                     }
                 }
             }
-            Event::Overflowed | Event::RulesChanged => self.sweep(),
+            Event::Overflowed => self.sweep(),
+            Event::RulesChanged => {
+                self.mark_all()?;
+                self.sweep();
+            }
             Event::Hurry => {
                 self.flush += 1;
                 self.hurry();
@@ -292,7 +298,16 @@ impl<S: Store> Engine<S> {
         self.state.store.begin()?;
         let result = self.work_inner(disk, now);
         let more = *result.as_ref().unwrap_or(&false);
-        self.close(result.map(|_| ()))?;
+        let displaced = std::mem::take(&mut self.displaced);
+        if let Err(error) = self.close(result.map(|_| ())) {
+            // What was done on disk and is not in the index is found as if a person had done it.
+            recover(&mut self.state, disk, now)?;
+            return Err(error);
+        }
+        for name in displaced {
+            // The index finds it in staging, too; the next start moves it.
+            let _ = disk.keep(&name);
+        }
         Ok(more)
     }
 
@@ -381,7 +396,7 @@ impl<S: Store> Engine<S> {
             }
         }
         let kept = self.state.store.kept_holding(hash)?;
-        Ok(kept.map(|kept| Source::Kept(crate::disk::StageName(kept.name))))
+        Ok(kept.map(|kept| Source::Kept(StageName(kept.name))))
     }
 
     /// The conflicts that lie on this disk.
@@ -462,12 +477,30 @@ impl<S: Store> Engine<S> {
         self.effects.push_back(Effect::StatusChanged);
     }
 
+    /// What was left alone by a rule has to be planned when that is lifted.
+    fn mark_all(&mut self) -> StoreResult<()> {
+        let mut after = 0;
+        loop {
+            let rows = self.state.store.rows_after(after, PLAN_NODES)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = *last;
+            for (_, row) in rows {
+                if matches!(row.class, Class::Dir | Class::Leaf) {
+                    self.state.mark_with_siblings(&row)?;
+                }
+            }
+        }
+        self.planning = true;
+        self.planned_upto = None;
+        Ok(())
+    }
+
     fn is_looking(&self) -> bool {
         !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty()
     }
 
     fn can_conclude(&self) -> bool {
-        self.open.is_empty() && (!self.missing.is_empty() || !self.swept)
+        !self.missing.is_empty() || !self.swept
     }
 
     fn stirred(&mut self, paths: &[RelPath], now_ms: u64) -> StoreResult<()> {
@@ -564,7 +597,15 @@ impl<S: Store> Engine<S> {
             touched: BTreeSet::new(),
             looked: Looked::default(),
         };
-        let concluding = spots.is_empty();
+        let mut bearing = Vec::new();
+        if spots.is_empty() {
+            for spot in self.open.keys() {
+                if observer.bears_on_missing(spot)? {
+                    bearing.push(spot.clone());
+                }
+            }
+        }
+        let concluding = spots.is_empty() && bearing.is_empty();
         if concluding {
             if importing {
                 // A first look deletes nothing: what base has and the disk lacks is to be made again.
@@ -578,7 +619,10 @@ impl<S: Store> Engine<S> {
                 observer.conclude(now)?;
             }
         } else {
-            observer.look(spots, now)?;
+            bearing.iter().for_each(|spot| {
+                self.open.remove(spot);
+            });
+            observer.look(spots.into_iter().chain(bearing).collect(), now)?;
         }
         let looked = observer.looked;
         if concluding && looked.more.is_empty() && looked.busy.is_empty() {
@@ -904,6 +948,7 @@ impl<S: Store> Engine<S> {
                 self.waiting.insert(node);
             }
         }
+        self.displaced = applied.displaced;
         if applied.marked {
             self.planning = true;
             self.planned_upto = None;

@@ -206,9 +206,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let base = self.state.store.base_at(parent.id, &name)?;
         let in_play = stat.kind != Kind::Other && self.select.travels(&path, stat.kind == Kind::Dir);
         if !in_play {
-            if let Some(mut base) = base.filter(|base| base.state == BaseState::Live) {
-                base.state = BaseState::Dormant;
-                self.state.store.put_base(&base)?;
+            if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
+                self.put_to_sleep(base)?;
             }
             return Ok(());
         }
@@ -224,6 +223,29 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
         found.push(Found { parent, name, path, stat });
         Ok(())
+    }
+
+    /// An entry is not in play any more, nor is what is below it.
+    fn put_to_sleep(&mut self, base: Base) -> StoreResult<()> {
+        let mut queue = vec![base];
+        while let Some(mut base) = queue.pop() {
+            self.missing.remove(&base.id);
+            queue.extend(self.state.store.base_in(base.id)?);
+            base.state = BaseState::Dormant;
+            self.state.store.put_base(&base)?;
+        }
+        Ok(())
+    }
+
+    /// The base entry whose inode stands at a spot, if it is among the missing; or a directory that nothing is known
+    /// of, in which it may be: whether something is gone cannot be told before these are looked at.
+    pub fn bears_on_missing(&mut self, spot: &Spot) -> StoreResult<bool> {
+        let Spot::Entry(dir, name) = spot else { return Ok(true) };
+        let Some(parent) = self.directory_base(*dir)? else { return Ok(false) };
+        let path = join(&self.path_of(&parent)?, name);
+        let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(false) };
+        let known = self.state.store.bases_with(stat.handle)?;
+        Ok((stat.kind == Kind::Dir && known.is_empty()) || known.iter().any(|base| self.missing.contains_key(&base.id)))
     }
 
     /// Puts back an entry that an interrupted apply had parked.
