@@ -26,9 +26,10 @@ impl Oracle {
     pub fn note(&mut self, machines: &[SimMachine], here: Here, deed: &Deed) {
         for bytes in &deed.destroyed {
             let hash = hash_of(bytes);
-            let elsewhere = machines.iter().enumerate().any(|(i, machine)| {
-                i != here.0 && machine.disk.is_durable() && held(machine).contains(&hash)
-            });
+            let elsewhere = machines
+                .iter()
+                .enumerate()
+                .any(|(i, machine)| i != here.0 && machine.disk.is_durable() && held(machine).contains(&hash));
             if !elsewhere {
                 // It never left this machine: the person's own to do away with.
                 self.owed.remove(&hash);
@@ -99,14 +100,20 @@ fn assert_clean(world: &World) {
     for machine in &world.machines {
         let summary = machine.engine().summary().expect("an index in memory");
         let problems: Vec<_> = machine.engine().problems().collect();
-        assert!(summary.standing.clean, "{} is not clean: {problems:?} {summary:?}\n{}", machine.name, world.describe());
+        assert!(
+            summary.standing.clean,
+            "{} is not clean: {problems:?} {summary:?}\n{}",
+            machine.name,
+            world.describe()
+        );
     }
     for machine in &world.machines {
         let (store, engine) = (&machine.engine().state.store, machine.engine());
         let summary = engine.summary().expect("an index in memory");
         assert_eq!(store.digest(), first.digest(), "digest of {}\n{}", machine.name, world.describe());
         let (known, theirs) = (store.known(), first.known());
-        let same = known.len() == theirs.len() && known.iter().all(|(r, k)| theirs.get(r).is_some_and(|t| t.seq == k.seq));
+        let same =
+            known.len() == theirs.len() && known.iter().all(|(r, k)| theirs.get(r).is_some_and(|t| t.seq == k.seq));
         assert!(same, "{} knows {known:?}, not {theirs:?}\n{}", machine.name, world.describe());
         let peers = world.machines.len() - 1;
         assert_eq!(summary.agreeing.len(), peers, "{} agrees with too few: {summary:?}", machine.name);
@@ -157,7 +164,13 @@ pub(super) fn describe(machine: &SimMachine) -> String {
         if let Some(base) = store.base_of(row.id).expect("an index in memory") {
             line(format!(
                 "    base {:?} in {:?} {:?} {:?} {:?} {:o} {:?}",
-                base.id, base.parent, base.name, base.state, base.stat.handle, base.attributes.mode, base.attributes.mtime
+                base.id,
+                base.parent,
+                base.name,
+                base.state,
+                base.stat.handle,
+                base.attributes.mode,
+                base.attributes.mtime
             ));
             for member in &base.members {
                 line(format!("        member {member:?}"));

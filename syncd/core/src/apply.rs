@@ -314,6 +314,12 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             let path = self.path_of(&base_now)?;
             base.stat = self.disk.set_attributes(&path, &target.attributes)?;
             base.attributes = target.attributes.clone();
+            if base.class == Class::Leaf && base.stat.links > 1 {
+                // The other names of this file have changed along with it.
+                let others =
+                    self.state.store.bases_with(base.stat.handle)?.into_iter().filter(|other| other.id != base.id);
+                self.applied.look.extend(others.map(|other| Spot::Entry(other.parent, other.name)));
+            }
         }
         let before = std::mem::replace(&mut base.members, target.members.clone());
         Ok(self.put_entry(&base, &before)?)
@@ -326,7 +332,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let (before, after) = (nodes(before), nodes(&base.members));
         let mut stirred: Vec<NodeId> = before.difference(&after).copied().collect();
         for &joined in after.difference(&before) {
-            let Some(mut other) = self.state.store.base_of(joined)?.filter(|other| other.id != base.id) else { continue };
+            let Some(mut other) = self.state.store.base_of(joined)?.filter(|other| other.id != base.id) else {
+                continue;
+            };
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
             if other.members.is_empty() {

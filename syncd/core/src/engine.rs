@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
-use hearth_schemas::item::{Attributes, Class, Name, Row, SettingValue, Value};
+use hearth_schemas::item::{Attributes, Class, Dot, Flag, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use crate::apply::{Applied, Applier, Happened, Sources};
@@ -275,7 +275,7 @@ impl<S: Store> Engine<S> {
                     self.ready.insert(node);
                 }
             }
-            Event::Refused(peer, hash) => self.fetch.refused(hash, peer, now.wall_ms),
+            Event::Refused(peer, hash) => self.refused(hash, peer, now)?,
             Event::NoRoom(hash) => self.no_room(hash, now)?,
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
             Event::SettingTold => self.telling = self.telling.saturating_sub(1),
@@ -688,9 +688,43 @@ impl<S: Store> Engine<S> {
             }
             Message::Missing { hashes } => {
                 for hash in hashes {
-                    self.fetch.refused(hash, peer, now.wall_ms);
+                    self.refused(hash, peer, now)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A peer does not have a content that it was asked for.
+    fn refused(&mut self, hash: ContentHash, peer: Slot, now: &mut Now) -> StoreResult<()> {
+        self.fetch.refused(hash, peer, now.wall_ms);
+        for node in self.fetch.hopeless(&hash, &self.peers()) {
+            let Some(target) = self.state.view().target_of(node)? else { continue };
+            let dir = self.state.tree.shape().path(target.parent);
+            let problem = Problem {
+                path: crate::disk::join(&dir, &target.name),
+                what: "no connected device has its content".to_owned(),
+                hint: "connect the device that it was written on".to_owned(),
+                transient: true,
+            };
+            self.troubles.insert(node, problem);
+            self.bury(node)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes for good what was written and deleted here before anybody had its bytes, when its directory is brought
+    /// back by somebody else.
+    fn bury(&mut self, node: NodeId) -> StoreResult<()> {
+        let Some(row) = self.state.store.row(node)? else { return Ok(()) };
+        let own = |dot: &Dot| dot.replica == self.state.replica;
+        if row::all_flagged(&row) && row.content.keys().all(own) {
+            let member = Member { node, dots: all_dots(&row), origin: None };
+            self.state.delete_member(&member, Flag::Itself)?;
+            self.planning = true;
+            self.planned_upto = None;
+            self.held_back.remove(&node);
+            self.fetch.forget(node);
         }
         Ok(())
     }
@@ -747,7 +781,7 @@ impl<S: Store> Engine<S> {
         let unnumbered = !self.state.store.unnumbered()?.is_empty();
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && !self.has_problems() && !self.paused;
-        let only_blocked = self.ready.is_empty() && self.held_back.is_empty() && !self.planning;
+        let only_blocked = self.ready.is_empty() && self.fetch.is_idle() && !self.planning;
         let stuck = !looking && !clean && (self.paused || (only_blocked && self.has_problems()));
         Ok(Standing {
             known: self.state.store.known().clone(),
@@ -849,7 +883,7 @@ impl<S: Store> Engine<S> {
             // What stood in the way of others may be gone.
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
-        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(|key| nodes_of(key)).collect();
+        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(&nodes_of).collect();
         for (key, problem) in applied.problems {
             let mut nodes = nodes_of(&key);
             if key == NodeId::ROOT {
@@ -913,6 +947,25 @@ impl<S: Store> Engine<S> {
     /// The peers that can be asked for contents.
     fn peers(&self) -> Vec<Slot> {
         self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
+    }
+
+    /// The peers that can be asked for contents.
+    fn peers(&self) -> Vec<Slot> {
+        self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
+    }
+
+    /// What does not fit waits, and is tried again; the rest goes on.
+    fn no_room(&mut self, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
+        for node in self.fetch.given_up(hash) {
+            let target = self.state.view().target_of(node)?;
+            let path = target.map(|target| join(&self.state.tree.shape().path(target.parent), &target.name));
+            let full = describe(path.unwrap_or_default(), &std::io::ErrorKind::StorageFull.into());
+            self.held_back.remove(&node);
+            self.blocked.insert(node, now_ms + BLOCKED_MS);
+            self.troubles.insert(node, full);
+        }
+        self.effects.push_back(Effect::StatusChanged);
+        Ok(())
     }
 
     fn ask(&mut self, now: &Now) -> bool {

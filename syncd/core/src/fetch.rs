@@ -225,9 +225,10 @@ impl Fetch {
         }
     }
 
-    /// Whether some content is with none of the peers that were asked.
-    pub fn is_stuck(&self) -> bool {
-        self.is_idle() && !self.wants.is_empty()
+    /// The nodes whose contents none of these peers has, if this content is one of those.
+    pub fn hopeless(&self, hash: &ContentHash, peers: &[Slot]) -> BTreeSet<NodeId> {
+        let hopeless = |want: &&Want| want.is_resting() && peers.iter().all(|peer| want.refused.contains_key(peer));
+        self.wants.get(hash).filter(hopeless).map(|want| want.nodes.clone()).unwrap_or_default()
     }
 
     /// Takes all contents that have come, to be applied.

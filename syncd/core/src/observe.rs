@@ -177,12 +177,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.compare(parent.clone(), name, path, stat, found)?;
             if let Some(known) = known.filter(|known| deep && known.class == Class::Dir && found.len() == before) {
                 self.looked.more.push(Spot::Deep(known.id));
-            } else if deep && let Some(found) = found.get(before).filter(|found| found.stat.kind == Kind::Dir) {
-                if let Some(same) =
+            } else if deep
+                && let Some(found) = found.get(before).filter(|found| found.stat.kind == Kind::Dir)
+                && let Some(same) =
                     self.state.store.base_at(dir, &found.name)?.filter(|b| b.stat.handle == found.stat.handle)
-                {
-                    self.looked.more.push(Spot::Deep(same.id));
-                }
+            {
+                self.looked.more.push(Spot::Deep(same.id));
             }
         }
         for gone in base.into_values() {

@@ -504,8 +504,9 @@ fn fill_from_older(
     out: &File,
 ) -> io::Result<Vec<(u64, u64)>> {
     let older = disk.open_source(&Source::Copy(older))?;
-    let length = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
-    let own = cut(older.try_clone()?, length, key)?;
+    // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
+    let wanted_len = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
+    let own = cut(older.try_clone()?, wanted_len, key)?;
     let mut missing = Vec::new();
     let mut block = vec![0; BLOCK];
     for part in assemble(list, &own) {

@@ -165,7 +165,7 @@ impl Home {
     }
 
     /// Opens index and disk, starts the engine and the network.
-    pub async fn begin(begin: Begin<'_>) -> anyhow::Result<Self> {
+    pub fn begin(begin: Begin<'_>) -> anyhow::Result<Self> {
         let Begin { paths, membership, activity, preferences } = begin;
         let membership = Arc::new(membership);
         let keys = membership.keys();

@@ -590,11 +590,18 @@ mod tests {
             3..=5 => {
                 let entry = base(a + 1, b, name);
                 // Two entries never have one name for longer than a step; the index need not say which it tells.
-                let taken = store.base_at(entry.parent, &entry.name).expect("read").is_some_and(|other| other.id != entry.id);
+                let taken =
+                    store.base_at(entry.parent, &entry.name).expect("read").is_some_and(|other| other.id != entry.id);
                 if taken { Ok(()) } else { store.put_base(&entry) }
             }
             6 => store.remove_base(node(a + 1)),
-            7 => if b % 2 == 0 { store.mark(node(a)) } else { store.unmark(node(a)) },
+            7 => {
+                if b % 2 == 0 {
+                    store.mark(node(a))
+                } else {
+                    store.unmark(node(a))
+                }
+            }
             8 => {
                 let known = BTreeMap::from([(ReplicaId(a + 1), Known { seq: b + 1, nonce: dice.below(99) })]);
                 store.set_known(known).and_then(|()| store.set_cursor(ReplicaId(a + 1), b))
@@ -615,8 +622,7 @@ mod tests {
             format!("{:?}", store.values("key/")),
             format!("{:?}", store.directories()),
         ];
-        let order: Vec<NodeId> =
-            store.rows_after(0, 100).expect("read").into_iter().map(|(_, row)| row.id).collect();
+        let order: Vec<NodeId> = store.rows_after(0, 100).expect("read").into_iter().map(|(_, row)| row.id).collect();
         out.push(format!("{order:?}"));
         for id in 0..9 {
             let id = node(id);
