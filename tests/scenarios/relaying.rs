@@ -5,7 +5,7 @@ use hearth_tests::sim::World;
 #[test]
 fn a_machine_passes_on_what_it_knows_of_others() {
     let mut world = World::new(41);
-    let [laptop, server, desktop] = world.paired(["laptop", "server", "desktop"]);
+    let [laptop, _, desktop] = world.paired(["laptop", "server", "desktop"]);
     world.part(laptop, desktop);
     world.write(laptop, "a/notes.txt", "by way of the server");
     world.run_until_quiet();

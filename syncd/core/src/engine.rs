@@ -949,25 +949,6 @@ impl<S: Store> Engine<S> {
         self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
     }
 
-    /// The peers that can be asked for contents.
-    fn peers(&self) -> Vec<Slot> {
-        self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
-    }
-
-    /// What does not fit waits, and is tried again; the rest goes on.
-    fn no_room(&mut self, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
-        for node in self.fetch.given_up(hash) {
-            let target = self.state.view().target_of(node)?;
-            let path = target.map(|target| join(&self.state.tree.shape().path(target.parent), &target.name));
-            let full = describe(path.unwrap_or_default(), &std::io::ErrorKind::StorageFull.into());
-            self.held_back.remove(&node);
-            self.blocked.insert(node, now_ms + BLOCKED_MS);
-            self.troubles.insert(node, full);
-        }
-        self.effects.push_back(Effect::StatusChanged);
-        Ok(())
-    }
-
     fn ask(&mut self, now: &Now) -> bool {
         let asks = self.fetch.ask(&self.peers(), now.wall_ms);
         let asked = !asks.is_empty();
