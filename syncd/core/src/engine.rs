@@ -13,9 +13,9 @@ use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use crate::apply::{Applied, Applier, Happened, Sources, recover};
 use crate::conflict;
-use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat, join};
+use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe};
+use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe, put_to_sleep};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -242,6 +242,7 @@ impl<S: Store> Engine<S> {
             }
             Event::Overflowed => self.sweep(),
             Event::RulesChanged => {
+                self.sleep_excluded()?;
                 self.mark_all()?;
                 self.sweep();
             }
@@ -475,6 +476,22 @@ impl<S: Store> Engine<S> {
         self.swept = false;
         self.queue.push_back(Spot::Deep(NodeId::ROOT));
         self.effects.push_back(Effect::StatusChanged);
+    }
+
+    /// What the rules exclude on this machine is not in play, whatever becomes of it.
+    fn sleep_excluded(&mut self) -> StoreResult<()> {
+        let mut dirs = vec![NodeId::ROOT];
+        while let Some(dir) = dirs.pop() {
+            for base in self.state.store.base_in(dir)? {
+                let is_dir = base.class == Class::Dir;
+                if !self.select.travels(&base_path(&self.state.store, &base)?, is_dir) {
+                    put_to_sleep(&mut self.state.store, &mut self.missing, base)?;
+                } else if is_dir {
+                    dirs.push(base.id);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What was left alone by a rule has to be planned when that is lifted.

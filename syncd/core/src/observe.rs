@@ -207,7 +207,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let in_play = stat.kind != Kind::Other && self.select.travels(&path, stat.kind == Kind::Dir);
         if !in_play {
             if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
-                self.put_to_sleep(base)?;
+                put_to_sleep(&mut self.state.store, self.missing, base)?;
             }
             return Ok(());
         }
@@ -222,18 +222,6 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             return Ok(());
         }
         found.push(Found { parent, name, path, stat });
-        Ok(())
-    }
-
-    /// An entry is not in play any more, nor is what is below it.
-    fn put_to_sleep(&mut self, base: Base) -> StoreResult<()> {
-        let mut queue = vec![base];
-        while let Some(mut base) = queue.pop() {
-            self.missing.remove(&base.id);
-            queue.extend(self.state.store.base_in(base.id)?);
-            base.state = BaseState::Dormant;
-            self.state.store.put_base(&base)?;
-        }
         Ok(())
     }
 
@@ -837,6 +825,18 @@ enum Presence {
     Here,
     Absent,
     Unknown,
+}
+
+/// Takes an entry, and what is below it, out of play: its dots are kept for the day it is seen again.
+pub fn put_to_sleep<S: Store>(store: &mut S, missing: &mut Missing, base: Base) -> StoreResult<()> {
+    let mut queue = vec![base];
+    while let Some(mut base) = queue.pop() {
+        missing.remove(&base.id);
+        queue.extend(store.base_in(base.id)?);
+        base.state = BaseState::Dormant;
+        store.put_base(&base)?;
+    }
+    Ok(())
 }
 
 /// The base entry of the root, which is never stored.
