@@ -33,11 +33,8 @@ pub(super) async fn wait(home: &Arc<Home>, paths: &Paths, barrier: Barrier) -> A
         loop {
             let picture = pictures.borrow_and_update().clone();
             match judge(home, &picture, &required, &barrier, token) {
-                // What is not watched may have changed unseen: agreement cannot be told.
-                Verdict::Agreed if home.watcher.problems().is_empty() => {
-                    return Ok(json!({ "agreed": true, "blocked": [] }));
-                }
-                Verdict::Agreed | Verdict::Stuck => {
+                Verdict::Agreed => return Ok(json!({ "agreed": true, "blocked": [] })),
+                Verdict::Stuck => {
                     let revoked = home.membership.slot().is_none();
                     return Ok(json!({ "agreed": false, "blocked": blocked(home, paths, &picture, revoked) }));
                 }
