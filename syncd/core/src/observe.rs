@@ -186,7 +186,29 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             }
         }
         for gone in base.into_values() {
-            self.miss(gone);
+            if gone.state == BaseState::Dormant {
+                self.wake_absent(gone)?;
+            } else {
+                self.miss(gone);
+            }
+        }
+        Ok(())
+    }
+
+    /// What went while it was excluded, and is not excluded any more, is made again: its absence says nothing.
+    fn wake_absent(&mut self, gone: Base) -> StoreResult<()> {
+        let path = self.path_of(&gone)?;
+        if !self.select.travels(&path, gone.class == Class::Dir) {
+            return Ok(());
+        }
+        let mut queue = vec![gone];
+        while let Some(base) = queue.pop() {
+            queue.extend(self.state.store.base_in(base.id)?);
+            self.state.store.remove_base(base.id)?;
+            for member in base.members {
+                self.state.store.mark(member.node)?;
+            }
+            self.looked.changes += 1;
         }
         Ok(())
     }
