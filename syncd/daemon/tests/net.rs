@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 /// Longer than anything here takes, on a busy machine.
-const LONG: Duration = Duration::from_secs(40);
+const LONG: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_devices_meet_and_a_stream_arrives_whole() {
@@ -28,7 +28,7 @@ async fn two_devices_meet_and_a_stream_arrives_whole() {
     let (mut one, mut two) = (world.start(0), world.start(1));
     let (there, here) = tokio::join!(one.peer(), two.peer());
     assert_eq!((there.slot, there.opener, here.slot, here.opener), (two.slot, true, one.slot, false));
-    send_and_compare(&there.connection, &here.connection, 64 << 20).await;
+    send_and_compare(&there.connection, &here.connection, 16 << 20).await;
     send_and_compare(&here.connection, &there.connection, 1 << 20).await;
 
     let path = one.network.path(two.slot);
@@ -136,7 +136,7 @@ async fn a_device_that_starts_again_is_met_again_at_once() {
 async fn a_relay_with_another_key_than_the_pinned_one_is_refused() {
     let world = World::new().await;
     let wrong = RelayAddress { key: Some([3; 32]), ..world.relay.address.clone() };
-    assert!(matches!(Anonymous::connect(&wrong, false).await, Err(RelayError::Unreachable(_))));
+    assert!(matches!(Anonymous::connect(&wrong, false).await, Err(RelayError::WrongKey { .. })));
     let (_account, account) = watch::channel(Arc::new(world.account.clone()));
     let (network, mut events) = Network::start(vec![wrong], world.identity(0), account, 0).expect("started");
     let first = timeout(LONG, events.recv()).await.expect("in time");
