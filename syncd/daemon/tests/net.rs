@@ -28,7 +28,7 @@ async fn two_devices_meet_and_a_stream_arrives_whole() {
     let (mut one, mut two) = (world.start(0), world.start(1));
     let (there, here) = tokio::join!(one.peer(), two.peer());
     assert_eq!((there.slot, there.opener, here.slot, here.opener), (two.slot, true, one.slot, false));
-    send_and_compare(&there.connection, &here.connection, 16 << 20).await;
+    send_and_compare(&there.connection, &here.connection, 2 << 20).await;
     send_and_compare(&here.connection, &there.connection, 1 << 20).await;
 
     let path = one.network.path(two.slot);
