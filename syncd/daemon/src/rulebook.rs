@@ -53,8 +53,11 @@ impl Select for Shared {
 impl Rulebook {
     /// Reads the drop-ins; a wrong one is left out and told in the log.
     pub fn open(paths: &Paths) -> Self {
-        let inside = |path: &&Path| path.strip_prefix(&paths.home).ok().map(|p| p.as_os_str().as_bytes().to_vec());
-        let own_dirs: Vec<Vec<u8>> = paths.own().iter().filter_map(inside).filter(|path| !path.is_empty()).collect();
+        let inside = |path: &Path| path.strip_prefix(&paths.home).ok().map(|p| p.as_os_str().as_bytes().to_vec());
+        let own = paths.own().into_iter().map(Path::to_owned).chain([paths.home.join(crate::disk::NEAR)]);
+        let own: Vec<PathBuf> = own.collect();
+        let own_dirs: Vec<Vec<u8>> =
+            own.iter().filter_map(|path| inside(path)).filter(|path| !path.is_empty()).collect();
         let mut dropins = Vec::new();
         for text in read_dropins(&[PathBuf::from("/etc/hearth/policy.d"), paths.config.join("policy.d")]) {
             match HomeRules::new(Vec::new(), Vec::new(), vec![text.clone()], "") {
