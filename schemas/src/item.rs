@@ -292,7 +292,8 @@ impl Row {
             return Err(RowError::Stamp);
         }
         let tree = matches!(self.class, Class::Dir | Class::Leaf);
-        if !tree && !(self.place.is_empty() && self.meta.is_empty()) {
+        let without_tree = self.place.is_empty() && self.meta.is_empty();
+        if !(tree || without_tree) {
             return Err(RowError::WrongClass);
         }
         for place in self.place.values() {

@@ -1,3 +1,11 @@
 //! Short stories on the simulator, one file per promise to the person.
 
 mod basics;
+mod conflicts;
+mod crashes;
+mod directories;
+mod hardship;
+mod joining;
+mod kinds;
+mod relaying;
+mod selection;

@@ -79,6 +79,8 @@ pub struct SimDisk {
     pub full: bool,
     /// In so many cases of a hundred, a changing call fails.
     pub failing: usize,
+    /// A call has failed.
+    pub has_failed: bool,
     /// The root is not the directory that it was.
     pub root_lost: bool,
     /// Number of changing calls that the daemon made.
@@ -100,6 +102,7 @@ impl SimDisk {
             deeds: Vec::new(),
             full: false,
             failing: 0,
+            has_failed: false,
             root_lost: false,
             changes: 0,
             watches: BTreeMap::new(),
@@ -334,6 +337,7 @@ impl SimDisk {
             *left -= 1;
         }
         if self.failing > 0 && self.chance.percent(self.failing) {
+            self.has_failed = true;
             let kind = *self.chance.pick(&[ErrorKind::Other, ErrorKind::StorageFull]).expect("two kinds");
             return Err(kind.into());
         }

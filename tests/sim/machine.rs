@@ -10,7 +10,7 @@ use syncd_core::apply::recover;
 use syncd_core::engine::{Effect, Engine, Event};
 use syncd_core::select::Select;
 use syncd_core::state::{Now, State};
-use syncd_core::store::{MemoryStore, StoreResult};
+use syncd_core::store::{MemoryStore, Store, StoreResult};
 
 use super::chance::Chance;
 use super::disk::{Crash, SimDisk};
@@ -36,7 +36,10 @@ pub struct SimMachine {
     pub excluded: BTreeSet<Vec<u8>>,
     /// Down until then; `None` while it is up.
     pub down_until: Option<u64>,
+    /// Whether records of its history were lost with its index.
+    pub forgot_history: bool,
     engine: Option<Engine<MemoryStore>>,
+    rules: Option<BTreeSet<Vec<u8>>>,
     store: MemoryStore,
     first: bool,
     how: Crash,
@@ -67,7 +70,9 @@ impl SimMachine {
             sightless: 0,
             excluded: BTreeSet::new(),
             down_until: Some(u64::MAX),
+            forgot_history: false,
             engine: None,
+            rules: None,
             store: MemoryStore::default(),
             first,
             how: Crash::Kill,
@@ -114,7 +119,12 @@ impl SimMachine {
         let mut now = Now { wall_ms, random: &mut random };
         let mut state = State::open(store, device, &self.name, self.first, &mut now).expect("an index in memory");
         recover(&mut state, &mut self.disk, &mut now).expect("an index in memory");
-        self.engine = Some(Engine::new(state, Box::new(Excluding(self.excluded.clone()))));
+        let mut engine = Engine::new(state, Box::new(Excluding(self.excluded.clone())));
+        if self.rules.as_ref().is_some_and(|rules| *rules != self.excluded) {
+            engine.handle(Event::RulesChanged, &mut now).expect("an index in memory");
+        }
+        self.rules = Some(self.excluded.clone());
+        self.engine = Some(engine);
         self.down_until = None;
         self.rest_until = 0;
     }
@@ -141,6 +151,7 @@ impl SimMachine {
         assert!(self.engine.is_none(), "the daemon is down");
         self.store = MemoryStore::default();
         self.first = false;
+        self.forgot_history = true;
     }
 
     /// A copy of the index, as a backup has it. The daemon is down.
@@ -149,10 +160,17 @@ impl SimMachine {
         self.store.clone()
     }
 
+    /// Whether the index can name a displaced content, so that a person finds it.
+    pub fn knows_kept(&self, name: &str) -> bool {
+        let store = self.engine.as_ref().map_or(&self.store, |engine| &engine.state.store);
+        self.forgot_history || store.kept(name).is_ok_and(|kept| kept.is_some())
+    }
+
     /// Puts a copy of the index back.
     pub fn restore_index(&mut self, store: MemoryStore) {
         assert!(self.engine.is_none(), "the daemon is down");
         self.store = store;
+        self.forgot_history = true;
     }
 
     /// Tells the engine what happened.

@@ -260,7 +260,7 @@ impl World {
                     self.serve(here, at(peer), hash, source);
                 }
             }
-            Effect::Setting { .. } => {}
+            Effect::Setting { .. } => self.machines[here.0].handle(Event::SettingTold, self.now_ms),
             Effect::Watch(_) | Effect::Drain(..) | Effect::Did(..) | Effect::StatusChanged => {
                 unreachable!("a machine sees to these itself")
             }
@@ -410,7 +410,7 @@ impl World {
 
     fn directories_of(&mut self, here: Here, path: &str) {
         for (at, _) in path.match_indices('/') {
-            let dir = path[..at].as_bytes();
+            let dir = &path.as_bytes()[..at];
             if !matches!(self.machines[here.0].disk.tree.look(dir), Ok(Some(_))) {
                 self.must(here, Act::Mkdir(dir.to_vec()));
             }

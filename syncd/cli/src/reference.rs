@@ -7,7 +7,8 @@ use clap::CommandFactory;
 
 use crate::args::Arguments;
 
-const HEAD: &str = "# The command line\n\nMade from the program's own help; `HEARTH_BLESS=1 cargo test -p hearth` writes it anew.\n";
+const HEAD: &str =
+    "# The command line\n\nMade from the program's own help; `HEARTH_BLESS=1 cargo test -p hearth` writes it anew.\n";
 
 fn reference() -> String {
     let mut text = HEAD.to_owned();

@@ -33,6 +33,8 @@ pub struct Applied {
     pub changed: Vec<(RelPath, Happened)>,
     /// Directories that came into being or have another path, to be watched.
     pub watch: Vec<(NodeId, RelPath)>,
+    /// Names in staging of what was displaced; they go into history once the index has them.
+    pub displaced: Vec<StageName>,
     /// Whether further nodes were marked: their directory is another entry of this disk than before.
     pub marked: bool,
     /// Directories that were moved, each with the path that it had.
@@ -158,8 +160,13 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     staged.insert(placed.id, entry);
                 }
                 Err(Fault::Store(error)) => return Err(error),
-                Err(Fault::Changed | Fault::Early) => {
+                Err(Fault::Early) => {
                     failed.insert(placed.id);
+                }
+                Err(Fault::Changed) => {
+                    // The content is not where it was, though another entry of this plan may have it by now.
+                    failed.insert(placed.id);
+                    self.applied.missed.insert(placed.id);
                 }
                 Err(Fault::Io(error)) => {
                     failed.insert(placed.id);
@@ -202,6 +209,16 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn mkdir(&mut self, placed: &Placed) -> Result<(), Fault> {
+        if let Some((residue, stat)) = self.residue_at(placed)? {
+            // A directory that was left for what is not ours in it: it is wanted again.
+            for child in self.state.store.base_in(residue.id)? {
+                self.state.store.remove_base(child.id)?;
+            }
+            self.state.store.remove_base(residue.id)?;
+            self.put_entry(&new_base(placed, stat), &[])?;
+            self.applied.look.push(Spot::Listing(placed.id));
+            return Ok(());
+        }
         let path = self.free_path(placed)?;
         self.widening(placed.parent, |disk| disk.mkdir(&path).map(|_| ()))?;
         // Writable until its own children are in it; `settle_directories` gives it its attributes.
@@ -210,6 +227,15 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.applied.watch.push((placed.id, path.clone()));
         self.applied.changed.push((path, Happened::Created));
         Ok(())
+    }
+
+    fn residue_at(&mut self, placed: &Placed) -> Result<Option<(Base, Stat)>, Fault> {
+        let base = self.state.store.base_at(placed.parent, &placed.target.name)?;
+        let Some(base) = base.filter(|base| base.class == Class::Dir && base.state == BaseState::Dormant) else {
+            return Ok(None);
+        };
+        let path = self.path_of(&base)?;
+        Ok(self.disk.stat(&path)?.filter(|stat| stat.kind == Kind::Dir).map(|stat| (base, stat)))
     }
 
     fn park(&mut self, id: NodeId) -> Result<(), Fault> {
@@ -314,6 +340,12 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             let path = self.path_of(&base_now)?;
             base.stat = self.disk.set_attributes(&path, &target.attributes)?;
             base.attributes = target.attributes.clone();
+            if base.class == Class::Leaf && base.stat.links > 1 {
+                // The other names of this file have changed along with it.
+                let others =
+                    self.state.store.bases_with(base.stat.handle)?.into_iter().filter(|other| other.id != base.id);
+                self.applied.look.extend(others.map(|other| Spot::Entry(other.parent, other.name)));
+            }
         }
         let before = std::mem::replace(&mut base.members, target.members.clone());
         Ok(self.put_entry(&base, &before)?)
@@ -331,7 +363,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             };
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
-            if other.members.is_empty() {
+            if other.members.is_empty() && other.state == BaseState::Dormant {
+                self.state.store.remove_base(other.id)?;
+            } else if other.members.is_empty() {
                 self.state.store.mark(other.id)?;
                 self.applied.marked = true;
             }
@@ -416,7 +450,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn keep(&mut self, name: &StageName, base: &Base, path: &[u8], cause: &str, now: &Now) -> Result<(), Fault> {
-        self.disk.keep(name)?;
+        self.applied.displaced.push(name.clone());
         self.state.store.put_kept(&Kept {
             name: name.0.clone(),
             path: path.to_vec(),
@@ -548,10 +582,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 }
 
-/// Tidies staging after a run that did not end well: what is held elsewhere too goes, all else goes into history.
+/// Tidies staging after a run that did not end well.
 ///
-/// A name in staging may hold what was to be put in place, or what was displaced and not yet moved into history; the
-/// content tells. Parked entries are put back by [`crate::observe`].
+/// A name in staging may hold what was to be put in place, or what was displaced. What the index knows as displaced
+/// goes into history; what base still has at a name that is free goes back there; what is held elsewhere too goes;
+/// all else goes into history as recovered. Parked entries are put back by [`crate::observe`].
 pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut Now) -> StoreResult<()> {
     let Ok(left) = disk.staged() else { return Ok(()) };
     if left.is_empty() {
@@ -559,26 +594,49 @@ pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut 
     }
     state.store.begin()?;
     for (name, stat) in left {
-        let Ok((hash, size)) = disk.hash_staged(&name) else { continue };
-        let held = !state.store.base_holding(hash)?.is_empty() || state.store.kept_holding(hash)?.is_some();
-        if held || size == 0 {
-            // Left for the next start if it cannot be removed.
-            let _ = disk.discard(&name);
-        } else if disk.keep(&name).is_ok() {
-            let value = Value::File { hash, size };
-            let attributes = Attributes { mode: stat.mode, mtime: stat.mtime, ..Attributes::default() };
-            state.store.put_kept(&Kept {
-                path: name.0.as_bytes().to_vec(),
-                name: name.0,
-                time_ms: now.wall_ms,
-                device: state.device_name.clone(),
-                value,
-                attributes,
-                cause: "recovered".to_owned(),
-            })?;
+        // What cannot be done is left for the next start.
+        if state.store.kept(&name.0)?.is_some() {
+            let _ = disk.keep(&name);
+        } else if !put_back(&state.store, disk, &name, &stat)? {
+            let Ok((hash, size)) = disk.hash_staged(&name) else { continue };
+            if size == 0 || is_held(&state.store, disk, hash)? {
+                let _ = disk.discard(&name);
+            } else if disk.keep(&name).is_ok() {
+                state.store.put_kept(&Kept {
+                    path: name.0.as_bytes().to_vec(),
+                    name: name.0,
+                    time_ms: now.wall_ms,
+                    device: state.device_name.clone(),
+                    value: Value::File { hash, size },
+                    attributes: Attributes { mode: stat.mode, mtime: stat.mtime, ..Attributes::default() },
+                    cause: "recovered".to_owned(),
+                })?;
+            }
         }
     }
     state.store.commit()
+}
+
+/// Puts a displaced file back where base has it, if nothing stands there.
+fn put_back<S: Store, D: Disk>(store: &S, disk: &mut D, name: &StageName, stat: &Stat) -> StoreResult<bool> {
+    for base in store.bases_with(stat.handle)? {
+        let path = base_path(store, &base)?;
+        if matches!(disk.stat(&path), Ok(None)) && disk.unstage(name, &path).is_ok() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a content lies on this disk, in its tree or in history, and not only by what base says.
+fn is_held<S: Store, D: Disk>(store: &S, disk: &mut D, hash: ContentHash) -> StoreResult<bool> {
+    for base in store.base_holding(hash)? {
+        let path = base_path(store, &base)?;
+        if matches!(disk.stat(&path), Ok(Some(stat)) if same_file(&stat, &base.stat)) {
+            return Ok(true);
+        }
+    }
+    Ok(store.kept_holding(hash)?.is_some())
 }
 
 /// A name in staging, which is also the version that a person restores by if something displaced ends up there.

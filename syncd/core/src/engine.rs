@@ -8,14 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
-use hearth_schemas::item::{Attributes, Class, Name, Row, SettingValue, Value};
+use hearth_schemas::item::{Attributes, Class, Dot, Flag, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
-use crate::apply::{Applied, Applier, Happened, Sources};
+use crate::apply::{Applied, Applier, Happened, Sources, recover};
 use crate::conflict;
-use crate::disk::{Disk, Handle, Kind, RelPath, Source, Stat, join};
+use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe};
+use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe, put_to_sleep};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -64,7 +64,7 @@ pub enum Event {
     Arrived(ContentHash, Source),
     /// A peer does not have a content.
     Refused(Slot, ContentHash),
-    /// A large content does not fit on the disk.
+    /// The disk has no room for a content.
     NoRoom(ContentHash),
     /// A person, or a program of theirs, changed a setting here.
     SettingChanged {
@@ -79,7 +79,7 @@ pub enum Event {
     SettingTold,
     /// Stop or go on exchanging and applying.
     Paused(bool),
-    /// The rules changed: look at everything.
+    /// The rules are others than when the index was last in use: everything is looked at and planned anew.
     RulesChanged,
 }
 
@@ -189,6 +189,7 @@ pub struct Engine<S> {
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
+    displaced: Vec<StageName>,
     effects: VecDeque<Effect>,
 }
 
@@ -217,6 +218,7 @@ impl<S: Store> Engine<S> {
             flush: 0,
             telling: 0,
             by: String::new(),
+            displaced: Vec::new(),
             effects: VecDeque::new(),
         }
     }
@@ -238,7 +240,12 @@ impl<S: Store> Engine<S> {
                     }
                 }
             }
-            Event::Overflowed | Event::RulesChanged => self.sweep(),
+            Event::Overflowed => self.sweep(),
+            Event::RulesChanged => {
+                self.sleep_excluded()?;
+                self.mark_all()?;
+                self.sweep();
+            }
             Event::Hurry => {
                 self.flush += 1;
                 self.hurry();
@@ -275,8 +282,8 @@ impl<S: Store> Engine<S> {
                     self.ready.insert(node);
                 }
             }
-            Event::Refused(peer, hash) => self.fetch.refused(hash, peer, now.wall_ms),
-            Event::NoRoom(hash) => self.no_room(hash, now.wall_ms)?,
+            Event::Refused(peer, hash) => self.refused(hash, peer, now)?,
+            Event::NoRoom(hash) => self.no_room(hash, now)?,
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
             Event::SettingTold => self.telling = self.telling.saturating_sub(1),
             Event::Paused(paused) => {
@@ -292,7 +299,16 @@ impl<S: Store> Engine<S> {
         self.state.store.begin()?;
         let result = self.work_inner(disk, now);
         let more = *result.as_ref().unwrap_or(&false);
-        self.close(result.map(|_| ()))?;
+        let displaced = std::mem::take(&mut self.displaced);
+        if let Err(error) = self.close(result.map(|_| ())) {
+            // What was done on disk and is not in the index is found as if a person had done it.
+            recover(&mut self.state, disk, now)?;
+            return Err(error);
+        }
+        for name in displaced {
+            // The index finds it in staging, too; the next start moves it.
+            let _ = disk.keep(&name);
+        }
         Ok(more)
     }
 
@@ -381,7 +397,7 @@ impl<S: Store> Engine<S> {
             }
         }
         let kept = self.state.store.kept_holding(hash)?;
-        Ok(kept.map(|kept| Source::Kept(crate::disk::StageName(kept.name))))
+        Ok(kept.map(|kept| Source::Kept(StageName(kept.name))))
     }
 
     /// The conflicts that lie on this disk.
@@ -418,14 +434,19 @@ impl<S: Store> Engine<S> {
     }
 
     fn close(&mut self, result: StoreResult<()>) -> StoreResult<()> {
-        match result {
-            Ok(()) => self.state.store.commit(),
+        match result.and_then(|()| self.state.store.commit()) {
+            Ok(()) => Ok(()),
             Err(error) => {
                 self.state.store.rollback();
                 self.state.tree = crate::tree::Tree::load(&self.state.store)?;
                 self.planning = true;
                 self.planned_upto = None;
                 self.sweep();
+                // What the sessions hold in memory may be ahead of the index: the peers begin anew from what it has.
+                let peers: Vec<Slot> = self.sessions.keys().copied().collect();
+                for peer in peers {
+                    self.end(peer, SessionError::IndexFailed);
+                }
                 Err(error)
             }
         }
@@ -457,12 +478,46 @@ impl<S: Store> Engine<S> {
         self.effects.push_back(Effect::StatusChanged);
     }
 
+    /// What the rules exclude on this machine is not in play, whatever becomes of it.
+    fn sleep_excluded(&mut self) -> StoreResult<()> {
+        let mut dirs = vec![NodeId::ROOT];
+        while let Some(dir) = dirs.pop() {
+            for base in self.state.store.base_in(dir)? {
+                let is_dir = base.class == Class::Dir;
+                if !self.select.travels(&base_path(&self.state.store, &base)?, is_dir) {
+                    put_to_sleep(&mut self.state.store, &mut self.missing, base)?;
+                } else if is_dir {
+                    dirs.push(base.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was left alone by a rule has to be planned when that is lifted.
+    fn mark_all(&mut self) -> StoreResult<()> {
+        let mut after = 0;
+        loop {
+            let rows = self.state.store.rows_after(after, PLAN_NODES)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = *last;
+            for (_, row) in rows {
+                if matches!(row.class, Class::Dir | Class::Leaf) {
+                    self.state.mark_with_siblings(&row)?;
+                }
+            }
+        }
+        self.planning = true;
+        self.planned_upto = None;
+        Ok(())
+    }
+
     fn is_looking(&self) -> bool {
         !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty()
     }
 
     fn can_conclude(&self) -> bool {
-        self.open.is_empty() && (!self.missing.is_empty() || !self.swept)
+        !self.missing.is_empty() || !self.swept
     }
 
     fn stirred(&mut self, paths: &[RelPath], now_ms: u64) -> StoreResult<()> {
@@ -559,7 +614,15 @@ impl<S: Store> Engine<S> {
             touched: BTreeSet::new(),
             looked: Looked::default(),
         };
-        let concluding = spots.is_empty();
+        let mut bearing = Vec::new();
+        if spots.is_empty() {
+            for spot in self.open.keys() {
+                if observer.bears_on_missing(spot)? {
+                    bearing.push(spot.clone());
+                }
+            }
+        }
+        let concluding = spots.is_empty() && bearing.is_empty();
         if concluding {
             if importing {
                 // A first look deletes nothing: what base has and the disk lacks is to be made again.
@@ -573,7 +636,10 @@ impl<S: Store> Engine<S> {
                 observer.conclude(now)?;
             }
         } else {
-            observer.look(spots, now)?;
+            bearing.iter().for_each(|spot| {
+                self.open.remove(spot);
+            });
+            observer.look(spots.into_iter().chain(bearing).collect(), now)?;
         }
         let looked = observer.looked;
         if concluding && looked.more.is_empty() && looked.busy.is_empty() {
@@ -683,10 +749,59 @@ impl<S: Store> Engine<S> {
             }
             Message::Missing { hashes } => {
                 for hash in hashes {
-                    self.fetch.refused(hash, peer, now.wall_ms);
+                    self.refused(hash, peer, now)?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A peer does not have a content that it was asked for.
+    fn refused(&mut self, hash: ContentHash, peer: Slot, now: &mut Now) -> StoreResult<()> {
+        self.fetch.refused(hash, peer, now.wall_ms);
+        for node in self.fetch.hopeless(&hash, &self.peers()) {
+            let Some(target) = self.state.view().target_of(node)? else { continue };
+            let dir = self.state.tree.shape().path(target.parent);
+            let problem = Problem {
+                path: crate::disk::join(&dir, &target.name),
+                what: "no connected device has its content".to_owned(),
+                hint: "connect the device that it was written on".to_owned(),
+                transient: true,
+            };
+            self.troubles.insert(node, problem);
+            self.bury(node)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes for good what was written and deleted here before anybody had its bytes, when its directory is brought
+    /// back by somebody else.
+    fn bury(&mut self, node: NodeId) -> StoreResult<()> {
+        let Some(row) = self.state.store.row(node)? else { return Ok(()) };
+        let own = |dot: &Dot| dot.replica == self.state.replica;
+        if row::all_flagged(&row) && row.content.keys().all(own) {
+            let member = Member { node, dots: all_dots(&row), origin: None };
+            self.state.delete_member(&member, Flag::Itself)?;
+            self.planning = true;
+            self.planned_upto = None;
+            self.held_back.remove(&node);
+            self.fetch.forget(node);
+        }
+        Ok(())
+    }
+
+    /// A content does not fit on the disk: its nodes wait, and it is tried again by and by.
+    fn no_room(&mut self, hash: ContentHash, now: &Now) -> StoreResult<()> {
+        for node in self.fetch.give_up(&hash) {
+            self.held_back.remove(&node);
+            self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
+            if let Some(target) = self.state.view().target_of(node)? {
+                let dir = self.state.tree.shape().path(target.parent);
+                let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                self.troubles.insert(node, describe(crate::disk::join(&dir, &target.name), &error));
+            }
+        }
+        self.effects.push_back(Effect::StatusChanged);
         Ok(())
     }
 
@@ -727,7 +842,7 @@ impl<S: Store> Engine<S> {
         let unnumbered = !self.state.store.unnumbered()?.is_empty();
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && !self.has_problems() && !self.paused;
-        let only_blocked = self.ready.is_empty() && self.held_back.is_empty() && !self.planning;
+        let only_blocked = self.ready.is_empty() && self.fetch.is_idle() && !self.planning;
         let stuck = !looking && !clean && (self.paused || (only_blocked && self.has_problems()));
         Ok(Standing {
             known: self.state.store.known().clone(),
@@ -751,7 +866,7 @@ impl<S: Store> Engine<S> {
             self.planned_upto = None;
         }
         let (count, bytes) = self.fetch.waiting();
-        let worth = count >= APPLY_EARLY.0 || bytes >= APPLY_EARLY.1 || self.fetch.is_idle();
+        let worth = count >= APPLY_EARLY.0 || bytes >= APPLY_EARLY.1 || self.fetch.is_small_idle();
         let mut nodes: Vec<NodeId> = Vec::new();
         if worth {
             nodes.extend(std::mem::take(&mut self.ready));
@@ -829,7 +944,7 @@ impl<S: Store> Engine<S> {
             // What stood in the way of others may be gone.
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
-        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(|key| nodes_of(key)).collect();
+        let missed: BTreeSet<NodeId> = applied.missed.iter().flat_map(&nodes_of).collect();
         for (key, problem) in applied.problems {
             let mut nodes = nodes_of(&key);
             if key == NodeId::ROOT {
@@ -850,6 +965,7 @@ impl<S: Store> Engine<S> {
                 self.waiting.insert(node);
             }
         }
+        self.displaced = applied.displaced;
         if applied.marked {
             self.planning = true;
             self.planned_upto = None;
@@ -888,20 +1004,6 @@ impl<S: Store> Engine<S> {
             self.held_back.insert(node);
         }
         Ok(false)
-    }
-
-    /// What does not fit waits, and is tried again; the rest goes on.
-    fn no_room(&mut self, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
-        for node in self.fetch.given_up(hash) {
-            let target = self.state.view().target_of(node)?;
-            let path = target.map(|target| join(&self.state.tree.shape().path(target.parent), &target.name));
-            let full = describe(path.unwrap_or_default(), &std::io::ErrorKind::StorageFull.into());
-            self.held_back.remove(&node);
-            self.blocked.insert(node, now_ms + BLOCKED_MS);
-            self.troubles.insert(node, full);
-        }
-        self.effects.push_back(Effect::StatusChanged);
-        Ok(())
     }
 
     /// The peers that can be asked for contents.

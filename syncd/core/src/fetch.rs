@@ -87,6 +87,11 @@ impl Fetch {
         self.small.0 == 0 && self.large == 0
     }
 
+    /// Whether no small content is on its way.
+    pub fn is_small_idle(&self) -> bool {
+        self.small.0 == 0
+    }
+
     /// Number and bytes of contents that wait to be applied.
     pub fn waiting(&self) -> (usize, u64) {
         (self.arrived.len(), self.arrived_bytes)
@@ -172,9 +177,9 @@ impl Fetch {
         self.wants.insert(hash, want);
     }
 
-    /// A content cannot be brought here. Gives the nodes that waited for it.
-    pub fn given_up(&mut self, hash: ContentHash) -> BTreeSet<NodeId> {
-        let Some(want) = self.wants.remove(&hash) else { return BTreeSet::new() };
+    /// A content cannot be taken in. Gives the nodes that waited for it.
+    pub fn give_up(&mut self, hash: &ContentHash) -> BTreeSet<NodeId> {
+        let Some(want) = self.wants.remove(hash) else { return BTreeSet::new() };
         self.lighten(&want);
         want.nodes
     }
@@ -220,9 +225,10 @@ impl Fetch {
         }
     }
 
-    /// Whether some content is with none of the peers that were asked.
-    pub fn is_stuck(&self) -> bool {
-        self.is_idle() && !self.wants.is_empty()
+    /// The nodes whose contents none of these peers has, if this content is one of those.
+    pub fn hopeless(&self, hash: &ContentHash, peers: &[Slot]) -> BTreeSet<NodeId> {
+        let hopeless = |want: &&Want| want.is_resting() && peers.iter().all(|peer| want.refused.contains_key(peer));
+        self.wants.get(hash).filter(hopeless).map(|want| want.nodes.clone()).unwrap_or_default()
     }
 
     /// Takes all contents that have come, to be applied.

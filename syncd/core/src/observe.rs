@@ -177,12 +177,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.compare(parent.clone(), name, path, stat, found)?;
             if let Some(known) = known.filter(|known| deep && known.class == Class::Dir && found.len() == before) {
                 self.looked.more.push(Spot::Deep(known.id));
-            } else if deep && let Some(found) = found.get(before).filter(|found| found.stat.kind == Kind::Dir) {
-                if let Some(same) =
+            } else if deep
+                && let Some(found) = found.get(before).filter(|found| found.stat.kind == Kind::Dir)
+                && let Some(same) =
                     self.state.store.base_at(dir, &found.name)?.filter(|b| b.stat.handle == found.stat.handle)
-                {
-                    self.looked.more.push(Spot::Deep(same.id));
-                }
+            {
+                self.looked.more.push(Spot::Deep(same.id));
             }
         }
         for gone in base.into_values() {
@@ -206,9 +206,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let base = self.state.store.base_at(parent.id, &name)?;
         let in_play = stat.kind != Kind::Other && self.select.travels(&path, stat.kind == Kind::Dir);
         if !in_play {
-            if let Some(mut base) = base.filter(|base| base.state == BaseState::Live) {
-                base.state = BaseState::Dormant;
-                self.state.store.put_base(&base)?;
+            if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
+                put_to_sleep(&mut self.state.store, self.missing, base)?;
             }
             return Ok(());
         }
@@ -224,6 +223,17 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
         found.push(Found { parent, name, path, stat });
         Ok(())
+    }
+
+    /// The base entry whose inode stands at a spot, if it is among the missing; or a directory that nothing is known
+    /// of, in which it may be: whether something is gone cannot be told before these are looked at.
+    pub fn bears_on_missing(&mut self, spot: &Spot) -> StoreResult<bool> {
+        let Spot::Entry(dir, name) = spot else { return Ok(true) };
+        let Some(parent) = self.directory_base(*dir)? else { return Ok(false) };
+        let path = join(&self.path_of(&parent)?, name);
+        let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(false) };
+        let known = self.state.store.bases_with(stat.handle)?;
+        Ok((stat.kind == Kind::Dir && known.is_empty()) || known.iter().any(|base| self.missing.contains_key(&base.id)))
     }
 
     /// Puts back an entry that an interrupted apply had parked.
@@ -815,6 +825,18 @@ enum Presence {
     Here,
     Absent,
     Unknown,
+}
+
+/// Takes an entry, and what is below it, out of play: its dots are kept for the day it is seen again.
+pub fn put_to_sleep<S: Store>(store: &mut S, missing: &mut Missing, base: Base) -> StoreResult<()> {
+    let mut queue = vec![base];
+    while let Some(mut base) = queue.pop() {
+        missing.remove(&base.id);
+        queue.extend(store.base_in(base.id)?);
+        base.state = BaseState::Dormant;
+        store.put_base(&base)?;
+    }
+    Ok(())
 }
 
 /// The base entry of the root, which is never stored.

@@ -334,6 +334,17 @@ impl HomeRules {
         }
     }
 
+    /// The line to name when somebody asks why a path travels or stays: its own, or that of the directory above it
+    /// that is not entered.
+    pub fn explain(&self, path: &[u8], is_dir: bool) -> Decision {
+        let decision = self.decide(path, is_dir);
+        if !decision.class.travels() || self.travels(path, is_dir) {
+            return decision;
+        }
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
+        above.into_iter().find(|above| !self.open(above, true).0).map_or(decision, |above| self.decide(above, true))
+    }
+
     fn first(&self, path: &[u8], is_dir: bool, stopped: bool) -> usize {
         let matches = match is_dir {
             true => {

@@ -61,6 +61,9 @@ pub enum SessionError {
     /// Rows before hello, a second hello.
     #[error("a message out of turn")]
     OutOfTurn,
+    /// Not the peer's doing: the index here could not be written.
+    #[error("the index could not be written")]
+    IndexFailed,
     /// A place in itself, or a cursor that runs backwards.
     #[error("rows that cannot be")]
     Impossible,

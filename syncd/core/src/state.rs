@@ -141,6 +141,12 @@ impl<S: Store> State<S> {
         Ok(())
     }
 
+    /// Marks a node and what derives from it.
+    pub fn mark_with_siblings(&mut self, row: &Row) -> StoreResult<()> {
+        self.store.mark(row.id)?;
+        self.mark_derived(row)
+    }
+
     fn mark_derived(&mut self, row: &Row) -> StoreResult<()> {
         if row.content.len() > 1 {
             for &dot in row.content.keys() {

@@ -198,9 +198,8 @@ impl Tree {
             }
         }
         for &dir in &dead {
-            if !self.leafy.contains_key(&dir) {
-                let leafy = has_live_leaf(store, dir, &dead)?;
-                self.leafy.insert(dir, leafy);
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.leafy.entry(dir) {
+                entry.insert(has_live_leaf(store, dir, &dead)?);
             }
         }
         let parents = self.resolve_cycles(&dead);

@@ -28,6 +28,8 @@ const BLOCK: usize = 128 << 10;
 const FEW: usize = 16;
 /// Prefix of the names of contents that are still being brought.
 const PART: &str = "part-";
+/// Bytes that large contents leave free on the disk, at least.
+const RESERVE: u64 = 64 << 20;
 /// Bytes of directory entries read in one go.
 const LISTING: usize = 16 << 10;
 /// Where staging and history are if the data directory is not beside the home.
@@ -101,10 +103,19 @@ impl RealDisk {
         Ok((name, file, len))
     }
 
-    /// Bytes that may still be written to the home's file system.
-    pub fn free_space(&self) -> io::Result<u64> {
+    /// Gives up what was put together of a content.
+    pub fn drop_part(&self, hash: ContentHash) -> io::Result<()> {
+        self.clone().discard(&StageName(format!("{PART}{hash}")))
+    }
+
+    /// Whether so many bytes fit on the home's file system and still leave room for everybody else.
+    pub fn has_room(&self, bytes: u64) -> io::Result<bool> {
         let stat = rustix::fs::fstatvfs(&self.0.staging)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        // A very small disk could otherwise take nothing at all.
+        let reserve = RESERVE.max(total / 100).min(total / 10);
+        Ok(total == 0 || free >= bytes.saturating_add(reserve))
     }
 
     fn open_file(&self, path: &[u8]) -> io::Result<File> {

@@ -136,8 +136,9 @@ impl Run {
             };
             match command {
                 Ok(Command::Event(event)) => {
-                    let result = with_now(|now| self.engine.handle(event, now));
-                    self.note(result, &mut rest_until);
+                    if let Err(error) = with_now(|now| self.engine.handle(event, now)) {
+                        self.note(Err(error), &mut rest_until);
+                    }
                     busy = true;
                 }
                 Ok(Command::Question(question)) => {

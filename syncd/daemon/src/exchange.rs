@@ -18,6 +18,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use syncd_core::chunk::{Part, assemble, cut};
 use syncd_core::disk::{RelPath, Source, StageName};
 use syncd_core::engine::{Effect, Event};
+use syncd_core::session::SessionError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
@@ -29,8 +30,6 @@ use crate::stream::{FrameError, pack, read_frame, read_head, write_head};
 const SENDING: usize = 4;
 /// Large contents that are brought from one peer at a time.
 const FETCHING: usize = 2;
-/// Space that a large content leaves free on the disk, in bytes.
-const RESERVE: u64 = 64 << 20;
 /// Bytes read or written in one go.
 const BLOCK: usize = 256 << 10;
 /// Priority of the control stream over contents.
@@ -97,9 +96,10 @@ impl Exchange {
                 }
             }
             Effect::End(slot, error) => {
-                tracing::warn!(slot = slot.0, %error, "a peer sent what cannot be; its connection is closed");
+                tracing::warn!(slot = slot.0, %error, "a peer's connection is closed");
+                let own = matches!(error, SessionError::IndexFailed);
                 if let Some(peer) = self.lock().remove(&slot) {
-                    peer.connection.close(NONSENSE, b"");
+                    peer.connection.close(if own { VarInt::from_u32(0) } else { NONSENSE }, b"");
                     peer.task.abort();
                 }
             }
@@ -134,12 +134,13 @@ impl Exchange {
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
             let Ok(_permit) = fetching.acquire_owned().await else { return };
-            if shared.disk.free_space().is_ok_and(|free| free < size.saturating_add(RESERVE)) {
-                return shared.driver.tell(Event::NoRoom(hash));
-            }
             match fetch_large(&shared, &connection, hash, size, older).await {
                 Ok(name) => shared.driver.tell(Event::Arrived(hash, Source::Kept(name))),
-                Err(error) => {
+                Err(Failed::NoRoom) => {
+                    tracing::debug!(slot = slot.0, size, "no room for a content");
+                    shared.driver.tell(Event::NoRoom(hash));
+                }
+                Err(Failed::Broken(error)) => {
                     tracing::debug!(slot = slot.0, %error, "a content could not be brought");
                     shared.driver.tell(Event::Refused(slot, hash));
                 }
@@ -397,17 +398,60 @@ async fn send_ranges(send: &mut SendStream, file: Arc<File>, ranges: Vec<(u64, u
     Ok(())
 }
 
-/// Brings a large content into staging and gives its name there.
+/// Why a large content could not be brought.
+enum Failed {
+    /// The disk cannot take it.
+    NoRoom,
+    /// Anything else.
+    Broken(FrameError),
+}
+
+impl From<FrameError> for Failed {
+    fn from(error: FrameError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::NoRoom,
+            _ => Self::Broken(FrameError::Ended(format!("staging: {error}"))),
+        }
+    }
+}
+
+/// Brings a large content into staging and gives its name there. What does not fit leaves nothing behind.
 async fn fetch_large(
     shared: &Shared,
     connection: &Connection,
     hash: ContentHash,
     size: u64,
     older: Option<RelPath>,
-) -> Result<StageName, FrameError> {
-    let broken = |error: io::Error| FrameError::Ended(format!("staging: {error}"));
+) -> Result<StageName, Failed> {
+    let result = bring(shared, connection, hash, size, older).await;
+    if matches!(result, Err(Failed::NoRoom)) {
+        let disk = shared.disk.clone();
+        blocking(move || disk.drop_part(hash)).await?;
+    }
+    result
+}
+
+/// Brings a large content into staging and gives its name there.
+async fn bring(
+    shared: &Shared,
+    connection: &Connection,
+    hash: ContentHash,
+    size: u64,
+    older: Option<RelPath>,
+) -> Result<StageName, Failed> {
     let disk = shared.disk.clone();
-    let (name, file, have) = blocking(move || disk.open_part(hash)).await.map_err(broken)?;
+    let (name, file, have) = blocking(move || {
+        let (name, file, have) = disk.open_part(hash)?;
+        let fits = disk.has_room(size.saturating_sub(have))?;
+        if fits { Ok((name, file, have)) } else { Err(io::ErrorKind::StorageFull.into()) }
+    })
+    .await?;
     let file = Arc::new(file);
     let have = if have > size { 0 } else { have };
     let mut missing = vec![(have, size - have)];
@@ -418,7 +462,7 @@ async fn fetch_large(
         let total: u64 = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
         if total == size {
             let (disk, key, out) = (shared.disk.clone(), shared.content_key, Arc::clone(&file));
-            missing = blocking(move || fill_from_older(&disk, older, &list, &key, &out)).await.map_err(broken)?;
+            missing = blocking(move || fill_from_older(&disk, older, &list, &key, &out)).await?;
         }
     }
     missing.retain(|(_, len)| *len > 0);
@@ -433,7 +477,7 @@ async fn fetch_large(
         }
     }
     let done = Arc::clone(&file);
-    blocking(move || done.set_len(size)).await.map_err(broken)?;
+    blocking(move || done.set_len(size)).await?;
     Ok(name)
 }
 
@@ -487,7 +531,7 @@ async fn fetch_ranges(
     hash: ContentHash,
     ranges: &[(u64, u64)],
     file: Arc<File>,
-) -> Result<(), FrameError> {
+) -> Result<(), Failed> {
     let ended = |error: String| FrameError::Ended(error);
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
     write_head(&mut send, &Carrier::Ranges { hash, ranges: ranges.to_vec() }).await?;
@@ -495,7 +539,7 @@ async fn fetch_ranges(
     let mut follows = [0];
     recv.read_exact(&mut follows).await.map_err(|error| ended(error.to_string()))?;
     if follows != [1] {
-        return Err(FrameError::Ended("the peer does not have it".into()));
+        return Err(FrameError::Ended("the peer does not have it".into()).into());
     }
     let ranges = ranges.to_vec();
     let (blocks, ready) = mpsc::channel::<bytes::Bytes>(32);
@@ -516,9 +560,9 @@ async fn fetch_ranges(
         }
     }
     drop(blocks);
-    let whole = writing.await.map_err(|error| ended(error.to_string()))?.map_err(|error| ended(error.to_string()))?;
+    let whole = writing.await.map_err(|error| ended(error.to_string()))??;
     reading?;
-    if whole { Ok(()) } else { Err(FrameError::Ended("the content broke off".into())) }
+    if whole { Ok(()) } else { Err(FrameError::Ended("the content broke off".into()).into()) }
 }
 
 /// Writes what comes to its places; gives whether all of it came.

@@ -36,6 +36,10 @@ use crate::watch::Watcher;
 /// How long a request of a person waits for the relay to be reached.
 const RELAY_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Least time between two looks at the directories that cannot be watched, and how much of it one directory is worth.
+const LOOK_BEYOND: std::time::Duration = std::time::Duration::from_secs(5);
+const LOOK_BEYOND_EACH: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// What this device is in its account.
 pub struct Membership {
     keys: DeviceKeys,
@@ -161,7 +165,7 @@ impl Home {
     }
 
     /// Opens index and disk, starts the engine and the network.
-    pub async fn begin(begin: Begin<'_>) -> anyhow::Result<Self> {
+    pub fn begin(begin: Begin<'_>) -> anyhow::Result<Self> {
         let Begin { paths, membership, activity, preferences } = begin;
         let membership = Arc::new(membership);
         let keys = membership.keys();
@@ -205,6 +209,7 @@ impl Home {
                 Arc::clone(&preferences),
             )),
             tokio::spawn(watch_disk(stirred, driver.clone())),
+            tokio::spawn(look_beyond(watcher.clone(), driver.clone())),
             tokio::spawn(
                 Connect {
                     network: network.clone(),
@@ -260,7 +265,7 @@ async fn carry_out(
                 let (watcher, driver, preferences) = (watcher.clone(), driver.clone(), Arc::clone(&preferences));
                 tokio::spawn(async move {
                     preferences.flush().await;
-                    watcher.cookie().await;
+                    drain(&watcher, &driver).await;
                     driver.tell(Event::Drained(peer, token));
                 });
             }
@@ -284,6 +289,30 @@ async fn carry_out(
                 preferences.account_has(key, device, value, by, wall_ms, &driver);
             }
             Effect::Send(..) | Effect::End(..) | Effect::Fetch { .. } | Effect::Serve(..) | Effect::StatusChanged => {}
+        }
+    }
+}
+
+/// Has the engine told of everything that happened so far; what nobody watches is to be looked at.
+pub async fn drain(watcher: &Watcher, driver: &Driver) {
+    watcher.cookie().await;
+    let beyond = watcher.beyond();
+    if !beyond.is_empty() {
+        driver.tell(Event::Watched(beyond));
+    }
+}
+
+/// Looks again and again at the directories that cannot be watched; the more there are, the more seldom.
+async fn look_beyond(watcher: Watcher, driver: Driver) {
+    let mut pause = LOOK_BEYOND;
+    loop {
+        tokio::time::sleep(pause).await;
+        let beyond = watcher.beyond();
+        pause = LOOK_BEYOND.max(LOOK_BEYOND_EACH * u32::try_from(beyond.len()).unwrap_or(u32::MAX));
+        if !beyond.is_empty() {
+            // Watches may have become free, and directories may be gone.
+            watcher.watch(beyond.clone()).await;
+            driver.tell(Event::Watched(beyond));
         }
     }
 }

@@ -225,6 +225,9 @@ pub fn unreachable(error: RelayError) -> Failure {
             "the relay does not let this machine in",
             "it may have been revoked: see `hearth device list` on another machine",
         ),
+        RelayError::WrongKey { .. } => {
+            Failure::failed(error.to_string(), "check the part after `#`: ask whoever runs the relay for its address")
+        }
         RelayError::Refused(_) => Failure::failed(error.to_string(), "try again in a few minutes"),
         RelayError::Offline | RelayError::TimedOut | RelayError::Closed(_) | RelayError::Unreachable(_) => {
             Failure::failed(

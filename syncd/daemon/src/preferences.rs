@@ -19,6 +19,7 @@ use syncd_core::engine::{Effect, Event};
 use syncd_core::settings::classify::Policy;
 use syncd_core::settings::engine::{SettingsEngine, Start};
 use syncd_core::settings::event::{AccountChange, HistoryEntry, Join, Kept, Scope, SettingsEffect, SettingsEvent};
+use syncd_core::settings::history;
 use syncd_core::state::State;
 use syncd_core::store::{Store, StoreResult};
 use tokio::sync::{mpsc, oneshot};
@@ -37,6 +38,8 @@ use crate::store::SqliteStore;
 const BUS_AGAIN: Duration = Duration::from_secs(15);
 /// The longest that a barrier waits for dconf.
 const FLUSH: Duration = Duration::from_secs(5);
+/// Where the history is kept; keys begin with the time, so that they are in order.
+const HISTORY: &str = "settings/history/";
 /// Largest kept value, in bytes.
 const MAX_KEPT: usize = 2 << 20;
 
@@ -90,7 +93,7 @@ impl Preferences {
         self.rulebook.load(state)?;
         let store = &state.store;
         let start = Start {
-            policy: Arc::new(Policy::shipped()),
+            policy: Arc::new(policy(self.rulebook.dropins_for_settings(), &state.device_name)),
             device: state.device_name.clone(),
             home: self.home.clone(),
             join: match self.join {
@@ -101,7 +104,7 @@ impl Preferences {
             joined: store.value("settings/joined")?.is_some(),
             base: kept_values(store, "settings/base/")?,
             kept: kept_values::<Kept>(store, "settings/kept/")?,
-            history: kept_values::<HistoryEntry>(store, "settings/history/")?.into_values().collect(),
+            history: kept_values::<HistoryEntry>(store, HISTORY)?.into_values().collect(),
         };
         *lock(&self.begun) = Some((device, start));
         Ok(())
@@ -156,7 +159,7 @@ impl Preferences {
     }
 
     /// What the doctor says of settings.
-    pub async fn finding(&self) -> Value {
+    pub fn finding(&self) -> Value {
         if self.at_work.load(Ordering::Acquire) {
             finding("settings", "ok", "dconf is watched", "")
         } else if self.with_bus {
@@ -256,6 +259,10 @@ struct Work {
 
 impl Work {
     async fn run(&mut self, mut noticed: mpsc::Receiver<Noticed>) {
+        let pruned = self.driver.ask(|engine, _| in_transaction(engine, |store| prune(store, wall_ms()))).await;
+        if let Ok(Err(error)) = pruned {
+            tracing::warn!(%error, "the history of settings could not be shortened");
+        }
         let mut pictures = self.driver.picture();
         let mut heard = false;
         loop {
@@ -329,8 +336,8 @@ impl Work {
                 SettingsEffect::Write(batch) => match self.edge.write(&batch).await {
                     Ok(done) => self.engine.handle_event(done, wall_ms()),
                     Err(error) => {
-                        tracing::warn!("dconf could not be written: {error:#}");
-                        return;
+                        tracing::warn!("dconf could not be read after a write: {error:#}");
+                        self.engine.handle_event(SettingsEvent::WriteLost, wall_ms());
                     }
                 },
                 SettingsEffect::Notice { path, what, hint } => {
@@ -381,11 +388,37 @@ fn keep(store: &mut SqliteStore, effect: SettingsEffect) -> StoreResult<()> {
         SettingsEffect::Joined => store.set_value("settings/joined", b"1"),
         SettingsEffect::History(entry) => {
             let number = store.last_seq()?;
-            let key = format!("settings/history/{:013}-{number}-{}", entry.time_ms, entry.path);
+            let key = format!("{HISTORY}{:013}-{number}-{}", entry.time_ms, entry.path);
             store.set_value(&key, &codec::encode(&entry))
         }
         SettingsEffect::Publish { .. } | SettingsEffect::Write(_) | SettingsEffect::Notice { .. } => Ok(()),
     }
+}
+
+/// Drops what is too old to be kept.
+fn prune(store: &mut SqliteStore, now_ms: u64) -> StoreResult<()> {
+    let mut newer: BTreeMap<String, usize> = BTreeMap::new();
+    for (key, entry) in kept_values::<HistoryEntry>(store, HISTORY)?.into_iter().rev() {
+        let newer = newer.entry(entry.path).or_default();
+        if !history::is_kept(*newer, now_ms.saturating_sub(entry.time_ms)) {
+            store.remove_value(&format!("{HISTORY}{key}"))?;
+        }
+        *newer += 1;
+    }
+    Ok(())
+}
+
+/// The rules of settings with these drop-ins; a wrong one is left out and told in the log.
+fn policy(dropins: &[String], device: &str) -> Policy {
+    let right = |text: &&String| match Policy::new(Vec::new(), vec![(*text).clone()], device) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(%error, "a drop-in of settings rules is left out");
+            false
+        }
+    };
+    let dropins = dropins.iter().filter(right).cloned().collect();
+    Policy::new(Vec::new(), dropins, device).unwrap_or_else(|_| Policy::shipped())
 }
 
 fn in_transaction(engine: &mut RealEngine, act: impl FnOnce(&mut SqliteStore) -> StoreResult<()>) -> StoreResult<()> {

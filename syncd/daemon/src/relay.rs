@@ -74,6 +74,12 @@ pub enum RelayError {
     /// No connection could be made.
     #[error("the relay cannot be reached: {0}")]
     Unreachable(String),
+    /// Whoever answers at the address has another key than the address says.
+    #[error("the relay at {host} does not have the key in its address")]
+    WrongKey {
+        /// Host and port.
+        host: String,
+    },
     /// The relay said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -313,7 +319,10 @@ impl Anonymous {
             anyhow::Ok(Self { control, events, endpoint })
         };
         match timeout(LONG_ATTEMPT, attempt).await {
-            Ok(result) => result.map_err(|error| RelayError::Unreachable(format!("{error:#}"))),
+            Ok(result) => result.map_err(|error| match error.downcast::<RelayError>() {
+                Ok(error) => error,
+                Err(error) => RelayError::Unreachable(format!("{error:#}")),
+            }),
             Err(_) => Err(RelayError::Unreachable("no answer".to_owned())),
         }
     }
@@ -537,7 +546,19 @@ async fn dial(
     let mut config = quinn::ClientConfig::new(Arc::new(tls::relay_client(trust)?));
     config.transport_config(Arc::new(transport()));
     let name = if trust == Trust::WebPki { &address.host } else { tls::NAME };
-    endpoint.connect_with(config, target, name)?.await.context("connecting to the relay")
+    match endpoint.connect_with(config, target, name)?.await {
+        Err(ConnectionError::TransportError(error)) if is_wrong_key(&error.reason, trust) => {
+            let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
+            Err(RelayError::WrongKey { host: format!("{host}:{}", address.port) }.into())
+        }
+        result => result.context("connecting to the relay"),
+    }
+}
+
+/// Whether a handshake ended because the other side has not the pinned key.
+fn is_wrong_key(reason: &str, trust: Trust) -> bool {
+    // The crypto layer tells what it refused in words alone.
+    matches!(trust, Trust::Pinned(_)) && reason.contains("invalid peer certificate")
 }
 
 /// Settings of every endpoint: the fixed bit stays fixed, as it tells QUIC packets from forwarded ones.

@@ -4,6 +4,7 @@
 //! [`syncd_core::rules`]'s; here rules are gathered, told and changed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,7 @@ const LOOKED_AT: usize = 200_000;
 pub struct Rulebook {
     own_dirs: Vec<Vec<u8>>,
     dropins: Vec<String>,
+    settings_dropins: Vec<String>,
     device: Mutex<String>,
     account: Mutex<BTreeMap<String, Override>>,
     rules: Mutex<Arc<HomeRules>>,
@@ -54,12 +56,13 @@ impl Rulebook {
     /// Reads the drop-ins; a wrong one is left out and told in the log.
     pub fn open(paths: &Paths) -> Self {
         let inside = |path: &Path| path.strip_prefix(&paths.home).ok().map(|p| p.as_os_str().as_bytes().to_vec());
-        let own = paths.own().into_iter().map(Path::to_owned).chain([paths.home.join(crate::disk::NEAR)]);
-        let own: Vec<PathBuf> = own.collect();
-        let own_dirs: Vec<Vec<u8>> =
-            own.iter().filter_map(|path| inside(path)).filter(|path| !path.is_empty()).collect();
+        let near = paths.home.join(crate::disk::NEAR);
+        let own = paths.own().into_iter().chain([near.as_path()]);
+        let own_dirs: Vec<Vec<u8>> = own.filter_map(inside).filter(|path| !path.is_empty()).collect();
+        let places = dropin_places(paths, std::env::var_os("XDG_DATA_DIRS"));
+        let settings_dropins = read_dropins(&places, false);
         let mut dropins = Vec::new();
-        for text in read_dropins(&[PathBuf::from("/etc/hearth/policy.d"), paths.config.join("policy.d")]) {
+        for text in read_dropins(&places, true) {
             match HomeRules::new(Vec::new(), Vec::new(), vec![text.clone()], "") {
                 Ok(_) => dropins.push(text),
                 Err(error) => tracing::warn!(%error, "a drop-in of rules is left out"),
@@ -67,7 +70,19 @@ impl Rulebook {
         }
         let rules = HomeRules::new(own_dirs.clone(), Vec::new(), dropins.clone(), "");
         let rules = Arc::new(rules.unwrap_or_else(|_| HomeRules::shipped()));
-        Self { own_dirs, dropins, device: Mutex::default(), account: Mutex::default(), rules: Mutex::new(rules) }
+        Self {
+            own_dirs,
+            dropins,
+            settings_dropins,
+            device: Mutex::default(),
+            account: Mutex::default(),
+            rules: Mutex::new(rules),
+        }
+    }
+
+    /// The texts of the drop-ins about settings, unchecked.
+    pub fn dropins_for_settings(&self) -> &[String] {
+        &self.settings_dropins
     }
 
     /// Takes in the person's rules that the account holds.
@@ -101,7 +116,7 @@ impl Rulebook {
     /// Which rule decides about a path.
     pub fn why(&self, path: &[u8], is_dir: bool) -> Value {
         let rules = Arc::clone(&lock(&self.rules));
-        let decision = rules.decide(path, is_dir);
+        let decision = rules.explain(path, is_dir);
         let mut out = json!({
             "class": decision.class.to_string(),
             "travels": rules.travels(path, is_dir),
@@ -208,11 +223,10 @@ impl Rulebook {
         // A rule of another version, or of a hostile device, that cannot be one counts for nothing.
         let rule = rule.filter(|rule| rule.check().is_ok()).map(|rule| Override { scope: Scope::Account, ..rule });
         let mut account = lock(&self.account);
-        let before = match rule {
+        match rule {
             Some(rule) => account.insert(key.to_owned(), rule.clone()).is_none_or(|old| old != rule),
             None => account.remove(key).is_some(),
-        };
-        before
+        }
     }
 
     fn rebuild(&self) {
@@ -238,12 +252,25 @@ fn wrong_rule(error: &RuleError) -> Failure {
     Failure::usage(error.to_string(), "as in `hearth rules add '/Videos/' never`; patterns are those of docs/user")
 }
 
-fn read_dropins(dirs: &[PathBuf]) -> Vec<String> {
+/// Where drop-ins lie, strongest first: the administrator's, the person's on this machine, those of what is installed.
+fn dropin_places(paths: &Paths, data_dirs: Option<OsString>) -> Vec<PathBuf> {
+    let data_dirs = data_dirs.filter(|dirs| !dirs.is_empty()).unwrap_or_else(|| "/usr/local/share:/usr/share".into());
+    let installed = std::env::split_paths(&data_dirs).filter(|dir| dir.is_absolute());
+    let mut places = vec![PathBuf::from("/etc/hearth/policy.d"), paths.config.join("policy.d")];
+    places.extend(installed.map(|dir| dir.join("hearth/policy.d")));
+    places
+}
+
+/// The texts of `*.home.csv`, or of all other `*.csv`.
+fn read_dropins(dirs: &[PathBuf], of_home: bool) -> Vec<String> {
     let mut texts = Vec::new();
     for dir in dirs {
         let Ok(entries) = std::fs::read_dir(dir) else { continue };
         let mut files: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
-        files.retain(|file| file.to_string_lossy().ends_with(".home.csv"));
+        files.retain(|file| {
+            let name = file.to_string_lossy();
+            name.ends_with(".csv") && name.ends_with(".home.csv") == of_home
+        });
         files.sort();
         texts.extend(files.iter().filter_map(|file| std::fs::read_to_string(file).ok()));
     }
@@ -252,4 +279,32 @@ fn read_dropins(dirs: &[PathBuf]) -> Vec<String> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropins_of_the_home_and_of_settings_are_told_apart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, text) in
+            [("b.home.csv", "home b"), ("a.home.csv", "home a"), ("x.csv", "settings"), ("y.txt", "none")]
+        {
+            std::fs::write(dir.path().join(name), text).expect("written");
+        }
+        let places = [dir.path().to_owned(), PathBuf::from("/no/such")];
+        assert_eq!(read_dropins(&places, true), ["home a", "home b"]);
+        assert_eq!(read_dropins(&places, false), ["settings"]);
+    }
+
+    #[test]
+    fn the_administrators_dropins_come_first_and_the_installed_last() {
+        let var = |name: &str| (name == "HOME").then(|| OsString::from("/h"));
+        let paths = Paths::resolve(var, 1).expect("a home");
+        let places = dropin_places(&paths, Some("/a:relative:/b".into()));
+        let expected =
+            ["/etc/hearth/policy.d", "/h/.config/hearth/policy.d", "/a/hearth/policy.d", "/b/hearth/policy.d"];
+        assert_eq!(places, expected.map(PathBuf::from));
+    }
 }

@@ -62,7 +62,7 @@ impl Daemon {
         match opened {
             Ok(None) => false,
             Ok(Some((store, Stored { device, member: Some(member) }))) => {
-                let begun = self.begin(&mut inner, store, device, member, JoinSettings::Merge).await;
+                let begun = self.begin(&mut inner, store, device, member, JoinSettings::Merge);
                 match begun {
                     Ok(()) => inner.trouble = None,
                     Err(failure) => {
@@ -97,7 +97,7 @@ impl Daemon {
         }
     }
 
-    async fn begin(
+    fn begin(
         &self,
         inner: &mut Inner,
         store: KeyStore,
@@ -109,7 +109,7 @@ impl Daemon {
         let preferences =
             Arc::new(Preferences::new(&self.paths, settings, self.with_session_bus, Arc::clone(&self.activity)));
         let begin = Begin { paths: &self.paths, membership, activity: Arc::clone(&self.activity), preferences };
-        let home = Home::begin(begin).await.map_err(|error| {
+        let home = Home::begin(begin).map_err(|error| {
             Failure::failed(format!("{error:#}"), "see `hearth doctor`, and the log: journalctl --user -u hearth")
         })?;
         let home = Arc::new(home);
@@ -136,7 +136,7 @@ impl Daemon {
         let stored = Stored { device: copy, member: Some(member) };
         store.save(&stored).map_err(keeping)?;
         let member = stored.member.expect("it was just put in");
-        self.begin(&mut inner, store, keys, member, settings).await?;
+        self.begin(&mut inner, store, keys, member, settings)?;
         inner.trouble = None;
         Ok((account, name))
     }
@@ -284,7 +284,7 @@ impl Service for Daemon {
         let inner = self.lock().await;
         let (home, trouble) = (inner.home.clone(), inner.trouble.clone());
         drop(inner);
-        Ok(doctor::examine(&self.paths, home.as_deref(), trouble).await)
+        Ok(doctor::examine(&self.paths, home.as_deref(), trouble))
     }
 
     async fn why(&self, path: PathBuf) -> Answer {
@@ -408,7 +408,7 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
     json!({
         "device": names.get(&own),
         "account": account.id.to_string(),
-        "in_sync": settled && home.preferences.is_settled() && all_agree && !revoked && picture.index_trouble.is_none(),
+        "in_sync": settled && home.watcher.problems().is_empty() && home.preferences.is_settled() && all_agree && !revoked && picture.index_trouble.is_none(),
         "fresh_as_of": picture.fresh_ms.map_or(Value::Null, answer::time),
         "paused": picture.paused,
         "peers": peers,

@@ -7,7 +7,8 @@
 //!
 //! The file is read and never written: it alone shows the user's layer without the administrator's, and the service
 //! that owns it keeps it in memory. What a signal says is not used, only that there was one; so a lost signal costs
-//! nothing but the time until the next regular read.
+//! nothing but the time until the next regular read. The service never takes its file away: one that was there and is
+//! gone is an error, and not an empty layer.
 
 pub mod places;
 mod schemas;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -77,6 +78,8 @@ struct Inner {
     connection: Connection,
     places: Places,
     reads: AtomicU64,
+    /// Whether the file was there at some read.
+    was_there: AtomicBool,
 }
 
 impl DconfEdge {
@@ -94,7 +97,9 @@ impl DconfEdge {
             .build();
         // Before the first read: no change falls between the two.
         let signals = MessageStream::for_match_rule(rule, &connection, Some(64)).await.context("watching dconf")?;
-        let edge = Self { inner: Arc::new(Inner { connection, places, reads: AtomicU64::new(0) }) };
+        let edge = Self {
+            inner: Arc::new(Inner { connection, places, reads: AtomicU64::new(0), was_there: AtomicBool::new(false) }),
+        };
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(edge.clone().watch(signals, sender));
         Ok((edge, receiver))
@@ -133,8 +138,15 @@ impl DconfEdge {
         let inner = Arc::clone(&self.inner);
         // Counted before the file is opened: whoever counts higher has seen at least as much.
         let read = inner.reads.fetch_add(1, Ordering::SeqCst) + 1;
-        let values = tokio::task::spawn_blocking(move || read_database(&inner.places.database)).await??;
-        Ok((values, read))
+        let place = inner.places.database.clone();
+        match tokio::task::spawn_blocking(move || read_database(&place)).await?? {
+            Some(values) => {
+                self.inner.was_there.store(true, Ordering::SeqCst);
+                Ok((values, read))
+            }
+            None if self.inner.was_there.load(Ordering::SeqCst) => anyhow::bail!("the settings database is gone"),
+            None => Ok((Snapshot::new(), read)),
+        }
     }
 
     async fn watch(self, signals: MessageStream, sender: mpsc::Sender<Noticed>) {
@@ -195,11 +207,11 @@ impl DconfEdge {
     }
 }
 
-/// All values of a database file; a missing one is empty.
-fn read_database(path: &Path) -> anyhow::Result<Snapshot> {
+/// All values of a database file; `None` if there is no file.
+fn read_database(path: &Path) -> anyhow::Result<Option<Snapshot>> {
     let file = match gvdb::read::File::from_file(path) {
         Ok(file) => file,
-        Err(gvdb::read::Error::Io(e, _)) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Snapshot::new()),
+        Err(gvdb::read::Error::Io(e, _)) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).context("reading the settings database"),
     };
     let table = file.hash_table().context("reading the settings database")?;
@@ -214,7 +226,7 @@ fn read_database(path: &Path) -> anyhow::Result<Snapshot> {
             values.insert(key.to_string(), value::from_variant(&inner));
         }
     }
-    Ok(values)
+    Ok(Some(values))
 }
 
 /// What dconf takes as one change: `a{smv}` in this machine's byte order.

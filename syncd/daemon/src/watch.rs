@@ -4,7 +4,7 @@
 //! becomes [`Stirred::Overflow`]. [`Watcher::cookie`] is a barrier: when it is through, everything that happened before
 //! it has been delivered. Which directories are watched is said by the engine; what a path means, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -51,7 +51,8 @@ struct Inotify {
     watcher: INotifyWatcher,
     /// Path and identity of each directory that is watched.
     watched: BTreeMap<RelPath, (u64, Option<SystemTime>)>,
-    limit_reached: bool,
+    /// Those that the kernel had no watch left for.
+    beyond: BTreeSet<RelPath>,
 }
 
 type Waiting = Arc<Mutex<BTreeMap<PathBuf, oneshot::Sender<()>>>>;
@@ -80,7 +81,7 @@ impl Watcher {
         let inner = Inner {
             home: home.to_owned(),
             cookies,
-            inotify: Mutex::new(Inotify { watcher, watched: BTreeMap::new(), limit_reached: false }),
+            inotify: Mutex::new(Inotify { watcher, watched: BTreeMap::new(), beyond: BTreeSet::new() }),
             waiting,
             next_cookie: AtomicU64::new(1),
             unwatched,
@@ -115,15 +116,23 @@ impl Watcher {
         let _ = tokio::fs::remove_file(&path).await;
     }
 
+    /// The directories that should be watched and cannot be: changes in them are found by looking alone.
+    pub fn beyond(&self) -> Vec<RelPath> {
+        lock(&self.0.inotify).beyond.iter().cloned().collect()
+    }
+
     /// What is wrong with watching.
     pub fn problems(&self) -> Vec<Problem> {
         let inotify = lock(&self.0.inotify);
-        if !inotify.limit_reached {
+        if inotify.beyond.is_empty() {
             return Vec::new();
         }
         vec![Problem {
             path: RelPath::new(),
-            what: format!("inotify limit reached: only {} directories are watched", inotify.watched.len()),
+            what: format!(
+                "inotify limit reached: {} directories are not watched, but looked at from time to time",
+                inotify.beyond.len()
+            ),
             hint: "sudo sysctl fs.inotify.max_user_watches=524288, then `systemctl --user restart hearth`".into(),
             transient: false,
         }]
@@ -137,21 +146,24 @@ impl Watcher {
             if self.0.unwatched.iter().any(|own| path.starts_with(own)) {
                 continue;
             }
-            let Some(identity) = identity(&path) else { continue };
+            let Some(identity) = identity(&path) else {
+                inotify.beyond.remove(&dir);
+                continue;
+            };
             if inotify.watched.get(&dir) == Some(&identity) {
                 continue;
             }
             match inotify.watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
+                    inotify.beyond.remove(&dir);
                     inotify.watched.insert(dir.clone(), identity);
                     added.push(dir);
                 }
                 Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
-                    if !inotify.limit_reached {
+                    if inotify.beyond.is_empty() {
                         tracing::warn!("inotify limit reached: sudo sysctl fs.inotify.max_user_watches=524288");
                     }
-                    inotify.limit_reached = true;
-                    return added;
+                    inotify.beyond.insert(dir);
                 }
                 // Gone again, or not ours to read: the engine finds out when it looks.
                 Err(error) => tracing::debug!(%error, "a directory could not be watched"),

@@ -140,6 +140,37 @@ async fn changes_are_seen_and_written() {
 }
 
 #[tokio::test]
+async fn old_names_of_values_are_known() {
+    let session = Session::start();
+    session.write_profile("user-db:user\n");
+    let (_edge, mut noticed) = session.edge().await;
+    let Noticed::Schemas(schemas) = next(&mut noticed).await else { panic!("schemas come first") };
+    let bell = "/org/gnome/desktop/wm/preferences/visual-bell-type";
+    assert_eq!(schemas.fit(bell, &v("'frame_flash'")), Ok(v("'frame-flash'")));
+    assert_eq!(schemas.fit(bell, &v("'fullscreen'")), Ok(v("'fullscreen-flash'")));
+    assert!(schemas.fit(bell, &v("'frame flash'")).is_err());
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_is_no_empty_one() {
+    let session = Session::start();
+    session.write_profile("user-db:user\n");
+    let (edge, _noticed) = session.edge().await;
+    assert!(matches!(edge.snapshot().await, Ok(Noticed::Local { values, .. }) if values.is_empty()));
+    session.run("dconf", &["write", SECONDS, "true"]);
+    assert!(matches!(edge.snapshot().await, Ok(Noticed::Local { values, .. }) if values.len() == 1));
+    std::fs::remove_file(session.home.path().join("config/dconf/user")).expect("it is there");
+    assert!(edge.snapshot().await.is_err());
+    // The service remembers, and its next write brings the file back.
+    let batch = BTreeMap::from([(LOOK.to_owned(), Some(v("'prefer-light'")))]);
+    let done = edge.write(&batch).await.expect("read back");
+    assert!(matches!(done, SettingsEvent::WriteDone { values, failed: None, .. } if values.len() == 2));
+    // What a person takes away is gone for good reason.
+    session.run("dconf", &["reset", "-f", "/"]);
+    assert!(matches!(edge.snapshot().await, Ok(Noticed::Local { values, .. }) if values.is_empty()));
+}
+
+#[tokio::test]
 async fn the_administrators_layer_is_not_the_persons() {
     let session = Session::start();
     let site = session.home.path().join("site");

@@ -190,6 +190,8 @@ fn translate(text: &str) -> Result<String, PatternError> {
                 out += ".*";
                 at += 1;
             }
+            // Alone between slashes it stands for a name, and no name is empty.
+            b'*' if whole(bytes, at - 1) => out += "[^/]+",
             b'*' => out += "[^/]*",
             b'?' => out += r"(?:[^/\x80-\xff]|[\xc2-\xf4][\x80-\xbf]{1,3}|[\x80-\xff])",
             b'[' => {
@@ -211,6 +213,10 @@ fn translate(text: &str) -> Result<String, PatternError> {
         }
     }
     Ok(out)
+}
+
+fn whole(text: &[u8], at: usize) -> bool {
+    (at == 0 || text[at - 1] == b'/') && matches!(text.get(at + 1), None | Some(b'/'))
 }
 
 fn class(inside: &[u8]) -> Result<String, PatternError> {
@@ -261,6 +267,8 @@ mod tests {
         assert!(matches("core.[0-9]*", b"d/core.12"));
         assert!(!matches("f/", b"f"));
         assert!(matches("f/", b"f/"));
+        assert!(matches("/f/*", b"f/a/"));
+        assert!(!matches("/f/*", b"f/"));
         assert!(matches("/a;b", b"a;b"));
         assert!(matches("/a b/é", "a b/é".as_bytes()));
     }

@@ -78,6 +78,23 @@ fn directories_are_entered_for_what_is_in_them_and_pruned_else() {
 }
 
 #[test]
+fn the_line_that_is_named_is_the_one_that_keeps_a_path_here() {
+    let rules = with(vec![own("*.iso", "shared"), own("/Videos/*", "never")]);
+    for (path, is_dir, pattern) in [
+        ("code/node_modules/x/.git/HEAD", false, "**/node_modules/"),
+        ("code/.git/HEAD", false, "**/.git/"),
+        (".cache/a/disk.iso", false, "/.cache/"),
+        ("disk.iso", false, "*.iso"),
+        (".ssh", true, "/.ssh/"),
+        (".ssh/id_rsa.pub", false, "/.ssh/id_*.pub"),
+        ("Videos", true, "**"),
+        ("Videos/holiday", true, "/Videos/*"),
+    ] {
+        assert_eq!(&*rules.explain(path.as_bytes(), is_dir).pattern, pattern, "{path}");
+    }
+}
+
+#[test]
 fn the_persons_rules_come_first() {
     let rules = with(vec![
         own("*.iso", "shared"),

@@ -1,7 +1,7 @@
 //! Which class a settings key has, and which line said so.
 //!
 //! ```text
-//! credential? (hard stop) → the person's rules → drop-ins → gnome-rules.csv
+//! credential? (no file lifts it) → the person's rules → drop-ins → gnome-rules.csv
 //!                         → keyboard shortcut → set of flags → heuristics.csv → default of the tier
 //! ```
 //!
@@ -309,6 +309,7 @@ impl Policy {
         let (schema, name) = (key.schema.to_lowercase(), key.name.to_lowercase());
         let mut verdict = self
             .hard_stop(key, &schema, &name, tier)
+            .or_else(|| self.shipped_secret(&schema, &name))
             .or_else(|| self.personal(key, &schema, &name, path))
             .or_else(|| self.curated(&schema, &name))
             .unwrap_or_else(|| self.guess(key, &schema, &name, tier));
@@ -346,11 +347,20 @@ impl Policy {
             .iter()
             .filter(secret)
             .find(|line| type_fits(&line.types, key.kind) && line.key.is_match(name))?;
-        let spelled = |rule: &Rule| rule.keys.iter().any(|key| *key == name) && glob(&rule.schema, schema);
+        let spelled = |rule: &Rule| {
+            rule.source == Source::Shipped && rule.keys.iter().any(|key| *key == name) && glob(&rule.schema, schema)
+        };
         if self.rules.iter().any(spelled) {
             return None;
         }
         Some(line.verdict(tier, By::HardStop))
+    }
+
+    /// What a shipped line calls a credential stays one, whatever a person or a drop-in says.
+    fn shipped_secret(&self, schema: &str, name: &str) -> Option<Verdict> {
+        let shipped = self.rules.iter().filter(|rule| rule.source == Source::Shipped);
+        let rule = shipped.into_iter().find(|rule| rule.fits(schema, name))?;
+        rule.flags.iter().any(|flag| **flag == *"secret").then(|| rule.verdict())
     }
 
     fn personal(&self, key: Key<'_>, schema: &str, name: &str, path: Option<&str>) -> Option<Verdict> {
@@ -379,17 +389,7 @@ impl Policy {
     }
 
     fn curated(&self, schema: &str, name: &str) -> Option<Verdict> {
-        let fits = |rule: &&Rule| glob(&rule.schema, schema) && rule.keys.iter().any(|key| glob(key, name));
-        let rule = self.rules.iter().find(fits)?;
-        Some(Verdict {
-            class: rule.class,
-            gate: rule.gate.clone(),
-            flags: rule.flags.clone(),
-            reason: rule.reason.clone(),
-            by: By::Rule,
-            source: rule.source,
-            line: rule.line.clone(),
-        })
+        self.rules.iter().find(|rule| rule.fits(schema, name)).map(Rule::verdict)
     }
 
     fn guess(&self, key: Key<'_>, schema: &str, name: &str, tier: Tier) -> Verdict {
@@ -426,6 +426,24 @@ impl Policy {
             Tier::Core => made(Class::Shared, "a preference", By::Default),
             Tier::App => made(Class::AppGated, "only where the application is installed", By::Default),
             Tier::Extension => made(Class::AppGated, "only where the extension is installed", By::Default),
+        }
+    }
+}
+
+impl Rule {
+    fn fits(&self, schema: &str, name: &str) -> bool {
+        glob(&self.schema, schema) && self.keys.iter().any(|key| glob(key, name))
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            class: self.class,
+            gate: self.gate.clone(),
+            flags: self.flags.clone(),
+            reason: self.reason.clone(),
+            by: By::Rule,
+            source: self.source,
+            line: self.line.clone(),
         }
     }
 }
@@ -577,6 +595,21 @@ mod tests {
         assert_eq!((secret.class, secret.by, secret.has("secret")), (Class::Never, By::HardStop, true));
         assert!(Policy::new(vec![own("x", "shared", "", Scope::Account)], Vec::new(), "").is_err());
         assert!(Policy::new(vec![own("a:b", "sharde", "", Scope::Account)], Vec::new(), "").is_err());
+    }
+
+    #[test]
+    fn no_file_lets_a_credential_travel() {
+        let dropin = "schema,key,class,gate,flags,reason\n*,*,shared,,,\norg.example.Chat,password,shared,,,\n";
+        let rules = vec![own("*:*", "shared", "", Scope::Account)];
+        let policy = Policy::new(rules, vec![dropin.to_owned()], "pc").expect("rules");
+        for (schema, name) in [
+            ("org.example.Chat", "password"),
+            ("org.gnome.evolution.plugin.publish-calendar", "uris"),
+            ("org.gnome.system.proxy.http", "authentication-password"),
+        ] {
+            let verdict = policy.classify(key(schema, name), None);
+            assert!(verdict.class == Class::Never && verdict.has("secret"), "{schema}:{name} {verdict:?}");
+        }
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl SettingsEngine {
         match event {
             SettingsEvent::LocalSnapshot { values, read } => self.read_local(values, read),
             SettingsEvent::WriteDone { values, read, failed } => self.write_done(values, read, failed, now_ms),
+            SettingsEvent::WriteLost => self.write_lost(now_ms),
             SettingsEvent::AccountChanged(changes) => changes.into_iter().for_each(|change| self.account_says(change)),
             SettingsEvent::AccountHeard => self.hear_account(),
             SettingsEvent::SchemasChanged(schemas) => {
@@ -307,6 +308,12 @@ impl SettingsEngine {
             }
         }
         self.read_local(values, read);
+    }
+
+    /// The next read tells whether the values arrived; those that did not are written again.
+    fn write_lost(&mut self, now_ms: u64) {
+        self.dirty.extend(std::mem::take(&mut self.flight).into_keys());
+        self.retry_ms = Some(now_ms + RETRY_MS);
     }
 
     // ---- what follows from it
@@ -437,18 +444,19 @@ impl SettingsEngine {
             Scope::Account => self.account.get(path).map(|account| account.value.clone()),
             Scope::Device => self.mine.get(path).cloned(),
         };
-        self.agree(path, here.clone());
         self.waiting.remove(path);
         if known == Some(value.clone()) || (known.is_none() && value.is_none()) {
+            self.agree(path, here);
             return;
         }
         let published = &mut self.restless.entry(path.to_owned()).or_default().published;
         if within(published, now_ms, HOUR_MS) > HOURLY && scope == Scope::Account {
+            self.agree(path, here);
             self.quarantine(path, now_ms);
             return;
         }
         let device = self.device.clone();
-        self.record(path, before, here, &device, cause, now_ms);
+        self.record(path, before, here.clone(), &device, cause, now_ms);
         match scope {
             Scope::Account => {
                 self.account.insert(path.to_owned(), Account { value: value.clone(), device, time_ms: now_ms });
@@ -458,6 +466,8 @@ impl SettingsEngine {
             }
         }
         self.effects.push_back(SettingsEffect::Publish { key: path.to_owned(), scope, value });
+        // After it: whoever stops between the two still finds the change at the next start.
+        self.agree(path, here);
     }
 
     /// Takes the account's value for this path, or says why it waits.
@@ -488,6 +498,10 @@ impl SettingsEngine {
                 return;
             }
         };
+        if theirs != here && self.base.get(path) == theirs.as_ref() {
+            // The account stands where both last agreed: only this machine changed it, whatever clocks say.
+            return;
+        }
         let merged = both && theirs != here;
         let wanted = match merged {
             true => {

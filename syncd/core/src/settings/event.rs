@@ -71,6 +71,8 @@ pub enum SettingsEvent {
         /// Why the write could not be made at all.
         failed: Option<String>,
     },
+    /// The last [`SettingsEffect::Write`] was given away, and the layer could not be read after it.
+    WriteLost,
     /// The installed schemas are these.
     SchemasChanged(Schemas),
     /// The administrator locks these paths; one that ends in `/` means all below it.
@@ -148,7 +150,8 @@ pub enum SettingsEffect {
         /// The value; `None` is unset.
         value: Option<SettingValue>,
     },
-    /// Write these in one change set, read the layer again, and answer with [`SettingsEvent::WriteDone`].
+    /// Write these in one change set, read the layer again, and answer with [`SettingsEvent::WriteDone`], or with
+    /// [`SettingsEvent::WriteLost`] if it cannot be read.
     Write(BTreeMap<String, Option<SettingValue>>),
     /// Keep this for the next start: the value that this machine and the account last agreed on.
     Remember {

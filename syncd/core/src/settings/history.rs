@@ -30,10 +30,7 @@ impl History {
     pub fn add(&mut self, entry: HistoryEntry, now_ms: u64) {
         let entries = self.by_path.entry(entry.path.clone()).or_default();
         entries.push_back(entry);
-        while entries.len() > MOST
-            || (entries.len() > LEAST
-                && entries.front().is_some_and(|entry| now_ms.saturating_sub(entry.time_ms) > DAYS_90_MS))
-        {
+        while entries.front().is_some_and(|oldest| !is_kept(entries.len() - 1, now_ms.saturating_sub(oldest.time_ms))) {
             entries.pop_front();
         }
     }
@@ -41,5 +38,36 @@ impl History {
     /// The changes of one setting, newest first.
     pub fn of(&self, path: &str) -> impl Iterator<Item = &HistoryEntry> {
         self.by_path.get(path).into_iter().flatten().rev()
+    }
+}
+
+/// Whether a change of this age is kept that has so many newer ones of the same setting after it.
+pub fn is_kept(newer: usize, age_ms: u64) -> bool {
+    newer < LEAST || (newer < MOST && age_ms <= DAYS_90_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::event::Cause;
+
+    #[test]
+    fn old_changes_go_once_there_are_enough_younger_ones() {
+        let entry = |time_ms| HistoryEntry {
+            path: "/x".to_owned(),
+            time_ms,
+            device: String::new(),
+            old: None,
+            new: None,
+            cause: Cause::Person,
+        };
+        let mut history = History::new((0..30).map(entry).collect());
+        assert_eq!(history.of("/x").count(), 30);
+        history.add(entry(DAYS_90_MS + 25), DAYS_90_MS + 25);
+        assert_eq!(history.of("/x").count(), LEAST);
+        for n in 0..300 {
+            history.add(entry(DAYS_90_MS + n), DAYS_90_MS + n);
+        }
+        assert_eq!(history.of("/x").count(), MOST);
     }
 }

@@ -11,6 +11,9 @@ use hearth_schemas::item::SettingValue;
 use crate::settings::classify::Class;
 use crate::settings::value;
 
+/// Collections with more elements than this are no person's; they are taken whole.
+const MAX_ELEMENTS: usize = 4096;
+
 /// The value that comes of two changes of one base; `x_later` breaks ties. `None` is unset.
 pub fn merge(
     class: Class,
@@ -27,6 +30,9 @@ pub fn merge(
         let base = base.filter(|base| base.kind == x.kind);
         let [base, x, y] = [base, Some(x), Some(y)].map(|value| value.and_then(|v| value::to_variant(v).ok()));
         let (x, y) = (x?, y?);
+        if [base.as_ref(), Some(&x), Some(&y)].into_iter().flatten().any(|list| list.n_children() > MAX_ELEMENTS) {
+            return None;
+        }
         let (left, right) = (children(&x), children(&y));
         let base = base.as_ref().map(children).unwrap_or_default();
         let merged = match class {
@@ -128,6 +134,17 @@ mod tests {
             other => other.to_string(),
         };
         Some(value::parse(&text, None).expect("a value"))
+    }
+
+    #[test]
+    fn endless_collections_are_taken_whole() {
+        let long = |last: &str| {
+            let words: Vec<String> = (0..200_000).map(|n| n.to_string()).chain([last.to_owned()]).collect();
+            value::from_variant(&glib::prelude::ToVariant::to_variant(&words))
+        };
+        let (x, y) = (long("x"), long("y"));
+        assert_eq!(merge(Class::MergeList, None, Some(&x), Some(&y), true), Some(x.clone()));
+        assert_eq!(merge(Class::MergeSet, Some(&x), Some(&x), Some(&y), true), Some(y));
     }
 
     #[test]

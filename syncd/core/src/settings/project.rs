@@ -1,7 +1,8 @@
 //! What the account holds is not what a machine sees: paths below the home.
 //!
 //! `/home/anna/x` and `file:///home/anna/x` become `{home}/x` and `file://{home}/x` on the way to the account, and the
-//! reverse on the way back, with this machine's home. Other absolute paths stay as they are. A text that begins
+//! reverse on the way back, with this machine's home. Other absolute paths stay as they are, and so do the names of
+//! the standard folders: files lie at the same path below the home on all machines. A text that begins
 //! with the mark itself gets one brace more, so that both ways lead back to where they came from.
 
 use glib::Variant;
@@ -24,14 +25,9 @@ impl Home {
     /// The home with this absolute path.
     pub fn new(path: &str) -> Self {
         let path = path.trim_end_matches('/').to_owned();
-        let mut uri = String::new();
-        for byte in path.bytes() {
-            match byte {
-                b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(char::from(byte)),
-                byte if byte.is_ascii_alphanumeric() => uri.push(char::from(byte)),
-                byte => uri += &format!("%{byte:02X}"),
-            }
-        }
+        // Spelled as GLib does, which is how programs of the desktop spell it.
+        let uri = glib::filename_to_uri(&path, None).ok();
+        let uri = uri.and_then(|uri| uri.strip_prefix(SCHEME).map(str::to_owned)).unwrap_or_default();
         Self { path, uri }
     }
 
@@ -93,6 +89,20 @@ fn map_texts(given: &SettingValue, change: impl Fn(&str) -> Option<String>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn homes_are_spelled_in_uris_as_programs_spell_them() {
+        for (home, uri) in [
+            ("/home/anna@example.org", "'file:///home/anna@example.org/x%20y'"),
+            ("/home/a+b:c", "'file:///home/a+b:c/x%20y'"),
+            ("/home/jos\u{e9}", "'file:///home/jos%C3%A9/x%20y'"),
+        ] {
+            let (home, local) = (Home::new(home), value::parse(uri, None).expect("a value"));
+            let put = home.put(&local);
+            assert_eq!(value::text(&put), "'file://{home}/x%20y'");
+            assert_eq!(home.get(&put), local);
+        }
+    }
 
     #[test]
     fn paths_below_the_home_travel_and_others_stay() {

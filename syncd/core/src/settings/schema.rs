@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use glib::Variant;
+use glib::prelude::ToVariant;
 use hearth_schemas::item::SettingValue;
 
 use crate::settings::classify::{Key, Shape};
@@ -31,6 +32,8 @@ pub struct KeyInfo {
     pub kind: String,
     /// What it takes.
     pub domain: Domain,
+    /// Old names of texts that it takes, and what they are called here.
+    pub aliases: BTreeMap<String, String>,
     /// Its default here.
     pub default: SettingValue,
 }
@@ -52,7 +55,7 @@ impl KeyInfo {
         }
     }
 
-    /// The value as this key takes it: the same, or the same number as the key's type.
+    /// The value as this key takes it: the same, the same number as the key's type, or the name that took its place.
     ///
     /// # Errors
     /// Why it does not fit.
@@ -60,6 +63,8 @@ impl KeyInfo {
         let variant = value::to_variant(given).map_err(|_| Misfit::Unreadable)?;
         let variant = value::convert(&variant, &self.kind)
             .ok_or_else(|| Misfit::Type { wanted: self.kind.clone(), got: given.kind.clone() })?;
+        let alias = variant.str().and_then(|word| self.aliases.get(word));
+        let variant = alias.map_or(variant, |name| name.to_variant());
         let inside = match &self.domain {
             Domain::Any => true,
             Domain::Range(low, high) => {
@@ -276,7 +281,7 @@ mod tests {
 
     fn info(default: &str, domain: Domain) -> KeyInfo {
         let default = value(default);
-        KeyInfo { kind: default.kind.clone(), domain, default }
+        KeyInfo { kind: default.kind.clone(), domain, aliases: BTreeMap::new(), default }
     }
 
     fn words(words: &[&str]) -> BTreeSet<String> {
@@ -287,7 +292,13 @@ mod tests {
         let keys = [
             ("size", info("uint32 3", Domain::Range(value("uint32 1"), value("uint32 9")))),
             ("scale", info("1.0", Domain::Range(value("0.5"), value("3.0")))),
-            ("look", info("'a'", Domain::Choice(words(&["a", "b"])))),
+            (
+                "look",
+                KeyInfo {
+                    aliases: BTreeMap::from([("bee".to_owned(), "b".to_owned())]),
+                    ..info("'a'", Domain::Choice(words(&["a", "b"])))
+                },
+            ),
             ("parts", info("@as []", Domain::Flags(words(&["x", "y"])))),
             ("go", info("['<Super>g']", Domain::Any)),
         ];
@@ -314,6 +325,7 @@ mod tests {
             ("/org/x/scale", "3.5", Err(Misfit::Range)),
             ("/org/x/look", "'b'", Ok("'b'")),
             ("/org/x/look", "'c'", Err(Misfit::Range)),
+            ("/org/x/look", "'bee'", Ok("'b'")),
             ("/org/x/parts", "['x', 'y']", Ok("['x', 'y']")),
             ("/org/x/parts", "['z']", Err(Misfit::Range)),
             ("/org/x/none", "1", Err(Misfit::NoKey)),

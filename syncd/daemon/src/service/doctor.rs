@@ -12,7 +12,7 @@ const LITTLE_SPACE: u64 = 2 << 30;
 /// The year 2024, in milliseconds since 1970: a clock before it has never been set.
 const LONG_AGO_MS: u64 = 1_704_067_200_000;
 
-pub(super) async fn examine(paths: &Paths, home: Option<&Home>, trouble: Option<(String, String)>) -> Value {
+pub(super) fn examine(paths: &Paths, home: Option<&Home>, trouble: Option<(String, String)>) -> Value {
     let mut findings = Vec::new();
     match (home, trouble) {
         (Some(home), _) => account(home, &mut findings),
@@ -29,7 +29,7 @@ pub(super) async fn examine(paths: &Paths, home: Option<&Home>, trouble: Option<
     findings.push(clock());
     findings.push(session_bus());
     if let Some(home) = home {
-        findings.push(home.preferences.finding().await);
+        findings.push(home.preferences.finding());
     }
     findings.into_iter().collect()
 }

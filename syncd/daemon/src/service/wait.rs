@@ -23,7 +23,7 @@ pub(super) async fn wait(home: &Arc<Home>, paths: &Paths, barrier: Barrier) -> A
     let required = required(home, &barrier)?;
     let waiting = async {
         home.preferences.flush().await;
-        home.watcher.cookie().await;
+        crate::home::drain(&home.watcher, &home.driver).await;
         let hurried = home.driver.ask(|engine, _| {
             with_now(|now| engine.handle(Event::Hurry, now))?;
             engine.summary().map(|summary| summary.flush)
@@ -33,8 +33,11 @@ pub(super) async fn wait(home: &Arc<Home>, paths: &Paths, barrier: Barrier) -> A
         loop {
             let picture = pictures.borrow_and_update().clone();
             match judge(home, &picture, &required, &barrier, token) {
-                Verdict::Agreed => return Ok(json!({ "agreed": true, "blocked": [] })),
-                Verdict::Stuck => {
+                // What is not watched may have changed unseen: agreement cannot be told.
+                Verdict::Agreed if home.watcher.problems().is_empty() => {
+                    return Ok(json!({ "agreed": true, "blocked": [] }));
+                }
+                Verdict::Agreed | Verdict::Stuck => {
                     let revoked = home.membership.slot().is_none();
                     return Ok(json!({ "agreed": false, "blocked": blocked(home, paths, &picture, revoked) }));
                 }
@@ -62,6 +65,9 @@ enum Verdict {
 
 fn judge(home: &Home, picture: &Picture, required: &BTreeSet<Slot>, barrier: &Barrier, token: u64) -> Verdict {
     let summary = &picture.summary;
+    if picture.index_trouble.is_some() {
+        return Verdict::Stuck;
+    }
     if summary.flush < token || summary.looking || !summary.fresh {
         return Verdict::Goes;
     }

@@ -1,4 +1,6 @@
 //! The installed schemas, read with GIO and handed to the core as plain data.
+//!
+//! GIO accepts old names of enumerated values and does not list them; they are read from the compiled file itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -53,7 +55,61 @@ pub(super) fn read(places: &Places) -> Schemas {
             }
         }
     }
+    for file in stamp(places).keys() {
+        add_aliases(file, &mut found);
+    }
     Schemas::new(found)
+}
+
+/// Adds the old names that a compiled file tells, for keys that have them and have none yet.
+fn add_aliases(file: &Path, found: &mut BTreeMap<String, Schema>) {
+    let Ok(file) = gvdb::read::File::from_file(file) else { return };
+    let Ok(table) = file.hash_table() else { return };
+    for (id, schema) in found {
+        let Ok(keys) = table.get_hash_table(id) else { continue };
+        for (name, info) in schema.keys.iter_mut().filter(|(_, info)| matches!(info.domain, Domain::Choice(_))) {
+            if info.aliases.is_empty()
+                && let Some(stored) = keys.get_gvariant(name).ok().and_then(|boxed| boxed.as_variant())
+            {
+                info.aliases = aliases(&stored);
+            }
+        }
+    }
+}
+
+/// The old names in a key as it is compiled: its default, then pairs of a letter and what the letter stands for.
+fn aliases(stored: &glib::Variant) -> BTreeMap<String, String> {
+    let pairs = (1..stored.n_children()).map(|index| stored.child_value(index));
+    let words = pairs.into_iter().filter(|pair| pair.n_children() == 2).find_map(|pair| {
+        let letter = pair.child_value(0).get::<u8>()?;
+        matches!(letter, b'e' | b'c').then(|| pair.child_value(1).get::<Vec<u32>>()).flatten()
+    });
+    aliases_in(&words.unwrap_or_default()).unwrap_or_default()
+}
+
+/// Old names and what took their place, from GLib's table of texts.
+///
+/// Each text stands on whole words: a number, then 0xff for a name or 0xfe for an old one, the text, zeros, and 0xff
+/// as the last byte. The number of an old name is the place, in words, of the name that replaces it.
+fn aliases_in(words: &[u32]) -> Option<BTreeMap<String, String>> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let text_at = |word: usize| -> Option<(u8, &str)> {
+        let (&mark, rest) = bytes.get(4 * word.checked_add(1)?..)?.split_first()?;
+        let end = rest.iter().position(|&byte| byte == 0)?;
+        Some((mark, std::str::from_utf8(&rest[..end]).ok()?))
+    };
+    let mut aliases = BTreeMap::new();
+    let mut at = 0;
+    while at < words.len() {
+        let (mark, text) = text_at(at)?;
+        if mark == 0xfe {
+            let (_, name) = text_at(usize::try_from(u32::from_le(words[at])).ok()?)?;
+            aliases.insert(text.to_owned(), name.to_owned());
+        }
+        // The number, then mark, text, zero and last byte, filled up to whole words.
+        at += 1 + (text.len() + 3).div_ceil(4);
+    }
+    Some(aliases)
 }
 
 fn plain(schema: &SettingsSchema) -> Schema {
@@ -62,6 +118,7 @@ fn plain(schema: &SettingsSchema) -> Schema {
         let info = KeyInfo {
             kind: key.value_type().as_str().to_owned(),
             domain: domain(&key.range()),
+            aliases: BTreeMap::new(),
             default: from_variant(&key.default_value()),
         };
         (name.to_string(), info)

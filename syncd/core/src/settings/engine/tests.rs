@@ -28,7 +28,7 @@ fn schemas(paths: &[(&str, &str)]) -> Schemas {
         let schema = by_id.entry(dir[1..].replace('/', ".")).or_default();
         schema.path = Some(format!("{dir}/"));
         let default = v(default);
-        let info = KeyInfo { kind: default.kind.clone(), domain: Domain::Any, default };
+        let info = KeyInfo { kind: default.kind.clone(), domain: Domain::Any, aliases: BTreeMap::new(), default };
         schema.keys.insert(name.to_owned(), info);
     }
     Schemas::new(by_id)
@@ -56,6 +56,10 @@ struct Machine {
     published: Vec<(String, Scope, Option<SettingValue>)>,
     writes: usize,
     notices: Vec<String>,
+    /// Whether the layer cannot be read after the next write.
+    blind: bool,
+    /// What was done, in order.
+    acts: Vec<&'static str>,
     remembered: Snapshot,
     kept: BTreeMap<String, Kept>,
 }
@@ -80,6 +84,8 @@ impl Machine {
             published: Vec::new(),
             writes: 0,
             notices: Vec::new(),
+            blind: false,
+            acts: Vec::new(),
             remembered: base,
             kept: BTreeMap::new(),
         };
@@ -99,15 +105,23 @@ impl Machine {
         self.engine.handle_event(event, self.now);
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                SettingsEffect::Publish { key, scope, value } => self.published.push((key, scope, value)),
+                SettingsEffect::Publish { key, scope, value } => {
+                    self.acts.push("publish");
+                    self.published.push((key, scope, value));
+                }
                 SettingsEffect::Write(batch) => {
                     self.writes += 1;
                     batch.into_iter().for_each(|(path, value)| set(&mut self.dconf, &path, value));
+                    if std::mem::take(&mut self.blind) {
+                        self.engine.handle_event(SettingsEvent::WriteLost, self.now);
+                        continue;
+                    }
                     self.read += 1;
                     let done = SettingsEvent::WriteDone { values: self.dconf.clone(), read: self.read, failed: None };
                     self.engine.handle_event(done, self.now);
                 }
                 SettingsEffect::Remember { path, value } => {
+                    self.acts.push("remember");
                     self.remembered.insert(path, value);
                 }
                 SettingsEffect::Forget { path } => {
@@ -410,6 +424,54 @@ fn a_late_read_and_a_failed_write_change_nothing() {
     assert_eq!(machine.has(SIZE).as_deref(), Some("32"));
     machine.pass(DEBOUNCE_MAX_MS);
     assert!(machine.published().is_empty() && machine.engine.is_settled());
+}
+
+#[test]
+fn a_write_that_cannot_be_looked_at_ends_all_the_same() {
+    let mut machine = Machine::member("anna", &[]);
+    machine.blind = true;
+    machine.hear(LOOK, Some("'prefer-dark'"));
+    assert!(!machine.engine.is_settled());
+    machine.look();
+    machine.pass(DEBOUNCE_MAX_MS);
+    assert_eq!((machine.published().len(), machine.writes), (0, 1));
+    assert!(machine.engine.is_settled());
+    // It did not arrive: it is written once more.
+    machine.blind = true;
+    machine.hear(SIZE, Some("48"));
+    machine.dconf.remove(SIZE);
+    machine.look();
+    machine.pass(RETRY_MS);
+    assert_eq!(machine.has(SIZE).as_deref(), Some("48"));
+    assert!(machine.published().is_empty() && machine.engine.is_settled());
+}
+
+#[test]
+fn a_change_is_published_before_it_counts_as_agreed() {
+    let mut machine = Machine::member("anna", &[]);
+    machine.change(LOOK, Some("'prefer-dark'"));
+    machine.pass(DEBOUNCE_MS);
+    assert_eq!(machine.acts, ["publish", "remember"]);
+}
+
+#[test]
+fn a_clock_that_is_ahead_elsewhere_costs_nobody_a_change() {
+    let ahead = 1_000_000 + HOUR_MS;
+    let base = snapshot(&[(LOOK, "'default'"), (SIZE, "24")]);
+    let here = snapshot(&[(LOOK, "'prefer-dark'"), (SIZE, "24")]);
+    let mut machine = Machine::start("anna", Join::Merge, true, here, base);
+    let account = vec![change(LOOK, Some("'default'"), ahead), change(SIZE, Some("48"), ahead)];
+    machine.tell(SettingsEvent::AccountChanged(account));
+    machine.tell(SettingsEvent::AccountHeard);
+    assert_eq!((machine.has(LOOK).as_deref(), machine.has(SIZE).as_deref()), (Some("'prefer-dark'"), Some("48")));
+    machine.pass(DEBOUNCE_MS);
+    assert_eq!(machine.published(), [pair(LOOK, "'prefer-dark'")]);
+    // Nor while it rests, when schemas change.
+    machine.tell(SettingsEvent::AccountChanged(vec![change(LOOK, Some("'prefer-light'"), ahead)]));
+    machine.change(LOOK, Some("'default'"));
+    machine.tell(SettingsEvent::SchemasChanged(all_schemas()));
+    machine.pass(DEBOUNCE_MS);
+    assert_eq!(machine.published(), [pair(LOOK, "'default'")]);
 }
 
 /// Publications of each go to the other, in turns; who wins is the later one, as the rows decide it.

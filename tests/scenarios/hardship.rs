@@ -1,0 +1,94 @@
+//! Full disks, blind watchers, people who are quicker.
+
+use hearth_tests::sim::World;
+use hearth_tests::sim::disk::Act;
+
+#[test]
+fn a_full_disk_is_told_and_forgotten_when_there_is_room() {
+    let mut world = World::new(61);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "old.txt", "old");
+    world.settle();
+    world.machines[desktop.0].disk.full = true;
+    world.write(laptop, "old.txt", "changed");
+    world.write(laptop, "later.txt", "added");
+    world.run_for(5000);
+    let problems: Vec<String> = world.machines[desktop.0].engine().problems().map(|p| p.what.clone()).collect();
+    assert!(problems.iter().any(|what| what.contains("no space")), "{problems:?}");
+    assert_eq!(world.read(desktop, "old.txt").as_deref(), Some("old"));
+    world.machines[desktop.0].disk.full = false;
+    world.settle();
+    world.assert_same_everywhere("later.txt", "added");
+    assert_eq!(world.machines[desktop.0].engine().problems().count(), 0);
+}
+
+#[test]
+fn what_a_person_writes_while_a_change_is_applied_becomes_a_version() {
+    for calls in 0..20 {
+        let mut world = World::new(62 + u64::from(calls));
+        let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+        world.write(laptop, "notes.txt", "first");
+        world.settle();
+        world.machines[desktop.0].disk.ambush(calls, Act::Write("notes.txt".into(), "typed just then".into()));
+        world.write(laptop, "notes.txt", "from the laptop");
+        world.run_until_quiet();
+        world.machines[desktop.0].disk.call_off();
+        world.settle();
+        let listing = world.listing(desktop);
+        let typed = world.oracle.owes("typed just then");
+        assert_eq!(listing.values().any(|text| text == "typed just then"), typed, "{calls}: {listing:?}");
+    }
+}
+
+#[test]
+fn a_watcher_that_saw_nothing_makes_the_daemon_look() {
+    let mut world = World::new(63);
+    let [laptop, _desktop] = world.paired(["laptop", "desktop"]);
+    world.machines[laptop.0].sightless = 100;
+    world.write(laptop, "a/b/c.txt", "unseen");
+    world.settle();
+    world.assert_same_everywhere("a/b/c.txt", "unseen");
+}
+
+#[test]
+fn a_read_only_directory_gets_its_changes_and_stays_read_only() {
+    let mut world = World::new(64);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "locked/a.txt", "one");
+    world.settle();
+    world.must(desktop, Act::Chmod("locked".into(), 0o555));
+    world.settle();
+    world.write(laptop, "locked/a.txt", "two");
+    world.write(laptop, "locked/b.txt", "three");
+    world.settle();
+    world.assert_same_everywhere("locked/b.txt", "three");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_and_not_deleted_anywhere() {
+    let mut world = World::new(65);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "dir/secret.txt", "one");
+    world.settle();
+    world.must(desktop, Act::Chmod("dir".into(), 0o000));
+    world.run_for(5000);
+    assert_eq!(world.read(laptop, "dir/secret.txt").as_deref(), Some("one"));
+    world.must(desktop, Act::Chmod("dir".into(), 0o755));
+    world.settle();
+    world.assert_same_everywhere("dir/secret.txt", "one");
+}
+
+#[test]
+fn a_file_that_is_written_without_pause_keeps_nothing_else_waiting() {
+    let mut world = World::new(66);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "doomed.txt", "x");
+    world.settle();
+    world.remove(laptop, "doomed.txt");
+    for i in 0..200 {
+        world.write(laptop, "log.txt", &format!("line {i}"));
+        world.run_for(50);
+    }
+    assert_eq!(world.read(desktop, "doomed.txt"), None, "a deletion waits for no log");
+    world.settle();
+}

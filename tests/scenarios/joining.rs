@@ -1,0 +1,77 @@
+//! A machine that joins, or whose index is lost, brings its files and deletes nothing.
+
+use hearth_tests::sim::{Crash, World};
+
+#[test]
+fn equal_files_unify_and_different_ones_leave_the_accounts_version_its_name() {
+    let mut world = World::new(31);
+    let laptop = world.add("laptop");
+    world.write(laptop, "same.txt", "equal");
+    world.write(laptop, "differs.txt", "of the account");
+    world.write(laptop, "dir/only-laptop.txt", "l");
+    world.run_until_quiet();
+    let desktop = world.add_down("desktop");
+    world.write(desktop, "same.txt", "equal");
+    world.write(desktop, "differs.txt", "of the one that joins");
+    world.write(desktop, "dir/only-desktop.txt", "d");
+    world.start(desktop);
+    let before = world.sent.contents;
+    world.connect_all();
+    world.settle();
+    world.assert_same_everywhere("same.txt", "equal");
+    world.assert_same_everywhere("differs.txt", "of the account");
+    world.assert_same_everywhere("dir/only-laptop.txt", "l");
+    world.assert_same_everywhere("dir/only-desktop.txt", "d");
+    let sibling = world.paths(laptop).into_iter().find(|path| path.contains("(conflict, desktop")).expect("a sibling");
+    world.assert_same_everywhere(&sibling, "of the one that joins");
+    assert_eq!(world.sent.contents - before, 4, "what is equal does not travel");
+}
+
+#[test]
+fn an_index_that_is_lost_means_union() {
+    let mut world = World::new(32);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.write(laptop, "dir/b.txt", "two");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    world.remove(desktop, "a.txt");
+    world.write(laptop, "dir/c.txt", "meanwhile");
+    world.run_for(2000);
+    world.machines[desktop.0].lose_index();
+    world.start(desktop);
+    world.settle();
+    world.assert_paths_everywhere(&["a.txt", "dir", "dir/b.txt", "dir/c.txt"]);
+}
+
+#[test]
+fn an_index_from_a_backup_deletes_nothing() {
+    let mut world = World::new(33);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    let backup = world.machines[desktop.0].index();
+    world.start(desktop);
+    world.write(desktop, "b.txt", "after the backup");
+    world.write(desktop, "a.txt", "edited after the backup");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    world.machines[desktop.0].restore_index(backup);
+    world.start(desktop);
+    world.settle();
+    world.assert_paths_everywhere(&["a.txt", "b.txt"]);
+    world.assert_same_everywhere("a.txt", "edited after the backup");
+}
+
+#[test]
+fn a_root_that_is_another_directory_deletes_nothing() {
+    let mut world = World::new(34);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.settle();
+    world.machines[desktop.0].disk.root_lost = true;
+    world.remove(desktop, "a.txt");
+    world.run_for(60_000);
+    assert_eq!(world.read(laptop, "a.txt").as_deref(), Some("one"));
+}

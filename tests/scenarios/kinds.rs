@@ -1,0 +1,106 @@
+//! Links, odd names, and things that become another kind of thing.
+
+use hearth_tests::sim::World;
+use hearth_tests::sim::disk::Act;
+
+#[test]
+fn symlinks_travel_as_they_are_even_when_they_lead_nowhere() {
+    let mut world = World::new(71);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.must(laptop, Act::Link("current".into(), "releases/7".into()));
+    world.must(laptop, Act::Link("outside".into(), "/etc/hostname".into()));
+    world.settle();
+    world.assert_same_everywhere("current", "-> releases/7");
+    world.must(desktop, Act::Link("current".into(), "releases/8".into()));
+    world.settle();
+    world.assert_same_everywhere("current", "-> releases/8");
+}
+
+#[test]
+fn a_file_becomes_a_directory_becomes_a_link_becomes_a_file() {
+    let mut world = World::new(72);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "thing", "a file");
+    world.settle();
+    world.remove(desktop, "thing");
+    world.write(desktop, "thing/inside.txt", "in a directory");
+    world.settle();
+    world.assert_paths_everywhere(&["thing", "thing/inside.txt"]);
+    world.remove(laptop, "thing");
+    world.must(laptop, Act::Link("thing".into(), "elsewhere".into()));
+    world.settle();
+    world.assert_same_everywhere("thing", "-> elsewhere");
+    world.remove(desktop, "thing");
+    world.write(desktop, "thing", "a file again");
+    world.settle();
+    world.assert_same_everywhere("thing", "a file again");
+    world.assert_paths_everywhere(&["thing"]);
+}
+
+#[test]
+fn a_file_here_and_a_directory_there_at_one_name_are_both_kept() {
+    let mut world = World::new(73);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.part(laptop, desktop);
+    world.write(laptop, "thing", "a file");
+    world.write(desktop, "thing/inside.txt", "in a directory");
+    world.connect_all();
+    world.settle();
+    let paths = world.paths(laptop);
+    assert!(paths.contains(&"thing/inside.txt".to_owned()), "{paths:?}");
+    assert!(world.listing(laptop).values().any(|text| text == "a file"), "{paths:?}");
+}
+
+#[test]
+fn odd_names_travel_byte_for_byte() {
+    let mut world = World::new(74);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    let odd: [&[u8]; 7] = [b" ", b"-rf", b"a\nb", b"\xff\xfe\x80", b"...", b"\xe2\x80\xaetxt", &[b'n'; 255]];
+    for name in odd {
+        world.must(laptop, Act::Write(name.to_vec(), [b"text of ", name].concat()));
+    }
+    world.settle();
+    for name in odd {
+        assert!(matches!(world.machines[desktop.0].disk.tree.look(name), Ok(Some(_))), "{name:?}");
+    }
+}
+
+#[test]
+fn two_files_that_are_swapped_are_swapped_everywhere() {
+    let mut world = World::new(75);
+    let [laptop, _desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "was a");
+    world.write(laptop, "b.txt", "was b");
+    world.settle();
+    world.must(laptop, Act::Swap("a.txt".into(), "b.txt".into()));
+    world.settle();
+    world.assert_same_everywhere("a.txt", "was b");
+    world.assert_same_everywhere("b.txt", "was a");
+    world.assert_paths_everywhere(&["a.txt", "b.txt"]);
+}
+
+#[test]
+fn modes_and_times_travel_alone() {
+    let mut world = World::new(76);
+    let [laptop, _desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "script.sh", "#!/bin/sh");
+    world.settle();
+    let before = world.sent.contents;
+    world.must(laptop, Act::Chmod("script.sh".into(), 0o755));
+    world.must(laptop, Act::Touch("script.sh".into(), 1_000_000_000));
+    world.settle();
+    assert_eq!(world.sent.contents, before);
+}
+
+#[test]
+fn a_second_name_of_a_file_follows_what_is_written_by_the_first() {
+    let mut world = World::new(77);
+    let [laptop, _desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.must(laptop, Act::HardLink("a.txt".into(), "b.txt".into()));
+    world.settle();
+    world.write(laptop, "a.txt", "two");
+    world.settle();
+    world.assert_same_everywhere("a.txt", "two");
+    world.assert_same_everywhere("b.txt", "two");
+}

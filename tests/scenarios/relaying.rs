@@ -1,0 +1,69 @@
+//! Three machines, of which not all meet.
+
+use hearth_tests::sim::World;
+
+#[test]
+fn a_machine_passes_on_what_it_knows_of_others() {
+    let mut world = World::new(41);
+    let [laptop, _server, desktop] = world.paired(["laptop", "server", "desktop"]);
+    world.part(laptop, desktop);
+    world.write(laptop, "a/notes.txt", "by way of the server");
+    world.run_until_quiet();
+    world.assert_same_everywhere("a/notes.txt", "by way of the server");
+    world.write(desktop, "a/notes.txt", "and back");
+    world.run_until_quiet();
+    world.connect_all();
+    world.settle();
+    world.assert_same_everywhere("a/notes.txt", "and back");
+}
+
+#[test]
+fn a_message_in_a_bottle_reaches_the_one_who_was_never_there_at_the_same_time() {
+    let mut world = World::new(42);
+    let [laptop, server, desktop] = world.paired(["laptop", "server", "desktop"]);
+    world.go_offline(desktop);
+    world.write(laptop, "notes.txt", "for later");
+    world.run_until_quiet();
+    world.go_offline(laptop);
+    world.connect(server, desktop);
+    world.run_until_quiet();
+    assert_eq!(world.read(desktop, "notes.txt").as_deref(), Some("for later"));
+    world.connect_all();
+    world.settle();
+}
+
+#[test]
+fn three_edits_of_one_file_are_all_there() {
+    let mut world = World::new(43);
+    let all = world.paired(["laptop", "server", "desktop"]);
+    world.write(all[0], "notes.txt", "first");
+    world.settle();
+    for here in all {
+        world.go_offline(here);
+    }
+    for here in all {
+        world.write(here, "notes.txt", &format!("by {here:?}"));
+        world.run_for(1000);
+    }
+    world.connect_all();
+    world.settle();
+    assert_eq!(world.paths(all[0]).len(), 3);
+}
+
+#[test]
+fn clocks_that_are_off_by_ten_years_lose_nothing() {
+    let mut world = World::new(44);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    let ten_years = 10 * 365 * 86_400_000;
+    world.machines[laptop.0].skew_ms = ten_years;
+    world.write(laptop, "notes.txt", "from the future");
+    world.settle();
+    world.machines[laptop.0].skew_ms = -ten_years;
+    world.write(laptop, "notes.txt", "from the past");
+    world.settle();
+    world.assert_same_everywhere("notes.txt", "from the past");
+    world.write(desktop, "notes.txt", "from today");
+    world.settle();
+    world.assert_paths_everywhere(&["notes.txt"]);
+    world.assert_same_everywhere("notes.txt", "from today");
+}

@@ -1,0 +1,80 @@
+//! Rules differ between machines, and a rule deletes nothing.
+
+use hearth_tests::sim::{Crash, World};
+use syncd_core::engine::Event;
+
+#[test]
+fn what_is_excluded_on_one_machine_travels_between_the_others_through_it() {
+    let mut world = World::new(81);
+    let laptop = world.add_down("laptop");
+    let server = world.add_down("server");
+    let desktop = world.add_down("desktop");
+    world.machines[server.0].excluded.insert(b"videos".to_vec());
+    for here in [laptop, server, desktop] {
+        world.start(here);
+    }
+    world.connect(laptop, server);
+    world.connect(server, desktop);
+    world.write(laptop, "videos/holiday.mp4", "long");
+    world.write(laptop, "notes.txt", "short");
+    world.run_until_quiet();
+    assert_eq!(world.paths(server), ["notes.txt"]);
+    assert_eq!(world.read(desktop, "notes.txt").as_deref(), Some("short"));
+    world.connect(laptop, desktop);
+    world.run_until_quiet();
+    assert_eq!(world.read(desktop, "videos/holiday.mp4").as_deref(), Some("long"));
+}
+
+#[test]
+fn a_rule_that_excludes_and_is_lifted_again_deletes_nothing() {
+    let mut world = World::new(82);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/holiday.mp4", "long");
+    world.write(laptop, "notes.txt", "short");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    world.machines[desktop.0].excluded.insert(b"videos".to_vec());
+    world.start(desktop);
+    world.run_until_quiet();
+    assert_eq!(world.read(laptop, "videos/holiday.mp4").as_deref(), Some("long"));
+    assert_eq!(world.read(desktop, "videos/holiday.mp4").as_deref(), Some("long"));
+    world.write(laptop, "videos/holiday.mp4", "longer");
+    world.run_until_quiet();
+    world.crash(desktop, Crash::Kill);
+    world.machines[desktop.0].excluded.clear();
+    world.start(desktop);
+    world.settle();
+    world.assert_same_everywhere("videos/holiday.mp4", "longer");
+}
+
+#[test]
+fn what_a_person_removes_while_it_is_excluded_comes_back_with_the_rule_lifted() {
+    let mut world = World::new(83);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/holiday.mp4", "long");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    world.machines[desktop.0].excluded.insert(b"videos".to_vec());
+    world.start(desktop);
+    world.run_until_quiet();
+    world.remove(desktop, "videos");
+    world.run_until_quiet();
+    assert_eq!(world.read(laptop, "videos/holiday.mp4").as_deref(), Some("long"));
+    world.crash(desktop, Crash::Kill);
+    world.machines[desktop.0].excluded.clear();
+    world.start(desktop);
+    let now_ms = world.now_ms;
+    world.machines[desktop.0].handle(Event::RulesChanged, now_ms);
+    world.settle();
+    world.assert_same_everywhere("videos/holiday.mp4", "long");
+}
+
+#[test]
+fn a_socket_is_nobodys_business() {
+    let mut world = World::new(84);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.must(laptop, hearth_tests::sim::disk::Act::Socket("agent.sock".into()));
+    world.write(laptop, "a.txt", "one");
+    world.run_until_quiet();
+    assert_eq!(world.paths(desktop), ["a.txt"]);
+}
