@@ -2,20 +2,23 @@
 //!
 //! Every path is resolved by `openat2` with `RESOLVE_BENEATH` and no symlinks, then the last component is acted on at
 //! the directory's descriptor: whatever is swapped for a symlink meanwhile, nothing outside the home is touched.
+//! What lies in another file system or mount cannot be asked about at all: it must never look like something missing.
 //! Staging and history lie on the root's own file system, so that putting a file in place and moving it into history
 //! are renames. Decides nothing: order and checks are [`syncd_core::apply`]'s.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
-    Timestamps,
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
+    Timestamps, UTIME_OMIT,
 };
 use syncd_core::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 
@@ -27,8 +30,15 @@ const FEW: usize = 16;
 const PART: &str = "part-";
 /// Bytes that large contents leave free on the disk, at least.
 const RESERVE: u64 = 64 << 20;
-/// How long `utimensat` leaves a time alone.
-const OMIT: i64 = 0x3fff_fffe;
+/// Bytes of directory entries read in one go.
+const LISTING: usize = 16 << 10;
+/// Where staging and history are if the data directory is not beside the home.
+pub(crate) const NEAR: &str = ".hearth-data";
+
+thread_local! {
+    /// One block a thread: a home has many small files, and memory for each would cost more than reading it.
+    static BLOCK_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
+}
 
 /// The real disk. Clones share it.
 #[derive(Clone)]
@@ -38,7 +48,7 @@ struct Inner {
     root: OwnedFd,
     root_path: std::path::PathBuf,
     root_identity: Handle,
-    device: (u32, u32),
+    region: Region,
     staging: OwnedFd,
     history: OwnedFd,
     content_key: [u8; 32],
@@ -57,17 +67,16 @@ impl RealDisk {
     pub fn open(home: &Path, data: &Path, state: &Path, content_key: [u8; 32]) -> io::Result<Self> {
         let root = rustix::fs::open(home, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let stat = statx(root.as_fd(), b"")?;
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        let region = Region::of(&stat);
         let root_identity = handle_of(&stat);
         check_identity(state, root_identity)?;
-        let data_device = rustix::fs::statx(CWD, data, AtFlags::empty(), StatxFlags::BASIC_STATS)?;
-        let near = (data_device.stx_dev_major, data_device.stx_dev_minor) == device;
-        let base = if near { data.to_owned() } else { home.join(".hearth-data") };
+        let data_region = Region::of(&rustix::fs::statx(CWD, data, AtFlags::empty(), ASKED)?);
+        let base = if data_region == region { data.to_owned() } else { home.join(NEAR) };
         let inner = Inner {
             root,
             root_path: home.to_owned(),
             root_identity,
-            device,
+            region,
             staging: private_dir(&base, "staging")?,
             history: private_dir(&base, "history")?,
             content_key,
@@ -142,8 +151,14 @@ impl RealDisk {
         Ok(rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath())?)
     }
 
+    /// Refuses a directory that belongs to another file system, as a subvolume does without being a mount.
+    fn check_ours(&self, dir: &OwnedFd) -> io::Result<()> {
+        let ours = Region::of(&statx(dir.as_fd(), b"")?) == self.0.region;
+        if ours { Ok(()) } else { Err(ErrorKind::CrossesDevices.into()) }
+    }
+
     fn stat_of(&self, stat: &Statx) -> Stat {
-        let foreign = (stat.stx_dev_major, stat.stx_dev_minor) != self.0.device;
+        let foreign = Region::of(stat) != self.0.region;
         let kind = match FileType::from_raw_mode(RawMode::from(stat.stx_mode)) {
             _ if foreign => Kind::Other,
             FileType::RegularFile => Kind::File,
@@ -166,29 +181,30 @@ impl RealDisk {
         Ok(self.stat_of(&statx(dir.as_fd(), name)?))
     }
 
-    /// Reads all of a file through the keyed hash, writing it on where asked.
+    /// Reads the rest of a file through the keyed hash, writing it on where asked.
     fn pour(&self, from: &mut File, mut into: Option<&mut File>) -> io::Result<(ContentHash, u64)> {
         let mut hasher = blake3::Hasher::new_keyed(&self.0.content_key);
-        let mut block = vec![0; BLOCK];
         let mut size = 0;
-        loop {
-            let read = match from.read(&mut block) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            hasher.update(&block[..read]);
-            if let Some(into) = &mut into {
-                into.write_all(&block[..read])?;
+        BLOCK_BUFFER.with_borrow_mut(|block| {
+            loop {
+                let read = match from.read(block) {
+                    Ok(0) => break,
+                    Ok(read) => read,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                };
+                hasher.update(&block[..read]);
+                if let Some(into) = &mut into {
+                    into.write_all(&block[..read])?;
+                }
+                size += read as u64;
             }
-            size += read as u64;
-        }
-        Ok((ContentHash(*hasher.finalize().as_bytes()), size))
+            Ok((ContentHash(*hasher.finalize().as_bytes()), size))
+        })
     }
 
     fn new_staged(&self, name: &StageName) -> io::Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::from_raw_mode(0o600))?.into())
     }
 
@@ -210,12 +226,19 @@ impl RealDisk {
             Source::Copy(_) | Source::Kept(_) => {
                 let mut from = self.open_source(source)?;
                 let mut file = self.new_staged(name)?;
-                let cloned = rustix::fs::ioctl_ficlone(&file, &from).is_ok();
-                let (hash, size) = self.pour(&mut from, if cloned { None } else { Some(&mut file) })?;
+                // What is hashed is what is staged: the source may be written to between the cloning and the reading.
+                let (hash, size) = match rustix::fs::ioctl_ficlone(&file, &from) {
+                    Ok(()) => self.pour(&mut file, None)?,
+                    Err(_) => self.pour(&mut from, Some(&mut file))?,
+                };
                 Ok((file, hash, size))
             }
             Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
         }
+    }
+
+    fn flush_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0.staging)?)
     }
 
     fn remember_unflushed(&self, file: File) {
@@ -232,8 +255,11 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn list(&mut self, dir: &[u8]) -> io::Result<Vec<(Name, Stat)>> {
         let fd = self.dir(dir, OFlags::RDONLY)?;
+        self.check_ours(&fd)?;
+        let mut buffer = [MaybeUninit::uninit(); LISTING];
+        let mut listing = RawDir::new(&fd, &mut buffer);
         let mut entries = Vec::new();
-        for entry in Dir::read_from(&fd)? {
+        while let Some(entry) = listing.next() {
             let entry = entry?;
             let Some(name) = Name::new(entry.file_name().to_bytes()) else { continue };
             match self.stat_at(&fd, name.as_bytes()) {
@@ -250,7 +276,7 @@ impl Disk for RealDisk {
         let (dir, name) = self.parent(path)?;
         match self.stat_at(&dir, name) {
             Ok(stat) => Ok(Some(stat)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.check_ours(&dir).map(|()| None),
             Err(error) => Err(error),
         }
     }
@@ -266,8 +292,10 @@ impl Disk for RealDisk {
     }
 
     fn root_holds(&mut self) -> bool {
-        let stat = rustix::fs::statx(CWD, &self.0.root_path, AtFlags::empty(), StatxFlags::ALL);
-        stat.is_ok_and(|stat| handle_of(&stat) == self.0.root_identity)
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let stat = rustix::fs::open(&self.0.root_path, flags, Mode::empty()).map_err(io::Error::from);
+        let stat = stat.and_then(|root| statx(root.as_fd(), b""));
+        stat.is_ok_and(|stat| handle_of(&stat) == self.0.root_identity && Region::of(&stat) == self.0.region)
     }
 
     fn mkdir(&mut self, path: &[u8]) -> io::Result<Stat> {
@@ -307,7 +335,7 @@ impl Disk for RealDisk {
         let Unflushed { files, many } =
             std::mem::take(&mut *self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner));
         if many || dirs.len() > FEW {
-            return Ok(rustix::fs::syncfs(&self.dir(b"", OFlags::RDONLY)?)?);
+            return self.flush_all();
         }
         for file in files {
             file.sync_all()?;
@@ -315,12 +343,13 @@ impl Disk for RealDisk {
         for dir in dirs {
             match self.dir(dir, OFlags::RDONLY) {
                 Ok(fd) => rustix::fs::fsync(&fd)?,
+                // Removed: its own directory is flushed as well. Unreadable or elsewhere by now: what was done in it
+                // cannot be flushed by its path.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(_) => return self.flush_all(),
             }
         }
-        rustix::fs::fsync(&self.0.history)?;
-        Ok(())
+        Ok(rustix::fs::fsync(&self.0.history)?)
     }
 
     fn rename(&mut self, from: &[u8], to: &[u8]) -> io::Result<()> {
@@ -378,14 +407,12 @@ impl Disk for RealDisk {
     }
 
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>> {
-        let fd = rustix::fs::openat(
-            &self.0.staging,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.0.staging, ".", flags, Mode::empty())?;
+        let mut buffer = [MaybeUninit::uninit(); LISTING];
+        let mut listing = RawDir::new(&fd, &mut buffer);
         let mut found = Vec::new();
-        for entry in Dir::read_from(&fd)? {
+        while let Some(entry) = listing.next() {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             if name != "." && name != ".." && !name.starts_with(PART) {
@@ -409,13 +436,31 @@ impl Disk for RealDisk {
     }
 }
 
-fn beneath() -> ResolveFlags {
-    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
+/// The file system and the mount that an entry is in: names can be moved within one region alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Region {
+    device: (u32, u32),
+    /// `None` where the kernel does not tell.
+    mount: Option<u64>,
 }
 
-fn statx(dir: rustix::fd::BorrowedFd<'_>, name: &[u8]) -> io::Result<Statx> {
+impl Region {
+    fn of(stat: &Statx) -> Self {
+        let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        Self { device: (stat.stx_dev_major, stat.stx_dev_minor), mount: told.then_some(stat.stx_mnt_id) }
+    }
+}
+
+/// What is asked of `statx`.
+const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+
+fn beneath() -> ResolveFlags {
+    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV
+}
+
+fn statx(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Statx> {
     let flags = if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::SYMLINK_NOFOLLOW };
-    Ok(rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
+    Ok(rustix::fs::statx(dir, name, flags, ASKED)?)
 }
 
 fn handle_of(stat: &Statx) -> Handle {
@@ -428,7 +473,7 @@ fn handle_of(stat: &Statx) -> Handle {
 fn times_of(attributes: &Attributes) -> Timestamps {
     let FileTime { secs, nanos } = attributes.mtime;
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: OMIT },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: secs, tv_nsec: i64::from(nanos) },
     }
 }
@@ -451,7 +496,16 @@ fn check_identity(state: &Path, found: Handle) -> io::Result<()> {
             "the home is not the directory that it was; if that is meant, remove {} and start again",
             file.display()
         ))),
-        Err(error) if error.kind() == ErrorKind::NotFound => std::fs::write(&file, identity),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // Whole or not at all: half an identity would keep the daemon from ever starting again.
+            let part = state.join("root-id.part");
+            std::fs::write(&part, identity)?;
+            File::open(&part)?.sync_all()?;
+            std::fs::rename(&part, &file)
+        }
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ use crate::membership::{append, catch_up, entropy};
 use crate::net::{Identity, NetEvent, Network};
 use crate::preferences::Preferences;
 use crate::store::SqliteStore;
-use crate::watch::Watcher;
+use crate::watch::{Stirred, Stirs, Watcher};
 
 /// How long a request of a person waits for the relay to be reached.
 const RELAY_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -317,11 +317,12 @@ async fn look_beyond(watcher: Watcher, driver: Driver) {
     }
 }
 
-async fn watch_disk(mut stirred: mpsc::Receiver<crate::watch::Stirred>, driver: Driver) {
+async fn watch_disk(mut stirred: Stirs, driver: Driver) {
     while let Some(stirred) = stirred.recv().await {
         driver.tell(match stirred {
-            crate::watch::Stirred::Paths(paths) => Event::Stirred(paths),
-            crate::watch::Stirred::Overflow => Event::Overflowed,
+            Stirred::Paths(paths) => Event::Stirred(paths),
+            Stirred::Watched(dirs) => Event::Watched(dirs),
+            Stirred::Overflow => Event::Overflowed,
         });
     }
 }

@@ -5,7 +5,7 @@
 //! thing after the other. What a setting means, and whether it travels, is [`syncd_core::settings`]'s business.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -74,7 +74,7 @@ impl Preferences {
         let (mailbox, letters) = mpsc::unbounded_channel();
         Self {
             rulebook: Rulebook::open(paths),
-            own: paths.own().iter().map(|path| path.to_path_buf()).collect(),
+            own: paths.own().into_iter().map(Path::to_owned).chain([paths.home.join(crate::disk::NEAR)]).collect(),
             home: paths.home.to_string_lossy().into_owned(),
             join,
             with_bus,

@@ -55,8 +55,10 @@ impl Select for Shared {
 impl Rulebook {
     /// Reads the drop-ins; a wrong one is left out and told in the log.
     pub fn open(paths: &Paths) -> Self {
-        let inside = |path: &&Path| path.strip_prefix(&paths.home).ok().map(|p| p.as_os_str().as_bytes().to_vec());
-        let own_dirs: Vec<Vec<u8>> = paths.own().iter().filter_map(inside).filter(|path| !path.is_empty()).collect();
+        let inside = |path: &Path| path.strip_prefix(&paths.home).ok().map(|p| p.as_os_str().as_bytes().to_vec());
+        let near = paths.home.join(crate::disk::NEAR);
+        let own = paths.own().into_iter().chain([near.as_path()]);
+        let own_dirs: Vec<Vec<u8>> = own.filter_map(inside).filter(|path| !path.is_empty()).collect();
         let places = dropin_places(paths, std::env::var_os("XDG_DATA_DIRS"));
         let settings_dropins = read_dropins(&places, false);
         let mut dropins = Vec::new();

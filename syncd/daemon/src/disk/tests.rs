@@ -1,0 +1,410 @@
+//! Each call of the disk on a real file system, and what must never happen: following a symlink, replacing a file,
+//! taking what is out of sight for gone.
+//!
+//! Runs itself again where it may mount, or without the powers of root, for the tests that need it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+
+const KEY: [u8; 32] = [7; 32];
+const TIME: FileTime = FileTime { secs: 1_700_000_000, nanos: 123_456_789 };
+
+#[test]
+fn a_staged_file_arrives_with_bytes_mode_time_and_hash() {
+    let mut home = Home::new();
+    let name = stage_name("a");
+    let (stat, hash, size) =
+        home.disk.stage(&name, &Source::Bytes(b"hello".to_vec()), &attributes(0o640)).expect("staged");
+    assert_eq!((hash, size), (hash_of(b"hello"), 5));
+    let arrived = home.disk.unstage(&name, b"new").expect("free name");
+    assert_eq!(arrived.handle, stat.handle);
+    assert_eq!((arrived.kind, arrived.mode, arrived.mtime, arrived.size), (Kind::File, 0o640, TIME, 5));
+    assert_eq!(home.read("new"), b"hello");
+    assert_eq!(home.disk.stat(b"new").expect("readable"), Some(arrived));
+    assert_eq!(home.disk.hash(b"new").expect("readable"), (hash_of(b"hello"), 5));
+    home.disk.flush(&[Vec::new()]).expect("durable");
+    assert_eq!(home.disk.staged().expect("readable"), []);
+}
+
+#[test]
+fn a_staged_symlink_keeps_its_target_and_time_and_is_never_followed() {
+    let mut home = Home::new();
+    let name = stage_name("l");
+    let source = Source::Link(b"/etc/passwd".to_vec());
+    let (_, hash, _) = home.disk.stage(&name, &source, &attributes(0o600)).expect("staged");
+    assert_eq!(home.disk.hash_staged(&name).expect("readable").0, hash);
+    let stat = home.disk.unstage(&name, b"link").expect("free name");
+    assert_eq!((stat.kind, stat.mode, stat.mtime), (Kind::Link, 0o777, TIME));
+    assert_eq!(home.disk.read_link(b"link").expect("a link"), b"/etc/passwd");
+    let before = std::fs::metadata("/etc/passwd").expect("there").permissions().mode();
+    let later = Attributes { mtime: FileTime { secs: 5, nanos: 6 }, ..attributes(0o600) };
+    assert_eq!(home.disk.set_attributes(b"link", &later).expect("set").mtime, later.mtime);
+    assert_eq!(std::fs::metadata("/etc/passwd").expect("there").permissions().mode(), before);
+    home.disk.hash(b"link").expect_err("a link has no bytes");
+}
+
+#[test]
+fn a_copy_is_hashed_and_leaves_its_source_alone() {
+    let mut home = Home::new();
+    let bytes = vec![0x5a; 3 * BLOCK + 17];
+    home.write("big", &bytes);
+    let (stat, hash, size) =
+        home.disk.stage(&stage_name("c"), &Source::Copy(b"big".to_vec()), &attributes(0o444)).expect("staged");
+    assert_eq!((hash, size, stat.size), (hash_of(&bytes), bytes.len() as u64, bytes.len() as u64));
+    home.disk.unstage(&stage_name("c"), b"copy").expect("free name");
+    assert!(home.read("copy") == bytes && home.read("big") == bytes);
+}
+
+#[test]
+fn what_was_brought_in_parts_is_staged_under_its_hash_and_can_be_resumed() {
+    let mut home = Home::new();
+    let wanted = hash_of(b"whole");
+    let (_, mut part, len) = home.disk.open_part(wanted).expect("begun");
+    assert_eq!(len, 0);
+    part.write_all(b"who").expect("written");
+    drop(part);
+    let (name, mut part, len) = home.disk.open_part(wanted).expect("resumed");
+    assert_eq!(len, 3);
+    std::io::Seek::seek(&mut part, io::SeekFrom::End(0)).expect("a file");
+    part.write_all(b"le").expect("written");
+    assert_eq!(home.disk.staged().expect("readable"), [], "a part is not a leftover");
+    let (_, hash, size) = home.disk.stage(&stage_name("p"), &Source::Kept(name), &attributes(0o600)).expect("there");
+    assert_eq!((hash, size), (wanted, 5));
+    assert_eq!(home.disk.open_part(wanted).expect("begun anew").2, 0);
+}
+
+#[test]
+fn what_is_kept_can_be_staged_again_and_its_name_cannot_lead_elsewhere() {
+    let mut home = Home::new();
+    home.write("old", b"old");
+    home.disk.take(b"old", &stage_name("k")).expect("taken");
+    home.disk.keep(&stage_name("k")).expect("kept");
+    let source = Source::Kept(stage_name("k"));
+    let (_, hash, _) = home.disk.stage(&stage_name("again"), &source, &attributes(0o600)).expect("staged");
+    assert_eq!(hash, hash_of(b"old"));
+    for name in ["../../../home/x", "..", "."] {
+        home.disk.open_source(&Source::Kept(stage_name(name))).expect_err("no name of ours");
+    }
+}
+
+#[test]
+fn nothing_is_ever_replaced_by_a_move() {
+    let mut home = Home::new();
+    home.write("a", b"a");
+    home.write("b", b"b");
+    home.disk.stage(&stage_name("s"), &Source::Bytes(b"s".to_vec()), &attributes(0o600)).expect("staged");
+    let refusals = [
+        home.disk.rename(b"a", b"b"),
+        home.disk.unstage(&stage_name("s"), b"b").map(drop),
+        home.disk.take(b"a", &stage_name("s")).map(drop),
+        home.disk.mkdir(b"b").map(drop),
+    ];
+    for refusal in refusals {
+        assert_eq!(refusal.expect_err("taken").kind(), ErrorKind::AlreadyExists);
+    }
+    assert_eq!((home.read("a"), home.read("b")), (b"a".to_vec(), b"b".to_vec()));
+}
+
+#[test]
+fn an_exchange_gives_what_came_out() {
+    let mut home = Home::new();
+    home.write("doc", b"old");
+    let before = home.disk.stat(b"doc").expect("readable").expect("there");
+    home.disk.stage(&stage_name("n"), &Source::Bytes(b"new!".to_vec()), &attributes(0o600)).expect("staged");
+    let (stands, came_out) = home.disk.exchange(&stage_name("n"), b"doc").expect("swapped");
+    assert_eq!((stands.size, came_out.handle), (4, before.handle));
+    assert_eq!(home.disk.hash_staged(&stage_name("n")).expect("readable").0, hash_of(b"old"));
+    let missing = home.disk.exchange(&stage_name("n"), b"nothing").expect_err("nothing to swap with");
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn names_are_bytes_of_any_kind_and_up_to_255_of_them() {
+    let mut home = Home::new();
+    let names = [vec![b'n'; 255], b"\xff\xfe".to_vec(), b" ".to_vec(), b"-rf".to_vec(), b"a\nb".to_vec()];
+    for name in &names {
+        home.disk.stage(&stage_name("x"), &Source::Bytes(name.clone()), &attributes(0o600)).expect("staged");
+        home.disk.unstage(&stage_name("x"), name).expect("free name");
+        assert_eq!(home.disk.hash(name).expect("readable").0, hash_of(name));
+    }
+    let mut listed: Vec<Vec<u8>> =
+        home.disk.list(b"").expect("readable").into_iter().map(|(name, _)| name.as_bytes().to_vec()).collect();
+    listed.sort();
+    let mut wanted = names.to_vec();
+    wanted.sort();
+    assert_eq!(listed, wanted);
+    home.disk.stat(&[b'n'; 256]).expect_err("no file system has that name");
+}
+
+#[test]
+fn a_large_directory_is_listed_whole() {
+    let mut home = Home::new();
+    for number in 0..3000 {
+        home.write(&format!("a file with a name of some length, number {number}"), b"");
+    }
+    assert_eq!(home.disk.list(b"").expect("readable").len(), 3000);
+}
+
+#[test]
+fn what_is_neither_file_nor_directory_nor_link_is_told_as_such_and_never_opened() {
+    let mut home = Home::new();
+    rustix::fs::mkfifoat(CWD, home.path("pipe"), Mode::from_raw_mode(0o600)).expect("made");
+    assert_eq!(home.disk.stat(b"pipe").expect("readable").expect("there").kind, Kind::Other);
+    home.disk.hash(b"pipe").expect_err("would wait for a writer");
+}
+
+#[test]
+fn directories_are_made_private_moved_whole_and_removed_only_if_empty() {
+    let mut home = Home::new();
+    let made = home.disk.mkdir(b"dir").expect("made");
+    assert_eq!((made.kind, made.mode), (Kind::Dir, 0o700));
+    home.write("dir/file", b"x");
+    let moved = home.disk.rename(b"dir", b"other").and_then(|()| home.disk.stat(b"other")).expect("moved");
+    assert_eq!(moved.expect("there").handle, made.handle);
+    assert_eq!(home.disk.rmdir(b"other").expect_err("not empty").kind(), ErrorKind::DirectoryNotEmpty);
+    home.disk.take(b"other/file", &stage_name("f")).expect("taken");
+    home.disk.rmdir(b"other").expect("empty");
+    assert_eq!(home.disk.stat(b"other").expect("readable"), None);
+    assert_eq!(home.disk.stat(b"other/file").expect_err("no such directory").kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn attributes_reach_directories_that_nobody_may_enter_and_bits_that_do_not_travel_are_masked() {
+    let mut home = Home::new();
+    home.disk.mkdir(b"dir").expect("made");
+    let stat = home.disk.set_attributes(b"dir", &attributes(0o4_055)).expect("set");
+    assert_eq!((stat.mode, stat.mtime), (0o055, TIME));
+    assert_eq!(std::fs::metadata(home.path("dir")).expect("there").mode() & 0o7777, 0o055);
+    home.disk.set_attributes(b"dir", &attributes(0o700)).expect("back");
+}
+
+#[test]
+fn no_path_leads_through_a_symlink_or_upwards() {
+    let mut home = Home::new();
+    let outside = tempfile::tempdir().expect("a directory");
+    std::fs::write(outside.path().join("secret"), b"secret").expect("written");
+    symlink(outside.path(), home.path("door")).expect("made");
+    symlink("secret", home.path("file")).expect("made");
+    home.disk.stage(&stage_name("s"), &Source::Bytes(b"s".to_vec()), &attributes(0o600)).expect("staged");
+    home.write("own", b"own");
+    for path in ["door/secret", "door/new", "../secret", "door/../own", "/etc/passwd"] {
+        let path = path.as_bytes();
+        home.disk.stat(path).expect_err("refused");
+        home.disk.hash(path).expect_err("refused");
+        home.disk.mkdir(path).expect_err("refused");
+        home.disk.rename(b"own", path).expect_err("refused");
+        home.disk.rename(path, b"mine").expect_err("refused");
+        home.disk.unstage(&stage_name("s"), path).expect_err("refused");
+        home.disk.exchange(&stage_name("s"), path).expect_err("refused");
+        home.disk.take(path, &stage_name("t")).expect_err("refused");
+        home.disk.rmdir(path).expect_err("refused");
+        home.disk.set_attributes(path, &attributes(0o777)).expect_err("refused");
+        home.disk.open_source(&Source::Copy(path.to_vec())).expect_err("refused");
+    }
+    home.disk.list(b"door").expect_err("refused");
+    home.disk.list(b"..").expect_err("refused");
+    home.disk.hash(b"file").expect_err("refused");
+    assert_eq!(std::fs::read_dir(outside.path()).expect("readable").count(), 1);
+    assert_eq!(std::fs::read(outside.path().join("secret")).expect("there"), b"secret");
+}
+
+#[test]
+fn a_directory_that_is_swapped_for_a_symlink_all_the_time_never_lets_anything_out() {
+    let mut home = Home::new();
+    let outside = tempfile::tempdir().expect("a directory");
+    symlink(outside.path(), home.path("door")).expect("made");
+    std::fs::create_dir(home.path("dir")).expect("made");
+    home.write("dir/kept", b"kept");
+    let stop = AtomicBool::new(false);
+    let (dir, door) = (home.path("dir"), home.path("door"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(CWD, &dir, CWD, &door, RenameFlags::EXCHANGE).expect("swapped");
+            }
+        });
+        for number in 0..2000 {
+            let name = stage_name(&number.to_string());
+            home.disk.stage(&name, &Source::Bytes(vec![1]), &attributes(0o600)).expect("staged");
+            let target = format!("dir/{number}");
+            let _ = home.disk.unstage(&name, target.as_bytes());
+            let _ = home.disk.set_attributes(target.as_bytes(), &attributes(0o644));
+            let _ = home.disk.mkdir(format!("dir/sub{number}").as_bytes());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(std::fs::read_dir(outside.path()).expect("readable").count(), 0);
+}
+
+#[test]
+fn another_directory_at_the_homes_path_is_not_the_home() {
+    let mut home = Home::new();
+    assert!(home.disk.root_holds());
+    std::fs::rename(home.path(""), home.dir.path().join("moved")).expect("moved");
+    assert!(!home.disk.root_holds());
+    std::fs::create_dir(home.path("")).expect("made");
+    assert!(!home.disk.root_holds());
+    let refused = home.open().err().expect("another home than the index was made for");
+    assert!(refused.to_string().contains("root-id"), "{refused}");
+}
+
+#[test]
+fn data_on_another_file_system_stays_there_and_staging_comes_to_the_home() {
+    let near = tempfile::tempdir().expect("a directory");
+    let Ok(far) = tempfile::tempdir_in("/dev/shm") else { return };
+    let device = |path: &Path| std::fs::metadata(path).expect("there").dev();
+    if device(near.path()) == device(far.path()) {
+        return;
+    }
+    let home = near.path().join("home");
+    std::fs::create_dir(&home).expect("made");
+    let mut disk = RealDisk::open(&home, far.path(), near.path(), KEY).expect("opens");
+    disk.stage(&stage_name("s"), &Source::Bytes(b"s".to_vec()), &attributes(0o600)).expect("staged");
+    disk.unstage(&stage_name("s"), b"arrived").expect("on one file system");
+    disk.take(b"arrived", &stage_name("s")).and_then(|_| disk.keep(&stage_name("s"))).expect("kept");
+    let kept = home.join(NEAR).join("history/s");
+    assert_eq!(std::fs::read(kept).expect("there"), b"s");
+    assert_eq!(std::fs::metadata(home.join(NEAR)).expect("there").mode() & 0o777, 0o700);
+    assert_eq!(std::fs::read_dir(far.path()).expect("readable").count(), 0);
+}
+
+#[test]
+fn a_directory_that_may_not_be_read_can_be_flushed() {
+    if run_again("a_directory_that_may_not_be_read_can_be_flushed", POWERLESS) {
+        return;
+    }
+    let mut home = Home::new();
+    home.disk.mkdir(b"dropbox").expect("made");
+    home.disk.stage(&stage_name("s"), &Source::Bytes(b"s".to_vec()), &attributes(0o600)).expect("staged");
+    home.disk.unstage(&stage_name("s"), b"dropbox/file").expect("free name");
+    home.disk.set_attributes(b"dropbox", &attributes(0o311)).expect("set");
+    home.disk.list(b"dropbox").expect_err("unreadable");
+    home.disk.flush(&[b"dropbox".to_vec(), b"gone".to_vec()]).expect("durable all the same");
+}
+
+#[test]
+fn a_directory_that_may_not_be_written_refuses_and_nothing_is_lost() {
+    if run_again("a_directory_that_may_not_be_written_refuses_and_nothing_is_lost", POWERLESS) {
+        return;
+    }
+    let mut home = Home::new();
+    home.disk.mkdir(b"fixed").expect("made");
+    home.write("fixed/file", b"x");
+    home.disk.set_attributes(b"fixed", &attributes(0o500)).expect("set");
+    home.disk.stage(&stage_name("s"), &Source::Bytes(b"s".to_vec()), &attributes(0o600)).expect("staged");
+    let refusals = [
+        home.disk.unstage(&stage_name("s"), b"fixed/new").map(drop),
+        home.disk.exchange(&stage_name("s"), b"fixed/file").map(drop),
+        home.disk.take(b"fixed/file", &stage_name("t")).map(drop),
+        home.disk.mkdir(b"fixed/dir").map(drop),
+    ];
+    for refusal in refusals {
+        assert_eq!(refusal.expect_err("read-only").kind(), ErrorKind::PermissionDenied);
+    }
+    assert_eq!(home.read("fixed/file"), b"x");
+    assert_eq!(home.disk.staged().expect("readable").len(), 1);
+}
+
+#[test]
+fn what_is_mounted_in_the_home_is_foreign_and_hides_nothing_that_could_look_deleted() {
+    if run_again("what_is_mounted_in_the_home_is_foreign_and_hides_nothing_that_could_look_deleted", OWN_MOUNTS) {
+        return;
+    }
+    for how in [&["-t", "tmpfs", "none"][..], &["--bind", "."][..]] {
+        let mut home = Home::new();
+        home.disk.mkdir(b"music").expect("made");
+        home.write("music/song", b"la");
+        let mounted = Command::new("mount").current_dir(home.path("")).args(how).arg("music").status();
+        assert!(mounted.expect("mount runs").success());
+        assert_eq!(home.disk.stat(b"music").expect("readable").expect("there").kind, Kind::Other);
+        for error in [
+            home.disk.stat(b"music/song").expect_err("cannot be told"),
+            home.disk.list(b"music").expect_err("cannot be told"),
+            home.disk.hash(b"music/song").expect_err("cannot be told"),
+            home.disk.mkdir(b"music/dir").expect_err("not ours"),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::CrossesDevices);
+        }
+        home.disk.flush(&[b"music".to_vec()]).expect("durable");
+        let gone = Command::new("umount").arg(home.path("music")).status();
+        assert!(gone.expect("umount runs").success());
+        assert_eq!(home.disk.hash(b"music/song").expect("in sight again").0, hash_of(b"la"));
+    }
+}
+
+/// Runs a program without the powers that make root ignore permissions.
+const POWERLESS: &[&str] = &["setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search", "--"];
+/// Runs a program where it may mount.
+const OWN_MOUNTS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
+
+/// Runs one test of this program once more under `wrapper`, and says that it did; inside, says that it did not.
+fn run_again(test: &str, wrapper: &[&str]) -> bool {
+    const INSIDE: &str = "HEARTH_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return false;
+    }
+    let unneeded = wrapper == POWERLESS && !rustix::process::geteuid().is_root();
+    if unneeded {
+        return false;
+    }
+    let own = std::env::current_exe().expect("a running program has a path");
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(own).args(["--exact", &format!("disk::tests::{test}"), "--nocapture"]);
+    let output = command.env(INSIDE, "1").output().expect("util-linux is installed");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    true
+}
+
+/// A home and its data directory, gone when dropped.
+struct Home {
+    dir: tempfile::TempDir,
+    disk: RealDisk,
+}
+
+impl Home {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["home", "data", "state"] {
+            std::fs::create_dir(dir.path().join(name)).expect("made");
+        }
+        let at = |name| dir.path().join(name);
+        let disk = RealDisk::open(&at("home"), &at("data"), &at("state"), KEY).expect("opens");
+        Self { dir, disk }
+    }
+
+    fn open(&self) -> io::Result<RealDisk> {
+        let at = |name| self.dir.path().join(name);
+        RealDisk::open(&at("home"), &at("data"), &at("state"), KEY)
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join("home").join(OsStr::from_bytes(below.as_bytes()))
+    }
+
+    fn write(&self, below: &str, bytes: &[u8]) {
+        std::fs::write(self.path(below), bytes).expect("written");
+    }
+
+    fn read(&self, below: &str) -> Vec<u8> {
+        std::fs::read(self.path(below)).expect("there")
+    }
+}
+
+fn attributes(mode: u16) -> Attributes {
+    Attributes { mode, mtime: TIME, ..Attributes::default() }
+}
+
+fn stage_name(name: &str) -> StageName {
+    StageName(name.to_owned())
+}
+
+fn hash_of(bytes: &[u8]) -> ContentHash {
+    ContentHash(*blake3::keyed_hash(&KEY, bytes).as_bytes())
+}
