@@ -915,7 +915,9 @@ impl<S: Store> Engine<S> {
             }
         }
         let store = &self.state.store;
-        let steps = plan(&changes, |dir, name| store.base_at(dir, name).ok().flatten().map(|base| base.id));
+        let live = |base: &Base| base.state == BaseState::Live;
+        let steps =
+            plan(&changes, |dir, name| store.base_at(dir, name).ok().flatten().filter(live).map(|base| base.id));
         let by = self.by.clone();
         let mut applier =
             Applier { state: &mut self.state, disk, sources: &sources, by: &by, applied: Applied::default() };

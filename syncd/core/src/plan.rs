@@ -193,8 +193,8 @@ impl<S: Store> Search<'_, S> {
         if !self.slots.insert((dir, name.clone())) {
             return Ok(());
         }
-        if let Some(original) = crate::conflict::registered(&name) {
-            self.slot(dir, original)?;
+        for related in self.state.view().family(dir, &name)? {
+            self.slot(dir, related)?;
         }
         for target in self.state.view().slot(dir, &name)? {
             for member in &target.members {
