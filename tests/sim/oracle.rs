@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::ContentHash;
+use hearth_schemas::item::Value;
 use syncd_core::engine::Event;
 use syncd_core::store::Store;
 
@@ -60,6 +61,27 @@ fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
     let displaced = tree.history.iter().chain(&tree.staging);
     let kept = displaced.filter(|(name, _)| machine.knows_kept(name)).map(|(_, ino)| *ino);
     live.chain(kept).filter_map(|ino| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes)).collect()
+}
+
+/// Whether contents that were told of exist nowhere any more, by a person's doing and not by ours, so that the world
+/// cannot come to an end: each was overwritten or deleted where it was written before anybody had fetched it.
+pub(super) fn is_at_a_loss(world: &World) -> bool {
+    let all: BTreeSet<ContentHash> = world.machines.iter().flat_map(held).collect();
+    world.machines.iter().any(|machine| {
+        let store = &machine.engine().state.store;
+        let problems: Vec<_> = machine.engine().problems().collect();
+        let marked = store.marked(None, usize::MAX).expect("an index in memory");
+        !problems.is_empty()
+            && problems.iter().all(|problem| problem.what == "no connected device has its content")
+            && marked.iter().all(|node| {
+                let row = store.row(*node).expect("an index in memory");
+                row.is_some_and(|row| {
+                    row.content.values().any(|content| {
+                        matches!(content.value, Value::File { hash, .. } if !all.contains(&hash))
+                    })
+                })
+            })
+    }) && world.oracle.lost(&world.machines).is_empty()
 }
 
 /// Everything that must hold when all are connected and nothing is left to do.

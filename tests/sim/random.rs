@@ -77,7 +77,12 @@ pub fn play(seed: u64, tell: bool) {
         player.say(&world, || format!("-- round {round} --"));
         player.round(&mut world);
         player.mend(&mut world);
-        world.settle();
+        world.run_until_quiet();
+        if world.is_at_a_loss() {
+            player.say(&world, || "a content is nowhere any more".to_owned());
+            break;
+        }
+        world.assert_in_order();
     }
 }
 

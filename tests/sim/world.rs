@@ -491,6 +491,11 @@ impl World {
         super::oracle::assert_in_order(self);
     }
 
+    /// Whether contents exist nowhere any more by a person's doing, which nothing can mend.
+    pub fn is_at_a_loss(&self) -> bool {
+        super::oracle::is_at_a_loss(self)
+    }
+
     /// Runs until quiet, then asserts everything that must hold.
     pub fn settle(&mut self) {
         self.run_until_quiet();

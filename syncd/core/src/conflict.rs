@@ -43,6 +43,12 @@ pub fn registered(name: &Name) -> Option<Name> {
     Name::new(original)
 }
 
+/// What the names of all siblings of an entry begin with.
+pub fn family(original: &Name) -> Vec<u8> {
+    let (stem, _) = split(original.as_bytes());
+    [stem, MARK.as_bytes()].concat()
+}
+
 /// The birth name of the device that a sibling's name tells.
 pub fn birth_name(name: &Name) -> Option<String> {
     let bytes = name.as_bytes();

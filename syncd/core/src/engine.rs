@@ -868,8 +868,10 @@ impl<S: Store> Engine<S> {
         let (count, bytes) = self.fetch.waiting();
         let worth = count >= APPLY_EARLY.0 || bytes >= APPLY_EARLY.1 || self.fetch.is_small_idle();
         let mut nodes: Vec<NodeId> = Vec::new();
-        if worth {
+        if worth && !self.ready.is_empty() {
             nodes.extend(std::mem::take(&mut self.ready));
+            // What waits for a place may wait for one of these.
+            nodes.extend(std::mem::take(&mut self.waiting));
         }
         while self.planning && nodes.len() < PLAN_NODES && self.fetch.has_room() {
             let batch = self.state.store.marked(self.planned_upto, PLAN_NODES - nodes.len())?;

@@ -645,8 +645,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         for member in nodes_of(&found.parent) {
             let Some(leader) = view.shape.leader(member) else { continue };
             out.extend(view.slot(leader, &found.name)?);
-            if let Some(original) = crate::conflict::registered(&found.name) {
-                out.extend(view.slot(leader, &original)?.into_iter().filter(|target| target.name == found.name));
+            for related in view.family(leader, &found.name)? {
+                let shown = view.slot(leader, &related)?.into_iter();
+                out.extend(shown.filter(|target| related != found.name && target.name == found.name));
             }
             break;
         }

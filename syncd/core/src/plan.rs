@@ -85,7 +85,8 @@ pub struct Collected {
 
 /// Finds where base and view differ around the marked nodes.
 pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId]) -> StoreResult<Collected> {
-    let mut search = Search { state, bases: BTreeMap::new(), targets: BTreeMap::new(), slots: BTreeSet::new() };
+    let mut search =
+        Search { state, bases: BTreeMap::new(), targets: BTreeMap::new(), slots: BTreeSet::new(), fresh: Vec::new() };
     for &node in marked {
         search.node(node)?;
     }
@@ -148,6 +149,8 @@ struct Search<'a, S> {
     bases: BTreeMap<NodeId, Base>,
     targets: BTreeMap<NodeId, Target>,
     slots: BTreeSet<(NodeId, Name)>,
+    /// Targets that have been found and not yet been followed up.
+    fresh: Vec<NodeId>,
 }
 
 impl<S: Store> Search<'_, S> {
@@ -193,8 +196,8 @@ impl<S: Store> Search<'_, S> {
         if !self.slots.insert((dir, name.clone())) {
             return Ok(());
         }
-        if let Some(original) = crate::conflict::registered(&name) {
-            self.slot(dir, original)?;
+        for related in self.state.view().family(dir, &name)? {
+            self.slot(dir, related)?;
         }
         for target in self.state.view().slot(dir, &name)? {
             for member in &target.members {
@@ -202,21 +205,31 @@ impl<S: Store> Search<'_, S> {
                     self.base(base)?;
                 }
             }
+            self.fresh.push(target.id);
             self.targets.insert(target.id, target);
         }
         Ok(())
     }
 
-    /// Adds the directories that the targets are in and that this disk lacks.
+    /// Adds the directories that the targets are in and that this disk lacks, and what stands at the names that the
+    /// targets are to have.
     fn close(&mut self) -> StoreResult<()> {
-        let mut queue: Vec<NodeId> = self.targets.values().map(|target| target.parent).collect();
-        while let Some(dir) = queue.pop() {
-            if dir == NodeId::ROOT || self.targets.contains_key(&dir) || on_disk(self.state, dir)?.is_some() {
-                continue;
-            }
-            if let Some(target) = self.state.view().directory(dir)? {
-                queue.push(target.parent);
-                self.targets.insert(dir, target);
+        while let Some(fresh) = self.fresh.pop() {
+            let target = &self.targets[&fresh];
+            let (dir, name) = (target.parent, target.name.clone());
+            match on_disk(self.state, dir)? {
+                Some(parent) => {
+                    if let Some(standing) = self.state.store.base_at(parent.id, &name)? {
+                        self.base(standing)?;
+                    }
+                }
+                None if self.targets.contains_key(&dir) => {}
+                None => {
+                    if let Some(target) = self.state.view().directory(dir)? {
+                        self.fresh.push(dir);
+                        self.targets.insert(dir, target);
+                    }
+                }
             }
         }
         Ok(())

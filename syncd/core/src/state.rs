@@ -133,11 +133,32 @@ impl<S: Store> State<S> {
     pub fn put(&mut self, row: &Row) -> StoreResult<()> {
         if let Some(old) = self.store.row(row.id)? {
             self.mark_derived(&old)?;
+            self.leave(&old, row)?;
         }
         self.mark_derived(row)?;
         self.store.mark(row.id)?;
         self.store.put_row(row)?;
         self.tree.note(row);
+        Ok(())
+    }
+
+    /// Marks what competes for the names that a node leaves: who comes first there may get the name.
+    fn leave(&mut self, old: &Row, row: &Row) -> StoreResult<()> {
+        for (dot, place) in &old.place {
+            if row.place.contains_key(dot) {
+                continue;
+            }
+            self.tree.note_left(place.parent);
+            let mut names = vec![place.name.clone()];
+            if let Some(leader) = self.tree.shape().leader(place.parent) {
+                names.extend(self.view().family(leader, &place.name)?);
+            }
+            for name in names {
+                for node in self.store.placed_at(place.parent, &name)? {
+                    self.store.mark(node)?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -132,6 +132,8 @@ pub trait Store {
     fn directories(&self) -> StoreResult<Vec<Row>>;
     /// Nodes that have any version of their place under this name of this directory.
     fn placed_at(&self, parent: NodeId, name: &Name) -> StoreResult<Vec<NodeId>>;
+    /// Names that begin with this and that nodes have any version of their place under, in this directory.
+    fn names_from(&self, parent: NodeId, prefix: &[u8]) -> StoreResult<Vec<Name>>;
     /// Nodes that have any version of their place in this directory.
     fn placed_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>>;
     /// Up to `limit` rows in the order of their last change after `seq`, each with its position.

@@ -126,13 +126,18 @@ impl Tree {
             Class::Dir => self.note_directory(row),
             Class::Leaf => {
                 for place in row.place.values() {
-                    if self.shape.dead.contains(&place.parent) {
-                        self.leafy.remove(&place.parent);
-                        self.stale = true;
-                    }
+                    self.note_left(place.parent);
                 }
             }
             Class::Setting | Class::Replica => {}
+        }
+    }
+
+    /// Takes note that a leaf came to, changed in or left a directory: a dead one is shown for a live leaf's sake.
+    pub fn note_left(&mut self, dir: NodeId) {
+        if self.shape.dead.contains(&dir) {
+            self.leafy.remove(&dir);
+            self.stale = true;
         }
     }
 

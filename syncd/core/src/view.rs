@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use hearth_schemas::ids::{NodeId, ReplicaId};
 use hearth_schemas::item::{Attributes, Class, Content, Name, Row, Stamp, Value};
 
-use crate::conflict::{derived_id, sibling_name};
+use crate::conflict::{derived_id, family, registered, sibling_name};
 use crate::row::{content_groups, winner};
 use crate::store::{Dots, Member, Store, StoreResult};
 use crate::tree::{Shape, is_dead};
@@ -98,6 +98,18 @@ impl<S: Store> View<'_, S> {
             self.derived(dir, name, row, &mut taken, &mut targets)?;
         }
         Ok(targets)
+    }
+
+    /// For a name that a sibling could have: the names in a directory whose siblings compete for such names.
+    pub fn family(&self, dir: NodeId, name: &Name) -> StoreResult<Vec<Name>> {
+        let Some(original) = registered(name) else { return Ok(Vec::new()) };
+        let mut names = Vec::new();
+        for &member in self.shape.members(dir) {
+            names.extend(self.store.names_from(member, &family(&original))?);
+        }
+        names.retain(|other| registered(other).as_ref() == Some(&original));
+        names.push(original);
+        Ok(names)
     }
 
     /// The slot that a node is registered in; `None` for what is dead or pending.

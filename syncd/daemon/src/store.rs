@@ -197,6 +197,14 @@ impl Store for SqliteStore {
         Ok(nodes(self.all(sql, params![&parent.0[..], name.as_bytes()])?))
     }
 
+    fn names_from(&self, parent: NodeId, prefix: &[u8]) -> StoreResult<Vec<Name>> {
+        let Some((last, start)) = prefix.split_last() else { return Ok(Vec::new()) };
+        let beyond = [start, &[last.saturating_add(1)]].concat();
+        let sql = "SELECT DISTINCT name FROM places WHERE parent = ?1 AND name >= ?2 AND name < ?3";
+        let names: Vec<Vec<u8>> = self.all(sql, params![&parent.0[..], prefix, beyond])?;
+        Ok(names.into_iter().filter_map(Name::new).collect())
+    }
+
     fn placed_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
         let sql = "SELECT DISTINCT node FROM places WHERE parent = ?1 ORDER BY node";
         Ok(nodes(self.all(sql, [&parent.0[..]])?))

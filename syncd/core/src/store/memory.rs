@@ -87,6 +87,15 @@ impl Store for MemoryStore {
         Ok(entries.range(from..).take_while(|(other, _)| other == name).map(|(_, id)| *id).collect())
     }
 
+    fn names_from(&self, parent: NodeId, prefix: &[u8]) -> StoreResult<Vec<Name>> {
+        let Some(entries) = self.tables.places.get(&parent) else { return Ok(Vec::new()) };
+        let Some(first) = Name::new(prefix) else { return Ok(Vec::new()) };
+        let from = entries.range((first, NodeId([0; 16]))..).map(|(name, _)| name);
+        let mut names: Vec<Name> = from.take_while(|name| name.as_bytes().starts_with(prefix)).cloned().collect();
+        names.dedup();
+        Ok(names)
+    }
+
     fn placed_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
         let Some(entries) = self.tables.places.get(&parent) else { return Ok(Vec::new()) };
         Ok(entries.iter().map(|(_, id)| *id).collect::<BTreeSet<_>>().into_iter().collect())
