@@ -5,7 +5,8 @@
 //! disk and peers fill it again by union. Decides nothing.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use hearth_schemas::codec;
@@ -22,6 +23,10 @@ use syncd_core::disk::Handle;
 use syncd_core::row;
 use syncd_core::store::{Base, Kept, Store, StoreError, StoreResult};
 
+use self::pending::{At, Bases, Cell, Rows};
+
+mod pending;
+
 /// Numbered schema changes, oldest first.
 const SCHEMA: [&str; 1] = [include_str!("../../../schemas/sql/0001_index.sql")];
 /// Page cache in KiB.
@@ -29,15 +34,25 @@ const CACHE_KIB: i64 = 4 << 10;
 /// Longest stored value, in bytes: what is read back was written by this program.
 const MAX_VALUE: usize = 64 << 20;
 
+/// Things kept in memory over a transaction's end.
+const REMEMBERED: usize = 4096;
+/// Rows or base entries that wait before they are written to SQLite within the transaction.
+const WAITING: usize = 4096;
+
 /// The index of one account.
 pub struct SqliteStore {
     db: Connection,
     known: KnownMap,
     last_seq: u64,
     digest: u64,
+    /// What a rollback goes back to, while a transaction is open.
     saved: Option<(KnownMap, u64, u64)>,
-    /// The base entries that were looked up last: directories are asked for with every path.
-    recent: RefCell<BTreeMap<NodeId, Base>>,
+    /// Whether SQLite knows of the open transaction; it is told with the first write.
+    begun: bool,
+    rows: RefCell<Rows>,
+    bases: RefCell<Bases>,
+    /// Nodes that were marked or unmarked and SQLite has yet to follow.
+    marks: BTreeMap<NodeId, bool>,
 }
 
 impl SqliteStore {
@@ -87,7 +102,10 @@ impl SqliteStore {
             last_seq: unsigned(last_seq),
             digest: 0,
             saved: None,
-            recent: RefCell::default(),
+            begun: false,
+            rows: RefCell::default(),
+            bases: RefCell::default(),
+            marks: BTreeMap::new(),
         };
         let single = |key: &str| store.single(key);
         let (known, digest) = (single("known")?, single("digest")?);
@@ -101,8 +119,12 @@ impl SqliteStore {
         statement.query_row([key], |row| row.get(0)).optional()
     }
 
-    fn run(&self, sql: &str, params: impl Params) -> StoreResult<usize> {
-        self.db.prepare_cached(sql).and_then(|mut statement| statement.execute(params)).map_err(failed)
+    fn write(&mut self, sql: &str, params: impl Params) -> StoreResult<()> {
+        if self.saved.is_some() && !self.begun {
+            self.db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+            self.begun = true;
+        }
+        run(&self.db, sql, params)
     }
 
     fn one<T: FromSql>(&self, sql: &str, params: impl Params) -> StoreResult<Option<T>> {
@@ -116,6 +138,12 @@ impl SqliteStore {
         rows.collect::<Result<_, _>>().map_err(failed)
     }
 
+    fn pairs<A: FromSql, B: FromSql>(&self, sql: &str, params: impl Params) -> StoreResult<Vec<(A, B)>> {
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
+        let rows = statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+        rows.collect::<Result<_, _>>().map_err(failed)
+    }
+
     fn base_where(&self, sql: &str, params: impl Params) -> StoreResult<Option<Base>> {
         self.one::<Vec<u8>>(sql, params)?.map(|bytes| read(&bytes)).transpose()
     }
@@ -125,29 +153,154 @@ impl SqliteStore {
     }
 }
 
-/// Entries in the small cache of base entries.
-const RECENT: usize = 512;
+impl SqliteStore {
+    /// Reads a row unless it is in memory, and shows it.
+    fn with_row<R>(&self, id: NodeId, show: impl FnOnce(&mut Rows) -> R) -> StoreResult<R> {
+        let mut rows = self.rows.borrow_mut();
+        if !rows.cells.contains_key(&id) {
+            let bytes: Option<Vec<u8>> = self.one("SELECT data FROM rows WHERE id = ?1", [&id.0[..]])?;
+            let row = bytes.map(|bytes| read(&bytes)).transpose()?;
+            rows.cells.insert(id, Cell::read(row, pending::places));
+        }
+        Ok(show(&mut rows))
+    }
+
+    /// Reads a base entry unless it is in memory, and shows it.
+    fn with_base<R>(&self, id: NodeId, show: impl FnOnce(&mut Bases) -> R) -> StoreResult<R> {
+        let mut bases = self.bases.borrow_mut();
+        if !bases.cells.contains_key(&id) {
+            let base = self.base_where("SELECT data FROM bases WHERE id = ?1", [&id.0[..]])?;
+            bases.cells.insert(id, Cell::read(base, pending::further_members));
+        }
+        Ok(show(&mut bases))
+    }
+
+    /// Takes in base entries as SQLite has them, and gives those that do not wait.
+    fn taken_in(&self, found: Vec<Base>) -> Vec<Base> {
+        let mut bases = self.bases.borrow_mut();
+        let found: Vec<Base> = found.into_iter().filter(|base| !bases.waits(base.id)).collect();
+        for base in &found {
+            let cell = || Cell::read(Some(base.clone()), pending::further_members);
+            bases.cells.entry(base.id).or_insert_with(cell);
+        }
+        found
+    }
+
+    /// Writes what waits to SQLite.
+    fn flush(&mut self) -> StoreResult<()> {
+        let waits = self.rows.borrow().waiting() + self.bases.borrow().waiting.len() + self.marks.len();
+        if waits == 0 {
+            return Ok(());
+        }
+        if self.saved.is_some() && !self.begun {
+            self.db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+            self.begun = true;
+        }
+        let db = &self.db;
+        self.rows.borrow_mut().flush(|seq, row, stored| write_row(db, seq, row, stored))?;
+        self.bases.borrow_mut().flush(|id, base, stored| write_base(db, id, base, stored))?;
+        for (node, marked) in std::mem::take(&mut self.marks) {
+            let sql = if marked {
+                "INSERT OR IGNORE INTO marks (node) VALUES (?1)"
+            } else {
+                "DELETE FROM marks WHERE node = ?1"
+            };
+            run(db, sql, [&node.0[..]])?;
+        }
+        Ok(())
+    }
+
+    /// Flushes where there is no transaction to wait for the end of, or too much waits.
+    fn written(&mut self) -> StoreResult<()> {
+        let waits = self.rows.borrow().waiting().max(self.bases.borrow().waiting.len());
+        if self.saved.is_none() || waits >= WAITING { self.flush() } else { Ok(()) }
+    }
+
+    fn forget(&mut self) {
+        self.rows.take();
+        self.bases.take();
+        self.marks.clear();
+    }
+}
+
+fn write_row(db: &Connection, seq: u64, row: &Row, stored: Option<&[At]>) -> StoreResult<()> {
+    let now = pending::places(row);
+    let stored = stored.unwrap_or_default();
+    for (parent, name) in stored.iter().filter(|at| !now.contains(at)) {
+        let sql = "DELETE FROM places WHERE parent = ?1 AND name = ?2 AND node = ?3";
+        run(db, sql, params![&parent.0[..], name.as_bytes(), &row.id.0[..]])?;
+    }
+    for (parent, name) in now.iter().filter(|at| !stored.contains(at)) {
+        let sql = "INSERT OR IGNORE INTO places (parent, name, node) VALUES (?1, ?2, ?3)";
+        run(db, sql, params![&parent.0[..], name.as_bytes(), &row.id.0[..]])?;
+    }
+    let unnumbered = row.ctx.get(&UNNUMBERED).map(|&seq| signed(seq));
+    let sql = "INSERT OR REPLACE INTO rows (id, seq, class, unnumbered, data) VALUES (?1, ?2, ?3, ?4, ?5)";
+    run(db, sql, params![&row.id.0[..], signed(seq), number(row.class), unnumbered, write(row)])
+}
+
+fn write_base(db: &Connection, id: NodeId, base: Option<&Base>, stored: Option<&[NodeId]>) -> StoreResult<()> {
+    let further = base.map(pending::further_members).unwrap_or_default();
+    for node in stored.iter().copied().flatten().filter(|node| !further.contains(node)) {
+        run(db, "DELETE FROM members WHERE node = ?1 AND base = ?2", params![&node.0[..], &id.0[..]])?;
+    }
+    for node in &further {
+        run(db, "INSERT OR REPLACE INTO members (node, base) VALUES (?1, ?2)", params![&node.0[..], &id.0[..]])?;
+    }
+    let Some(base) = base else {
+        return if stored.is_some() { run(db, "DELETE FROM bases WHERE id = ?1", [&id.0[..]]) } else { Ok(()) };
+    };
+    let handle = base.stat.handle;
+    run(
+        db,
+        "INSERT OR REPLACE INTO bases (id, parent, name, inode, born, hash, sibling, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            &id.0[..],
+            &base.parent.0[..],
+            base.name.as_bytes(),
+            handle.inode.cast_signed(),
+            handle.born,
+            hash_of(&base.value).map(|hash| hash.0.to_vec()),
+            is_sibling(base),
+            write(base),
+        ],
+    )
+}
 
 impl Store for SqliteStore {
     fn begin(&mut self) -> StoreResult<()> {
         self.saved = Some((self.known.clone(), self.last_seq, self.digest));
-        self.db.execute_batch("BEGIN IMMEDIATE").map_err(failed)
+        Ok(())
     }
 
     fn commit(&mut self) -> StoreResult<()> {
+        self.flush()?;
         if self.saved.as_ref().is_some_and(|(_, _, digest)| *digest != self.digest) {
             let digest = self.digest.to_le_bytes();
             self.set_value("digest", &digest)?;
         }
-        self.db.execute_batch("COMMIT").map_err(failed)?;
+        if self.begun {
+            self.db.execute_batch("COMMIT").map_err(failed)?;
+        }
+        self.begun = false;
         self.saved = None;
+        if self.rows.borrow().size() > REMEMBERED {
+            self.rows.take();
+        }
+        if self.bases.borrow().size() > REMEMBERED {
+            self.bases.take();
+        }
         Ok(())
     }
 
     fn rollback(&mut self) {
-        // Fails where no transaction is open, which is as good.
-        let _ = self.db.execute_batch("ROLLBACK");
-        self.recent.borrow_mut().clear();
+        if self.begun {
+            // Fails where SQLite has rolled back by itself, which is as good.
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        self.begun = false;
+        self.forget();
         if let Some((known, last_seq, digest)) = self.saved.take() {
             self.known = known;
             self.last_seq = last_seq;
@@ -156,36 +309,19 @@ impl Store for SqliteStore {
     }
 
     fn row(&self, id: NodeId) -> StoreResult<Option<Row>> {
-        let bytes: Option<Vec<u8>> = self.one("SELECT data FROM rows WHERE id = ?1", [&id.0[..]])?;
-        bytes.map(|bytes| read(&bytes)).transpose()
+        self.with_row(id, |rows| rows.cells[&id].value.clone())
     }
 
     fn put_row(&mut self, row: &Row) -> StoreResult<()> {
-        let old = self.row(row.id)?;
-        if let Some(old) = &old {
-            self.digest = self.digest.wrapping_sub(row::digest(old));
-        }
-        let same_places = old.as_ref().is_some_and(|old| {
-            old.place.len() == row.place.len()
-                && old.place.values().zip(row.place.values()).all(|(a, b)| a.parent == b.parent && a.name == b.name)
-        });
-        if !same_places {
-            for place in old.iter().flat_map(|old| old.place.values()) {
-                let sql = "DELETE FROM places WHERE parent = ?1 AND name = ?2 AND node = ?3";
-                self.run(sql, params![&place.parent.0[..], place.name.as_bytes(), &row.id.0[..]])?;
-            }
-            for place in row.place.values() {
-                let sql = "INSERT OR IGNORE INTO places (parent, name, node) VALUES (?1, ?2, ?3)";
-                self.run(sql, params![&place.parent.0[..], place.name.as_bytes(), &row.id.0[..]])?;
-            }
-        }
-        self.digest = self.digest.wrapping_add(row::digest(row));
-        self.last_seq += 1;
-        let unnumbered = row.ctx.get(&UNNUMBERED).map(|&seq| signed(seq));
-        let sql = "INSERT OR REPLACE INTO rows (id, seq, class, unnumbered, data) VALUES (?1, ?2, ?3, ?4, ?5)";
-        let data = write(row);
-        self.run(sql, params![&row.id.0[..], signed(self.last_seq), number(row.class), unnumbered, data])?;
-        Ok(())
+        let (digest, seq) = (self.digest.wrapping_add(row::digest(row)), self.last_seq + 1);
+        let old = self.with_row(row.id, |rows| {
+            let old = rows.cells[&row.id].value.as_ref().map_or(0, row::digest);
+            rows.put(row, seq);
+            old
+        })?;
+        self.digest = digest.wrapping_sub(old);
+        self.last_seq = seq;
+        self.written()
     }
 
     fn directories(&self) -> StoreResult<Vec<Row>> {
@@ -193,35 +329,57 @@ impl Store for SqliteStore {
     }
 
     fn placed_at(&self, parent: NodeId, name: &Name) -> StoreResult<Vec<NodeId>> {
-        let sql = "SELECT node FROM places WHERE parent = ?1 AND name = ?2 ORDER BY node";
-        Ok(nodes(self.all(sql, params![&parent.0[..], name.as_bytes()])?))
+        let at = (parent, name.clone());
+        let mut rows = self.rows.borrow_mut();
+        if !rows.stored_at.contains_key(&at) {
+            let sql = "SELECT node FROM places WHERE parent = ?1 AND name = ?2";
+            let found = nodes(self.all(sql, params![&parent.0[..], name.as_bytes()])?);
+            rows.stored_at.insert(at.clone(), found);
+        }
+        let stored = rows.stored_at[&at].iter().filter(|node| !rows.waits(**node));
+        let waiting = rows.placed.get(&at).into_iter().flatten();
+        Ok(stored.chain(waiting).copied().collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     fn names_from(&self, parent: NodeId, prefix: &[u8]) -> StoreResult<Vec<Name>> {
         let Some((last, start)) = prefix.split_last() else { return Ok(Vec::new()) };
         let beyond = [start, &[last.saturating_add(1)]].concat();
-        let sql = "SELECT DISTINCT name FROM places WHERE parent = ?1 AND name >= ?2 AND name < ?3";
-        let names: Vec<Vec<u8>> = self.all(sql, params![&parent.0[..], prefix, beyond])?;
-        Ok(names.into_iter().filter_map(Name::new).collect())
+        let sql = "SELECT name, node FROM places WHERE parent = ?1 AND name >= ?2 AND name < ?3";
+        let stored: Vec<(Vec<u8>, Vec<u8>)> = self.pairs(sql, params![&parent.0[..], prefix, beyond])?;
+        let rows = self.rows.borrow();
+        let mut names: BTreeSet<Name> = BTreeSet::new();
+        for (name, node) in stored {
+            if !nodes(vec![node]).iter().any(|node| rows.waits(*node)) {
+                names.extend(Name::new(name));
+            }
+        }
+        let waiting = in_directory(&rows.placed, parent).map(|((_, name), _)| name);
+        names.extend(waiting.filter(|name| name.as_bytes().starts_with(prefix)).cloned());
+        Ok(names.into_iter().collect())
     }
 
     fn placed_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
-        let sql = "SELECT DISTINCT node FROM places WHERE parent = ?1 ORDER BY node";
-        Ok(nodes(self.all(sql, [&parent.0[..]])?))
+        let stored = nodes(self.all("SELECT DISTINCT node FROM places WHERE parent = ?1", [&parent.0[..]])?);
+        let rows = self.rows.borrow();
+        let waiting = in_directory(&rows.placed, parent).flat_map(|(_, nodes)| nodes).copied();
+        let found: BTreeSet<NodeId> = stored.into_iter().filter(|node| !rows.waits(*node)).chain(waiting).collect();
+        Ok(found.into_iter().collect())
     }
 
     fn rows_after(&self, seq: u64, limit: usize) -> StoreResult<Vec<(u64, Row)>> {
+        let rows = self.rows.borrow();
         let sql = "SELECT seq, data FROM rows WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let found = statement
-            .query_map(params![signed(seq), limit], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))
-            .map_err(failed)?;
+        let most = i64::try_from(limit.saturating_add(rows.waiting())).unwrap_or(i64::MAX);
         let mut out = Vec::new();
-        for row in found {
-            let (seq, data) = row.map_err(failed)?;
-            out.push((unsigned(seq), read(&data)?));
+        for (seq, data) in self.pairs::<i64, Vec<u8>>(sql, params![signed(seq), most])? {
+            let row: Row = read(&data)?;
+            if !rows.waits(row.id) {
+                out.push((unsigned(seq), row));
+            }
         }
+        out.truncate(limit);
+        let waiting = rows.order.range(seq + 1..).take(limit - out.len());
+        out.extend(waiting.filter_map(|(seq, id)| Some((*seq, rows.cells[id].value.clone()?))));
         Ok(out)
     }
 
@@ -230,8 +388,14 @@ impl Store for SqliteStore {
     }
 
     fn unnumbered(&self) -> StoreResult<Vec<NodeId>> {
-        let sql = "SELECT id FROM rows WHERE unnumbered IS NOT NULL ORDER BY unnumbered, id";
-        Ok(nodes(self.all(sql, [])?))
+        let stored = self.pairs("SELECT unnumbered, id FROM rows WHERE unnumbered IS NOT NULL", [])?;
+        let rows = self.rows.borrow();
+        let mut found = rows.unnumbered();
+        for (number, id) in stored {
+            let stored = nodes(vec![id]).into_iter().map(|id| (unsigned(number), id));
+            found.extend(stored.filter(|(_, id)| !rows.waits(*id)));
+        }
+        Ok(found.into_iter().map(|(_, id)| id).collect())
     }
 
     fn digest(&self) -> u64 {
@@ -241,11 +405,21 @@ impl Store for SqliteStore {
     fn rows_of(&self, class: Class) -> StoreResult<Vec<Row>> {
         // The partial index over classes serves all but leaves, which nobody asks for at once.
         let sql = if class == Class::Leaf {
-            "SELECT data FROM rows WHERE class = ?1 ORDER BY id"
+            "SELECT data FROM rows WHERE class = ?1"
         } else {
-            "SELECT data FROM rows WHERE class = ?1 AND class <> 1 ORDER BY id"
+            "SELECT data FROM rows WHERE class = ?1 AND class <> 1"
         };
-        self.all::<Vec<u8>>(sql, [number(class)])?.iter().map(|bytes| read(bytes)).collect()
+        let stored: Vec<Vec<u8>> = self.all(sql, [number(class)])?;
+        let rows = self.rows.borrow();
+        let waiting = rows.written().filter(|row| row.class == class).map(|row| (row.id, row.clone()));
+        let mut found: BTreeMap<NodeId, Row> = waiting.collect();
+        for data in stored {
+            let row: Row = read(&data)?;
+            if !rows.waits(row.id) {
+                found.insert(row.id, row);
+            }
+        }
+        Ok(found.into_values().collect())
     }
 
     fn known(&self) -> &KnownMap {
@@ -279,129 +453,144 @@ impl Store for SqliteStore {
 
     fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()> {
         let sql = "INSERT OR REPLACE INTO cursors (replica, seq) VALUES (?1, ?2)";
-        self.run(sql, params![replica.0.cast_signed(), signed(seq)])?;
-        Ok(())
+        self.write(sql, params![replica.0.cast_signed(), signed(seq)])
     }
 
     fn base(&self, id: NodeId) -> StoreResult<Option<Base>> {
-        if let Some(base) = self.recent.borrow().get(&id) {
-            return Ok(Some(base.clone()));
-        }
-        let base = self.base_where("SELECT data FROM bases WHERE id = ?1", [&id.0[..]])?;
-        if let Some(base) = base.as_ref().filter(|base| base.class == Class::Dir) {
-            let mut recent = self.recent.borrow_mut();
-            if recent.len() >= RECENT {
-                recent.clear();
-            }
-            recent.insert(id, base.clone());
-        }
-        Ok(base)
+        self.with_base(id, |bases| bases.cells[&id].value.clone())
     }
 
     fn base_of(&self, node: NodeId) -> StoreResult<Option<Base>> {
-        let sql = "SELECT data FROM members JOIN bases ON bases.id = members.base WHERE members.node = ?1";
-        self.base_where(sql, [&node.0[..]])
+        let waiting = self.bases.borrow().of.get(&node).copied();
+        if let Some(id) = waiting {
+            return self.base(id);
+        }
+        let is_member = |base: &Base| base.members.iter().any(|member| member.node == node);
+        if let Some(own) = self.base(node)?.filter(is_member) {
+            return Ok(Some(own));
+        }
+        let remembered = self.bases.borrow().stored_of.get(&node).copied();
+        let other = match remembered {
+            Some(other) => other,
+            None => {
+                let bytes: Option<Vec<u8>> = self.one("SELECT base FROM members WHERE node = ?1", [&node.0[..]])?;
+                let other = nodes(bytes.into_iter().collect()).first().copied();
+                self.bases.borrow_mut().stored_of.insert(node, other);
+                other
+            }
+        };
+        match other {
+            Some(other) => Ok(self.base(other)?.filter(is_member)),
+            None => Ok(None),
+        }
     }
 
     fn base_at(&self, parent: NodeId, name: &Name) -> StoreResult<Option<Base>> {
-        let sql = "SELECT data FROM bases WHERE parent = ?1 AND name = ?2";
-        self.base_where(sql, params![&parent.0[..], name.as_bytes()])
+        let at = (parent, name.clone());
+        let waiting = self.bases.borrow().at.get(&at).and_then(|ids| ids.first().copied());
+        if let Some(id) = waiting {
+            return self.base(id);
+        }
+        let remembered = self.bases.borrow().stored_at.get(&at).cloned();
+        let stored = match remembered {
+            Some(ids) => ids,
+            None => {
+                let sql = "SELECT data FROM bases WHERE parent = ?1 AND name = ?2";
+                let found = self.bases_where(sql, params![&parent.0[..], name.as_bytes()])?;
+                let ids: Vec<NodeId> = found.iter().map(|base| base.id).collect();
+                self.taken_in(found);
+                self.bases.borrow_mut().stored_at.insert(at, ids.clone());
+                ids
+            }
+        };
+        match stored.into_iter().find(|id| !self.bases.borrow().waits(*id)) {
+            Some(id) => self.base(id),
+            None => Ok(None),
+        }
     }
 
     fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
-        self.bases_where("SELECT data FROM bases WHERE parent = ?1 ORDER BY name", [&parent.0[..]])
+        let stored = self.bases_where("SELECT data FROM bases WHERE parent = ?1", [&parent.0[..]])?;
+        let bases = self.bases.borrow();
+        let waiting = in_directory(&bases.at, parent).flat_map(|(_, ids)| ids);
+        let mut found: Vec<Base> = waiting.filter_map(|id| bases.cells[id].value.clone()).collect();
+        found.extend(stored.into_iter().filter(|base| !bases.waits(base.id)));
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
     }
 
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
         let sql = "SELECT data FROM bases WHERE inode = ?1 AND born = ?2";
-        self.bases_where(sql, params![handle.inode.cast_signed(), handle.born])
+        let mut found = self.taken_in(self.bases_where(sql, params![handle.inode.cast_signed(), handle.born])?);
+        let bases = self.bases.borrow();
+        let waiting = bases.with.get(&handle).into_iter().flatten();
+        found.extend(waiting.filter_map(|id| bases.cells[id].value.clone()));
+        Ok(found)
     }
 
     fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>> {
-        self.bases_where("SELECT data FROM bases WHERE hash = ?1 LIMIT 4", [&hash.0[..]])
+        let mut found = self.taken_in(self.bases_where("SELECT data FROM bases WHERE hash = ?1 LIMIT 4", [&hash.0[..]])?);
+        let bases = self.bases.borrow();
+        found.extend(bases.written().filter(|base| hash_of(&base.value) == Some(hash)).take(4).cloned());
+        Ok(found)
     }
 
     fn siblings(&self) -> StoreResult<Vec<Base>> {
-        self.bases_where("SELECT data FROM bases WHERE sibling = 1", [])
+        let mut found = self.taken_in(self.bases_where("SELECT data FROM bases WHERE sibling = 1", [])?);
+        found.extend(self.bases.borrow().written().filter(|base| is_sibling(base)).cloned());
+        Ok(found)
     }
 
     fn put_base(&mut self, base: &Base) -> StoreResult<()> {
-        let old = self.base_where("SELECT data FROM bases WHERE id = ?1", [&base.id.0[..]])?;
-        let old_nodes: Vec<NodeId> = old.iter().flat_map(|old| old.members.iter().map(|member| member.node)).collect();
-        let nodes: Vec<NodeId> = base.members.iter().map(|member| member.node).collect();
-        if old_nodes != nodes {
-            for node in &old_nodes {
-                let sql = "DELETE FROM members WHERE node = ?1 AND base = ?2";
-                self.run(sql, params![&node.0[..], &base.id.0[..]])?;
-            }
-            for node in &nodes {
-                let sql = "INSERT OR REPLACE INTO members (node, base) VALUES (?1, ?2)";
-                self.run(sql, params![&node.0[..], &base.id.0[..]])?;
-            }
-        }
-        self.recent.borrow_mut().remove(&base.id);
-        let handle = base.stat.handle;
-        self.run(
-            "INSERT OR REPLACE INTO bases (id, parent, name, inode, born, hash, sibling, data)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                &base.id.0[..],
-                &base.parent.0[..],
-                base.name.as_bytes(),
-                handle.inode.cast_signed(),
-                handle.born,
-                hash_of(&base.value).map(|hash| hash.0.to_vec()),
-                conflict::registered(&base.name).is_some(),
-                write(base),
-            ],
-        )?;
-        Ok(())
+        self.with_base(base.id, |bases| bases.put(base.id, Some(base)))?;
+        self.written()
     }
 
     fn remove_base(&mut self, id: NodeId) -> StoreResult<()> {
-        self.recent.borrow_mut().remove(&id);
-        let old = self.base_where("SELECT data FROM bases WHERE id = ?1", [&id.0[..]])?;
-        for member in old.iter().flat_map(|old| &old.members) {
-            self.run("DELETE FROM members WHERE node = ?1 AND base = ?2", params![&member.node.0[..], &id.0[..]])?;
-        }
-        self.run("DELETE FROM bases WHERE id = ?1", [&id.0[..]])?;
-        Ok(())
+        self.with_base(id, |bases| bases.put(id, None))?;
+        self.written()
     }
 
     fn count_base(&self) -> StoreResult<u64> {
-        Ok(self.one::<i64>("SELECT count(*) FROM bases", [])?.map_or(0, unsigned))
+        let stored = self.one::<i64>("SELECT count(*) FROM bases", [])?.unwrap_or(0);
+        Ok(unsigned(stored + self.bases.borrow().surplus()))
     }
 
     fn mark(&mut self, node: NodeId) -> StoreResult<()> {
-        self.run("INSERT OR IGNORE INTO marks (node) VALUES (?1)", [&node.0[..]])?;
-        Ok(())
+        self.marks.insert(node, true);
+        self.written()
     }
 
     fn marked(&self, after: Option<NodeId>, limit: usize) -> StoreResult<Vec<NodeId>> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        Ok(nodes(match after {
+        let most = i64::try_from(limit.saturating_add(self.marks.len())).unwrap_or(i64::MAX);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let stored = match after {
             Some(after) => {
                 let sql = "SELECT node FROM marks WHERE node > ?1 ORDER BY node LIMIT ?2";
-                self.all(sql, params![&after.0[..], limit])?
+                self.all(sql, params![&after.0[..], most])?
             }
-            None => self.all("SELECT node FROM marks ORDER BY node LIMIT ?1", [limit])?,
-        }))
+            None => self.all("SELECT node FROM marks ORDER BY node LIMIT ?1", [most])?,
+        };
+        let mut found: BTreeSet<NodeId> = nodes(stored).into_iter().collect();
+        for (node, marked) in self.marks.range((from, Bound::Unbounded)) {
+            if *marked { found.insert(*node) } else { found.remove(node) };
+        }
+        Ok(found.into_iter().take(limit).collect())
     }
 
     fn unmark(&mut self, node: NodeId) -> StoreResult<()> {
-        self.run("DELETE FROM marks WHERE node = ?1", [&node.0[..]])?;
-        Ok(())
+        self.marks.insert(node, false);
+        self.written()
     }
 
     fn nothing_marked(&self) -> StoreResult<bool> {
-        Ok(self.one::<Vec<u8>>("SELECT node FROM marks LIMIT 1", [])?.is_none())
+        Ok(self.marked(None, 1)?.is_empty())
     }
 
     fn put_kept(&mut self, kept: &Kept) -> StoreResult<()> {
         let hash = hash_of(&kept.value).map(|hash| hash.0.to_vec());
         let sql = "INSERT OR REPLACE INTO kept (name, path, hash, data) VALUES (?1, ?2, ?3, ?4)";
-        self.run(sql, params![kept.name, kept.path, hash, write(kept)])?;
-        Ok(())
+        self.write(sql, params![kept.name, kept.path, hash, write(kept)])
     }
 
     fn kept(&self, name: &str) -> StoreResult<Option<Kept>> {
@@ -434,13 +623,11 @@ impl Store for SqliteStore {
     }
 
     fn set_value(&mut self, key: &str, value: &[u8]) -> StoreResult<()> {
-        self.run("INSERT OR REPLACE INTO singles (key, value) VALUES (?1, ?2)", params![key, value])?;
-        Ok(())
+        self.write("INSERT OR REPLACE INTO singles (key, value) VALUES (?1, ?2)", params![key, value])
     }
 
     fn remove_value(&mut self, key: &str) -> StoreResult<()> {
-        self.run("DELETE FROM singles WHERE key = ?1", [key])?;
-        Ok(())
+        self.write("DELETE FROM singles WHERE key = ?1", [key])
     }
 
     fn values(&self, prefix: &str) -> StoreResult<Vec<(String, Vec<u8>)>> {
@@ -450,6 +637,20 @@ impl Store for SqliteStore {
         let found = statement.query_map(params![prefix, end], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
         found.collect::<Result<_, _>>().map_err(failed)
     }
+}
+
+fn run(db: &Connection, sql: &str, params: impl Params) -> StoreResult<()> {
+    db.prepare_cached(sql).and_then(|mut statement| statement.execute(params)).map(drop).map_err(failed)
+}
+
+/// The part of an index by names that is in one directory.
+fn in_directory<T>(index: &BTreeMap<At, T>, parent: NodeId) -> impl Iterator<Item = (&At, &T)> {
+    let least = Name::new([1]).expect("a byte that a name can begin with");
+    index.range((parent, least)..).take_while(move |((dir, _), _)| *dir == parent)
+}
+
+fn is_sibling(base: &Base) -> bool {
+    conflict::registered(&base.name).is_some()
 }
 
 fn write<T: Serialize>(value: &T) -> Vec<u8> {
@@ -548,6 +749,9 @@ mod tests {
                     let step = dice.clone();
                     change(&mut sqlite, &mut dice);
                     change(&mut memory, &mut step.clone());
+                    if dice.below(5) == 0 {
+                        assert_eq!(answers(&sqlite), answers(&memory), "seed {seed}, within round {round}");
+                    }
                 }
                 if dice.below(4) == 0 {
                     sqlite.rollback();
@@ -596,7 +800,11 @@ mod tests {
         let done = match dice.below(10) {
             0..=2 => store.put_row(&row(a + 1, b, name, dice.below(50) + 1)),
             3..=5 => {
-                let entry = base(a + 1, b, name);
+                let mut entry = base(a + 1, b, name);
+                if dice.below(2) == 0 {
+                    let dots = Dots::default();
+                    entry.members.push(Member { node: node(a + 30), dots, origin: None });
+                }
                 // Two entries never have one name for longer than a step; the index need not say which it tells.
                 let taken =
                     store.base_at(entry.parent, &entry.name).expect("read").is_some_and(|other| other.id != entry.id);
@@ -638,6 +846,7 @@ mod tests {
             children.sort_by_key(|child| child.id);
             out.push(format!("{:?} {:?}", store.row(id), store.base(id)));
             out.push(format!("{:?} {:?} {children:?}", store.placed_in(id), store.base_of(id)));
+            out.push(format!("{:?}", store.names_from(id, b"z")));
             for name in ["x", "y"] {
                 let name = Name::new(name).expect("valid");
                 out.push(format!("{:?} {:?}", store.placed_at(id, &name), store.base_at(id, &name)));
@@ -646,6 +855,17 @@ mod tests {
         let mut siblings: Vec<NodeId> = store.siblings().expect("read").into_iter().map(|base| base.id).collect();
         siblings.sort();
         out.push(format!("{siblings:?}"));
+        for id in 1..9 {
+            let ids = |bases: StoreResult<Vec<Base>>| {
+                bases.expect("read").into_iter().map(|base| base.id).collect::<BTreeSet<_>>()
+            };
+            let hash = ContentHash([u8::try_from(id).expect("small"); 32]);
+            out.push(format!("{:?}", ids(store.bases_with(Handle { inode: id, born: 1 }))));
+            out.push(format!("{:?} {:?}", ids(store.base_holding(hash)), store.base_of(node(id + 29))));
+            out.push(format!("{:?}", store.marked(Some(node(id)), 2)));
+            out.push(format!("{:?}", store.rows_after(id, 3).expect("read").len()));
+        }
+        out.push(format!("{:?}", store.rows_of(Class::Leaf)));
         out
     }
 
