@@ -56,7 +56,7 @@ pub type Context = BTreeMap<ReplicaId, u64>;
 
 /// The name of a directory entry: bytes, one component, never empty, `.` or `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Name(Vec<u8>);
+pub struct Name(#[serde(with = "serde_bytes")] Vec<u8>);
 
 impl Name {
     /// Takes bytes as a name; `None` if no directory entry can have it.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::codec::{self, DecodeError};
 use crate::ids::{ContentHash, ReplicaId};
@@ -116,7 +117,7 @@ pub enum Carrier {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pack {
     /// Each with its hash.
-    pub contents: Vec<(ContentHash, Vec<u8>)>,
+    pub contents: Vec<(ContentHash, ByteBuf)>,
 }
 
 /// How a content is cut.

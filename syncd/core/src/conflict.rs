@@ -1,7 +1,7 @@
 //! Names and ids of conflict siblings: the same on every machine, from the state alone.
 //!
 //! A sibling lies beside the entry that it lost to and keeps its stem and extension:
-//! `STEM (conflict, DEVICE, TAG).EXT`. The tag is the beginning of the node id in hex, so two siblings of one
+//! `STEM (conflict, DEVICE, TAG).EXT`. The tag is the end of the node id in hex, so two siblings of one
 //! file never meet; names never nest. Which version becomes a sibling is [`crate::view`]'s decision.
 
 use hearth_schemas::ids::NodeId;
@@ -26,7 +26,7 @@ pub fn sibling_name(name: &Name, birth_name: &str, node: NodeId, digits: usize) 
     let (stem, extension) = split(origin.as_bytes());
     let device: String = birth_name.chars().map(|c| if c == '/' || c == '\0' || c == ')' { '-' } else { c }).collect();
     let hex = node.to_string();
-    let tail = format!("{MARK}{device}, {})", &hex[..digits.min(hex.len())]);
+    let tail = format!("{MARK}{device}, {})", &hex[hex.len().saturating_sub(digits)..]);
     let room = MAX_NAME.saturating_sub(tail.len() + extension.len());
     let mut bytes = cut(stem, room).to_vec();
     bytes.extend_from_slice(tail.as_bytes());

@@ -29,7 +29,7 @@ const SETTLE_MS: u64 = 100;
 /// The longest that an entry which is written without pause is left alone, in milliseconds.
 const SETTLE_MAX_MS: u64 = 60_000;
 /// Spots looked at in one slice.
-const LOOK_SPOTS: usize = 64;
+const LOOK_SPOTS: usize = 160;
 /// Marked nodes planned in one slice.
 const PLAN_NODES: usize = 1500;
 /// Directories remembered by the path that they had: the watcher may still tell of them under it.
@@ -37,7 +37,7 @@ const REMEMBERED_MOVES: usize = 64;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
-const APPLY_EARLY: (usize, u64) = (600, 4 << 20);
+const APPLY_EARLY: (usize, u64) = (1000, 6 << 20);
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -525,8 +525,19 @@ impl<S: Store> Engine<S> {
         for path in paths {
             aliases.extend(self.later_paths(path)?);
         }
+        // Many paths lie in few directories, and each is asked for by all its names.
+        let mut dirs: BTreeMap<&[u8], Option<NodeId>> = BTreeMap::new();
         for path in paths.iter().chain(&aliases) {
-            let Some(spot) = self.spot_of(path)? else { continue };
+            let (dir, name) = split(path);
+            let known = match dirs.get(dir) {
+                Some(known) => *known,
+                None => *dirs.entry(dir).or_insert(self.directory_at(dir)?),
+            };
+            let spot = match known.zip(Name::new(name)) {
+                Some((dir, name)) => self.spot_in(dir, name, path)?,
+                None => self.spot_of(path)?,
+            };
+            let Some(spot) = spot else { continue };
             let (at, since) = self.open.get(&spot).copied().unwrap_or((0, now_ms));
             // What is written without pause waits longer and longer, so that it costs little.
             let busy = now_ms.saturating_sub(since);
@@ -557,11 +568,23 @@ impl<S: Store> Engine<S> {
     }
 
     fn listing_of(&self, dir: &[u8]) -> StoreResult<Option<Spot>> {
+        Ok(self.directory_at(dir)?.map(Spot::Listing))
+    }
+
+    /// The base key of the directory at a path.
+    fn directory_at(&self, dir: &[u8]) -> StoreResult<Option<NodeId>> {
         if dir.is_empty() {
-            return Ok(Some(Spot::Listing(NodeId::ROOT)));
+            return Ok(Some(NodeId::ROOT));
         }
-        let base = self.at(dir)?.filter(|base| base.class == Class::Dir);
-        Ok(base.map(|base| Spot::Listing(base.id)))
+        Ok(self.at(dir)?.filter(|base| base.class == Class::Dir).map(|base| base.id))
+    }
+
+    /// A name in a directory that base knows. `None` for what is not synced.
+    fn spot_in(&self, dir: NodeId, name: Name, path: &[u8]) -> StoreResult<Option<Spot>> {
+        let known = self.state.store.base_at(dir, &name)?.is_some()
+            || self.select.travels(path, false)
+            || self.select.travels(path, true);
+        Ok(known.then_some(Spot::Entry(dir, name)))
     }
 
     /// The nearest name that base knows the directory of. `None` for what is not synced.
@@ -571,9 +594,7 @@ impl<S: Store> Engine<S> {
         while let Some(part) = parts.next() {
             let Some(name) = Name::new(part) else { return Ok(None) };
             if parts.peek().is_none() {
-                let listed = self.state.store.base_at(dir, &name)?.is_some();
-                let travels = self.select.travels(path, false) || self.select.travels(path, true);
-                return Ok((listed || travels).then_some(Spot::Entry(dir, name)));
+                return self.spot_in(dir, name, path);
             }
             match self.state.store.base_at(dir, &name)? {
                 Some(base) if base.class == Class::Dir => dir = base.id,
@@ -1115,3 +1136,11 @@ impl<S: Store> Engine<S> {
 
 /// The base key that settings stand under, which no directory has.
 const SETTINGS: NodeId = NodeId([0xff; 16]);
+
+/// A path's directory and its last name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
+}

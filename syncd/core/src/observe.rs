@@ -17,7 +17,7 @@ use crate::row::winner;
 use crate::select::Select;
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
-use crate::view::{Target, all_dots};
+use crate::view::{Target, all_dots, attributes};
 
 /// Prefix of the names that the applier parks entries under; never synced.
 pub const PARKED: &[u8] = b".hearth-parked-";
@@ -541,7 +541,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             state: BaseState::Live,
         };
         let mut candidate = None;
-        for target in self.registered_here(&found)? {
+        let registered = self.registered_here(&found)?;
+        let alone = registered.is_empty() && crate::conflict::registered(&found.name).is_none();
+        for target in registered {
             let unclaimed = target.class == Class::Leaf && self.claimed(&target)?.is_none();
             if unclaimed && target.value == value {
                 base.id = self.free_key(target.id)?;
@@ -575,6 +577,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 let content = vec![self.state.write_content(&mut row, &seen.content, content)];
                 let meta = vec![self.state.write_meta(&mut row, &seen.meta, &actual, stamp)];
                 self.state.put(&row)?;
+                if alone && seen == Dots::default() && attributes(&row) == actual {
+                    // It is shown as it stands here, and nothing else is concerned.
+                    self.state.store.unmark(row.id)?;
+                }
                 Member { node: row.id, dots: Dots { place, content, meta }, origin: None }
             }
         };

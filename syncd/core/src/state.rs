@@ -27,10 +27,12 @@ pub struct Now<'a> {
 }
 
 impl Now<'_> {
-    /// A node id that no other node has.
+    /// A node id that no other node has: milliseconds since 1970 in six bytes, then chance. What is made together
+    /// lies together in an index.
     pub fn node_id(&mut self) -> NodeId {
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&(self.random)().to_le_bytes());
+        id[..8].copy_from_slice(&(self.wall_ms << 16).to_be_bytes());
+        id[6..8].copy_from_slice(&(self.random)().to_le_bytes()[..2]);
         id[8..].copy_from_slice(&(self.random)().to_le_bytes());
         NodeId(id)
     }

@@ -15,6 +15,7 @@ use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, Slot};
 use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
+use serde_bytes::ByteBuf;
 use syncd_core::chunk::{Part, assemble, cut};
 use syncd_core::disk::{RelPath, Source, StageName};
 use syncd_core::engine::{Effect, Event};
@@ -270,7 +271,7 @@ async fn take_packs(recv: &mut RecvStream, driver: &Driver) -> Result<(), FrameE
     while let Some(body) = read_frame(recv).await? {
         let pack: Pack = codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
         for (hash, bytes) in pack.contents {
-            driver.tell(Event::Arrived(hash, Source::Bytes(bytes)));
+            driver.tell(Event::Arrived(hash, Source::Bytes(bytes.into_vec())));
         }
         driver.ask(|_, _| ()).await.map_err(|stopped| FrameError::Ended(stopped.to_string()))?;
     }
@@ -306,7 +307,7 @@ fn read_packs(
         match source.map(|source| read_small(disk, &source)) {
             Some(Ok(content)) => {
                 bytes += content.len() + 64;
-                pending.contents.push((hash, content));
+                pending.contents.push((hash, ByteBuf::from(content)));
             }
             Some(Err(_)) | None => missing.push(hash),
         }
