@@ -18,6 +18,8 @@ use super::tree::{Body, ROOT, Tree, below, split};
 
 /// The key of every content hash in a simulated account.
 const CONTENT_KEY: [u8; 32] = [7; 32];
+/// Prefix of contents in staging that one run has brought there.
+const BROUGHT: &str = "whole-";
 const READ: u16 = 0o400;
 const WRITE: u16 = 0o200;
 const SEARCH: u16 = 0o100;
@@ -85,6 +87,7 @@ pub struct SimDisk {
     pub root_lost: bool,
     /// Number of changing calls that the daemon made.
     pub changes: u64,
+    brought: u64,
     watches: BTreeMap<u64, RelPath>,
     fuse: Option<u32>,
     dead: bool,
@@ -105,6 +108,7 @@ impl SimDisk {
             has_failed: false,
             root_lost: false,
             changes: 0,
+            brought: 0,
             watches: BTreeMap::new(),
             fuse: None,
             dead: false,
@@ -386,13 +390,31 @@ impl SimDisk {
                 self.need(ino, READ)?;
                 self.tree.bytes(ino)
             }
-            Source::Kept(name) => {
+            Source::Kept(name) | Source::Brought(name) => {
                 let ino = self.tree.history.get(&name.0).or(self.tree.staging.get(&name.0));
                 self.tree.bytes(*ino.ok_or(ErrorKind::NotFound)?)
             }
             Source::Bytes(bytes) => Ok(Arc::new(bytes.clone())),
             Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
         }
+    }
+
+    /// Puts a content that came into staging, as the daemon does beside the engine.
+    pub fn bring(&mut self, hash: ContentHash, bytes: Vec<u8>) -> Result<StageName> {
+        if self.full {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        self.brought += 1;
+        let name = format!("{BROUGHT}{}-{hash}", self.brought);
+        let ino = self.tree.create(Body::File(Arc::new(bytes)), 0o600);
+        self.tree.set_unflushed(ino);
+        self.tree.staging.insert(name.clone(), ino);
+        Ok(StageName(name))
+    }
+
+    /// What was brought belongs to one run.
+    pub fn tidy(&mut self) {
+        self.tree.staging.retain(|name, _| !name.starts_with(BROUGHT));
     }
 
     /// The bytes that a source stands for, for a peer.
@@ -505,11 +527,14 @@ impl Disk for SimDisk {
         }
         let (body, bytes) = match source {
             Source::Link(target) => (Body::Link(target.clone()), Arc::new(target.clone())),
-            Source::Copy(_) | Source::Kept(_) | Source::Bytes(_) => {
+            Source::Copy(_) | Source::Kept(_) | Source::Brought(_) | Source::Bytes(_) => {
                 let bytes = self.read(source)?;
                 (Body::File(Arc::clone(&bytes)), bytes)
             }
         };
+        if let Source::Brought(brought) = source {
+            self.tree.staging.remove(&brought.0);
+        }
         let ino = self.tree.create(body, 0o600);
         self.tree.set_unflushed(ino);
         self.tree.staging.insert(name.0.clone(), ino);
@@ -619,7 +644,7 @@ impl Disk for SimDisk {
 
     fn staged(&mut self) -> Result<Vec<(StageName, Stat)>> {
         self.before()?;
-        let staged = self.tree.staging.iter();
+        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT));
         Ok(staged.map(|(name, &ino)| (StageName(name.clone()), self.tree.stat(ino))).collect())
     }
 

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use hearth_schemas::ids::{DeviceId, Slot};
+use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
 use syncd_core::apply::recover;
+use syncd_core::disk::Source;
 use syncd_core::engine::{Effect, Engine, Event};
 use syncd_core::select::Select;
 use syncd_core::state::{Now, State};
@@ -118,6 +119,7 @@ impl SimMachine {
         let mut random = || chance.bits();
         let mut now = Now { wall_ms, random: &mut random };
         let mut state = State::open(store, device, &self.name, self.first, &mut now).expect("an index in memory");
+        self.disk.tidy();
         recover(&mut state, &mut self.disk, &mut now).expect("an index in memory");
         let mut engine = Engine::new(state, Box::new(Excluding(self.excluded.clone())));
         if self.rules.as_ref().is_some_and(|rules| *rules != self.excluded) {
@@ -171,6 +173,17 @@ impl SimMachine {
         assert!(self.engine.is_none(), "the daemon is down");
         self.store = store;
         self.forgot_history = true;
+    }
+
+    /// Takes in a content that a peer sent, as the daemon does: into staging first.
+    pub fn take_in(&mut self, hash: ContentHash, bytes: Vec<u8>, now_ms: u64) {
+        if self.engine.is_some() {
+            let event = match self.disk.bring(hash, bytes) {
+                Ok(name) => Event::Arrived(hash, Source::Brought(name)),
+                Err(_) => Event::NoRoom(hash),
+            };
+            self.handle(event, now_ms);
+        }
     }
 
     /// Tells the engine what happened.

@@ -298,7 +298,7 @@ impl World {
                     self.machines[from.0].handle(Event::Sent(peer), now_ms);
                 }
             }
-            Post::Content(hash, bytes) => receiver.handle(Event::Arrived(hash, Source::Bytes(bytes)), now_ms),
+            Post::Content(hash, bytes) => receiver.take_in(hash, bytes, now_ms),
             Post::Refused(hash) => receiver.handle(Event::Refused(sender, hash), now_ms),
             Post::Fetch(hash) => {
                 let source = receiver.engine().locate(hash).expect("an index in memory");

@@ -39,6 +39,8 @@ pub struct Applied {
     pub marked: bool,
     /// Directories that were moved, each with the path that it had.
     pub moved: Vec<(RelPath, NodeId)>,
+    /// Contents of which what was brought is used up.
+    pub spent: BTreeSet<ContentHash>,
 }
 
 /// What an applied step did, for the activity log.
@@ -153,9 +155,21 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
 
     fn stage_all(&mut self, steps: &[Step], failed: &mut BTreeSet<NodeId>, now: &mut Now) -> StoreResult<Staged> {
         let mut staged = Staged::new();
+        let wants = |step: &Step| match (step, placed_of(step).map(|placed| &placed.target.value)) {
+            (Step::Create(_) | Step::Replace(_), Some(Value::File { hash, .. })) => Some(*hash),
+            _ => None,
+        };
+        let mut uses: BTreeMap<ContentHash, usize> = BTreeMap::new();
+        for hash in steps.iter().filter_map(wants) {
+            *uses.entry(hash).or_default() += 1;
+        }
         for step in steps {
             let (Step::Create(placed) | Step::Replace(placed)) = step else { continue };
-            match self.stage(placed, now) {
+            let last = wants(step).and_then(|hash| uses.get_mut(&hash)).is_none_or(|left| {
+                *left -= 1;
+                *left == 0
+            });
+            match self.stage(placed, last, now) {
                 Ok(entry) => {
                     staged.insert(placed.id, entry);
                 }
@@ -177,15 +191,23 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(staged)
     }
 
-    fn stage(&mut self, placed: &Placed, now: &mut Now) -> Result<(StageName, Stat), Fault> {
+    /// Stages a content. `last` tells that no later step needs the same one.
+    fn stage(&mut self, placed: &Placed, last: bool, now: &mut Now) -> Result<(StageName, Stat), Fault> {
         let target = &placed.target;
         let name = stage_name(placed.id, now);
-        let (source, wanted) = match &target.value {
+        let (mut source, wanted) = match &target.value {
             Value::File { size: 0, hash } => (Source::Bytes(Vec::new()), Some(*hash)),
             Value::File { hash, .. } => (self.sources.get(hash).ok_or(Fault::Changed)?.clone(), Some(*hash)),
             Value::Link { target } => (Source::Link(target.clone()), None),
             Value::Dir | Value::Setting { .. } | Value::Replica { .. } => return Err(Fault::Changed),
         };
+        if let Source::Brought(brought) = &source {
+            if last {
+                self.applied.spent.extend(wanted);
+            } else {
+                source = Source::Kept(brought.clone());
+            }
+        }
         let (stat, hash, _) = self.disk.stage(&name, &source, &target.attributes)?;
         if wanted.is_some_and(|wanted| wanted != hash) {
             // The file that held this content has changed since.

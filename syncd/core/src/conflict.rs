@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    const NODE: NodeId = NodeId([0xab, 0xcd, 0xef, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+    const NODE: NodeId = NodeId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0xab, 0xcd, 0xef]);
 
     fn named(text: &str) -> Name {
         Name::new(text).expect("valid")

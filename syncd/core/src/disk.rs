@@ -72,6 +72,8 @@ pub enum Source {
     Copy(RelPath),
     /// A file of the history or of staging by its name there.
     Kept(StageName),
+    /// A content that was brought into staging for this, whole and verified: it is moved, not copied.
+    Brought(StageName),
     /// These bytes.
     Bytes(Vec<u8>),
     /// A symlink with this target.

@@ -190,6 +190,8 @@ pub struct Engine<S> {
     telling: u64,
     by: String,
     displaced: Vec<StageName>,
+    /// Contents in staging that nobody waits for.
+    unwanted: Vec<StageName>,
     effects: VecDeque<Effect>,
 }
 
@@ -219,6 +221,7 @@ impl<S: Store> Engine<S> {
             telling: 0,
             by: String::new(),
             displaced: Vec::new(),
+            unwanted: Vec::new(),
             effects: VecDeque::new(),
         }
     }
@@ -277,6 +280,10 @@ impl<S: Store> Engine<S> {
                 }
             }
             Event::Arrived(hash, source) => {
+                if !self.fetch.wants(&hash) {
+                    self.unwanted.extend(brought(&source));
+                    return Ok(());
+                }
                 for node in self.fetch.arrived(hash, source) {
                     self.held_back.remove(&node);
                     self.ready.insert(node);
@@ -308,6 +315,10 @@ impl<S: Store> Engine<S> {
         for name in displaced {
             // The index finds it in staging, too; the next start moves it.
             let _ = disk.keep(&name);
+        }
+        for name in std::mem::take(&mut self.unwanted) {
+            // What stays only takes room until the next start.
+            let _ = disk.discard(&name);
         }
         Ok(more)
     }
@@ -946,6 +957,8 @@ impl<S: Store> Engine<S> {
             Applier { state: &mut self.state, disk, sources: &sources, by: &by, applied: Applied::default() };
         applier.run(&steps, now)?;
         let applied = applier.applied;
+        let left = sources.iter().filter(|(hash, _)| !applied.spent.contains(hash));
+        self.unwanted.extend(left.filter_map(|(_, source)| brought(source)));
         self.applied(applied, &led_by, &open, now)
     }
 
@@ -1136,6 +1149,14 @@ impl<S: Store> Engine<S> {
 
 /// The base key that settings stand under, which no directory has.
 const SETTINGS: NodeId = NodeId([0xff; 16]);
+
+/// The name in staging of a content that was brought there.
+fn brought(source: &Source) -> Option<StageName> {
+    match source {
+        Source::Brought(name) => Some(name.clone()),
+        Source::Copy(_) | Source::Kept(_) | Source::Bytes(_) | Source::Link(_) => None,
+    }
+}
 
 /// A path's directory and its last name.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

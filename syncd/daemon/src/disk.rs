@@ -12,7 +12,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name};
@@ -28,6 +30,10 @@ const BLOCK: usize = 128 << 10;
 const FEW: usize = 16;
 /// Prefix of the names of contents that are still being brought.
 const PART: &str = "part-";
+/// How long a content that is only half there is kept, should it be gone on with.
+const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Prefix of contents in staging that are whole and verified, for as long as this daemon runs.
+const WHOLE: &str = "whole-";
 /// Bytes that large contents leave free on the disk, at least.
 const RESERVE: u64 = 64 << 20;
 /// Bytes of directory entries read in one go.
@@ -53,6 +59,7 @@ struct Inner {
     history: OwnedFd,
     content_key: [u8; 32],
     unflushed: Mutex<Unflushed>,
+    brought: AtomicU64,
 }
 
 #[derive(Default)]
@@ -81,15 +88,18 @@ impl RealDisk {
             history: private_dir(&base, "history")?,
             content_key,
             unflushed: Mutex::default(),
+            brought: AtomicU64::new(0),
         };
-        Ok(Self(Arc::new(inner)))
+        let disk = Self(Arc::new(inner));
+        disk.tidy()?;
+        Ok(disk)
     }
 
     /// Opens a content for reading: a regular file of the tree, of staging or of history.
     pub fn open_source(&self, source: &Source) -> io::Result<File> {
         match source {
             Source::Copy(path) => self.open_file(path),
-            Source::Kept(name) => self.open_kept(name),
+            Source::Kept(name) | Source::Brought(name) => self.open_kept(name),
             Source::Bytes(_) | Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
         }
     }
@@ -101,6 +111,54 @@ impl RealDisk {
         let file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::from_raw_mode(0o600))?.into();
         let len = file.metadata()?.len();
         Ok((name, file, len))
+    }
+
+    /// Puts a content into staging if it is what it is called; `None` if it is another.
+    pub fn bring(&self, hash: ContentHash, bytes: &[u8]) -> io::Result<Option<StageName>> {
+        if blake3::keyed_hash(&self.0.content_key, bytes) != hash.0 {
+            return Ok(None);
+        }
+        let number = self.0.brought.fetch_add(1, Ordering::Relaxed);
+        let name = StageName(format!("{WHOLE}{number}-{hash}"));
+        let written = self.new_staged(&name).and_then(|mut file| {
+            file.write_all(bytes)?;
+            self.remember_unflushed(file);
+            Ok(())
+        });
+        if let Err(error) = written {
+            // What could not be finished only takes room.
+            let _ = self.clone().discard(&name);
+            return Err(error);
+        }
+        Ok(Some(name))
+    }
+
+    /// Clears staging of what an earlier run had brought there, and of what nobody has gone on with for long.
+    fn tidy(&self) -> io::Result<()> {
+        let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(UNFINISHED);
+        let begun = i64::try_from(begun.as_secs()).unwrap_or(i64::MAX);
+        for name in self.staged_names()? {
+            let is_old = || Ok::<_, io::Error>(self.stat_at(&self.0.staging, name.as_bytes())?.mtime.secs < begun);
+            if name.starts_with(WHOLE) || (name.starts_with(PART) && is_old()?) {
+                rustix::fs::unlinkat(&self.0.staging, &name, AtFlags::empty())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn staged_names(&self) -> io::Result<Vec<String>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.0.staging, ".", flags, Mode::empty())?;
+        let mut buffer = [MaybeUninit::uninit(); LISTING];
+        let mut listing = RawDir::new(&fd, &mut buffer);
+        let mut names = Vec::new();
+        while let Some(entry) = listing.next() {
+            if let Ok(name) = entry?.file_name().to_str().map(str::to_owned) {
+                names.push(name);
+            }
+        }
+        names.retain(|name| name != "." && name != "..");
+        Ok(names)
     }
 
     /// Gives up what was put together of a content.
@@ -221,6 +279,14 @@ impl RealDisk {
                 let mut file = self.open_kept(part)?;
                 let (hash, size) = self.pour(&mut file, None)?;
                 rustix::fs::renameat(&self.0.staging, &part.0, &self.0.staging, &name.0)?;
+                Ok((file, hash, size))
+            }
+            Source::Brought(whole) => {
+                let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file: File = rustix::fs::openat(&self.0.staging, &whole.0, flags, Mode::empty())?.into();
+                let hash = whole.0.rsplit('-').next().and_then(ContentHash::parse).ok_or(ErrorKind::InvalidInput)?;
+                let size = file.metadata()?.len();
+                rustix::fs::renameat(&self.0.staging, &whole.0, &self.0.staging, &name.0)?;
                 Ok((file, hash, size))
             }
             Source::Copy(_) | Source::Kept(_) => {
@@ -407,16 +473,11 @@ impl Disk for RealDisk {
     }
 
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0.staging, ".", flags, Mode::empty())?;
-        let mut buffer = [MaybeUninit::uninit(); LISTING];
-        let mut listing = RawDir::new(&fd, &mut buffer);
         let mut found = Vec::new();
-        while let Some(entry) = listing.next() {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if name != "." && name != ".." && !name.starts_with(PART) {
-                found.push((StageName(name.to_owned()), self.stat_at(&fd, name.as_bytes())?));
+        for name in self.staged_names()? {
+            if !name.starts_with(PART) && !name.starts_with(WHOLE) {
+                let stat = self.stat_at(&self.0.staging, name.as_bytes())?;
+                found.push((StageName(name), stat));
             }
         }
         Ok(found)

@@ -2,8 +2,8 @@
 //!
 //! One control stream a peer carries the session's messages. Small contents go in packs on a one-way stream for each
 //! request; a large one on a two-way stream of its own, resumed where it broke off, and cut so that what an older
-//! version already holds stays off the wire. Every content is verified when it is staged, by
-//! [`syncd_core::apply`]; here only lengths and shapes are. A peer that sends nonsense loses its connection.
+//! version already holds stays off the wire. Small contents are verified here as they are put into staging, large ones
+//! when [`syncd_core::apply`] stages them. A peer that sends nonsense loses its connection.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -232,9 +232,9 @@ impl Talk {
     async fn accept_packs(&self) -> Result<(), FrameError> {
         loop {
             let mut recv = self.connection.accept_uni().await.map_err(|error| FrameError::Ended(error.to_string()))?;
-            let (driver, connection) = (self.exchange.0.driver.clone(), self.connection.clone());
+            let (shared, slot, connection) = (Arc::clone(&self.exchange.0), self.slot, self.connection.clone());
             tokio::spawn(async move {
-                if let Err(FrameError::Nonsense(what)) = take_packs(&mut recv, &driver).await {
+                if let Err(FrameError::Nonsense(what)) = take_packs(&mut recv, &shared, slot).await {
                     tracing::warn!(what, "a peer sent what cannot be; its connection is closed");
                     connection.close(NONSENSE, b"");
                 }
@@ -264,18 +264,39 @@ impl Talk {
     }
 }
 
-async fn take_packs(recv: &mut RecvStream, driver: &Driver) -> Result<(), FrameError> {
+async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Result<(), FrameError> {
     if read_head(recv).await? != Carrier::Packs {
         return Err(FrameError::Nonsense("a one-way stream that carries no packs"));
     }
     while let Some(body) = read_frame(recv).await? {
         let pack: Pack = codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
-        for (hash, bytes) in pack.contents {
-            driver.tell(Event::Arrived(hash, Source::Bytes(bytes.into_vec())));
+        let disk = shared.disk.clone();
+        let arrived = tokio::task::spawn_blocking(move || {
+            let bring = |(hash, bytes): (ContentHash, ByteBuf)| brought(slot, hash, disk.bring(hash, &bytes));
+            pack.contents.into_iter().map(bring).collect::<Vec<Event>>()
+        });
+        for event in arrived.await.map_err(|error| FrameError::Ended(error.to_string()))? {
+            shared.driver.tell(event);
         }
-        driver.ask(|_, _| ()).await.map_err(|stopped| FrameError::Ended(stopped.to_string()))?;
+        shared.driver.ask(|_, _| ()).await.map_err(|stopped| FrameError::Ended(stopped.to_string()))?;
     }
     Ok(())
+}
+
+/// What to tell the engine of a content that a peer sent.
+fn brought(slot: Slot, hash: ContentHash, result: io::Result<Option<StageName>>) -> Event {
+    match result {
+        Ok(Some(name)) => Event::Arrived(hash, Source::Brought(name)),
+        // It was written to over there while it was read: it is asked for again, under the hash that it has by then.
+        Ok(None) => Event::Refused(slot, hash),
+        Err(error) => match Failed::from(error) {
+            Failed::NoRoom => Event::NoRoom(hash),
+            Failed::Broken(error) => {
+                tracing::warn!(%error, "a content could not be taken in");
+                Event::Refused(slot, hash)
+            }
+        },
+    }
 }
 
 /// Sends small contents in packs. Gives those that are not here, or not what they were.
