@@ -143,6 +143,10 @@ impl SimMachine {
         if let Some(engine) = self.engine.take() {
             self.store = engine.state.store;
         }
+        if how == Crash::PowerCut {
+            let chance = &mut self.chance;
+            self.store.cut(|commits| chance.below(commits));
+        }
         self.disk.crash(how);
         self.down_until = Some(until);
         self.armed = false;

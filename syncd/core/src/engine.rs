@@ -29,15 +29,15 @@ const SETTLE_MS: u64 = 100;
 /// The longest that an entry which is written without pause is left alone, in milliseconds.
 const SETTLE_MAX_MS: u64 = 60_000;
 /// Spots looked at in one slice.
-const LOOK_SPOTS: usize = 160;
+const LOOK_SPOTS: usize = 256;
 /// Marked nodes planned in one slice.
-const PLAN_NODES: usize = 1500;
+const PLAN_NODES: usize = 2500;
 /// Directories remembered by the path that they had: the watcher may still tell of them under it.
 const REMEMBERED_MOVES: usize = 64;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
-const APPLY_EARLY: (usize, u64) = (1000, 6 << 20);
+const APPLY_EARLY: (usize, u64) = (2000, 16 << 20);
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -306,8 +306,9 @@ impl<S: Store> Engine<S> {
         self.state.store.begin()?;
         let result = self.work_inner(disk, now);
         let more = *result.as_ref().unwrap_or(&false);
+        let closed = self.close(result.map(|_| ()));
         let displaced = std::mem::take(&mut self.displaced);
-        if let Err(error) = self.close(result.map(|_| ())) {
+        if let Err(error) = closed {
             // What was done on disk and is not in the index is found as if a person had done it.
             recover(&mut self.state, disk, now)?;
             return Err(error);
@@ -445,9 +446,11 @@ impl<S: Store> Engine<S> {
     }
 
     fn close(&mut self, result: StoreResult<()>) -> StoreResult<()> {
-        match result.and_then(|()| self.state.store.commit()) {
+        let committed = result.and_then(|()| self.state.store.commit());
+        match committed.and_then(|()| if self.must_last() { self.state.store.sync() } else { Ok(()) }) {
             Ok(()) => Ok(()),
             Err(error) => {
+                self.effects.retain(|effect| !is_promise(effect));
                 self.state.store.rollback();
                 self.state.tree = crate::tree::Tree::load(&self.state.store)?;
                 self.planning = true;
@@ -461,6 +464,13 @@ impl<S: Store> Engine<S> {
                 Err(error)
             }
         }
+    }
+
+    /// Whether somebody is to rely on what was committed: a peer that is told of it, or a person whose displaced file
+    /// only the index tells of. What was changed on disk is made to last as well, lest it be taken for a person's doing.
+    fn must_last(&self) -> bool {
+        let lasts = |effect: &Effect| is_promise(effect) || matches!(effect, Effect::Did(..));
+        !self.displaced.is_empty() || self.effects.iter().any(lasts)
     }
 
     fn work_inner<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
@@ -1149,6 +1159,15 @@ impl<S: Store> Engine<S> {
 
 /// The base key that settings stand under, which no directory has.
 const SETTINGS: NodeId = NodeId([0xff; 16]);
+
+/// Whether an effect tells a peer what this device has, so that it must still have it after a power cut.
+fn is_promise(effect: &Effect) -> bool {
+    let Effect::Send(_, message) = effect else { return false };
+    match message {
+        Message::Hello { .. } | Message::Rows { .. } | Message::State { .. } => true,
+        Message::Flush { .. } | Message::Get { .. } | Message::Missing { .. } => false,
+    }
+}
 
 /// The name in staging of a content that was brought there.
 fn brought(source: &Source) -> Option<StageName> {

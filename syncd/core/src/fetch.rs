@@ -12,9 +12,9 @@ use crate::apply::Sources;
 use crate::disk::{RelPath, Source};
 
 /// Most bytes of small contents on their way or waiting to be applied.
-const WINDOW_BYTES: u64 = 12 << 20;
+const WINDOW_BYTES: u64 = 40 << 20;
 /// Most small contents on their way or waiting to be applied.
-const WINDOW_FILES: usize = 3000;
+const WINDOW_FILES: usize = 5000;
 /// Large contents on their way at a time; they wait on disk, not in memory.
 const LARGE_AT_A_TIME: usize = 4;
 /// How long a content that a peer did not have is not asked of it again, in milliseconds.

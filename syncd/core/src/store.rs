@@ -1,7 +1,8 @@
 //! What the core asks of the index: rows, base, dirty nodes, history, a few single values.
 //!
 //! The daemon answers from SQLite, tests from maps ([`MemoryStore`]). All writes between [`Store::begin`] and
-//! [`Store::commit`] become durable together or not at all.
+//! [`Store::commit`] hold together or not at all; after a power cut the index may be as it was at an earlier commit,
+//! but not earlier than the last [`Store::sync`].
 
 use std::collections::BTreeMap;
 
@@ -119,8 +120,10 @@ pub struct Problem {
 pub trait Store {
     /// Starts a transaction.
     fn begin(&mut self) -> StoreResult<()>;
-    /// Makes the transaction durable.
+    /// Ends the transaction.
     fn commit(&mut self) -> StoreResult<()>;
+    /// Makes durable what was committed.
+    fn sync(&mut self) -> StoreResult<()>;
     /// Undoes the transaction.
     fn rollback(&mut self);
 

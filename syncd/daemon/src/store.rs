@@ -1,11 +1,12 @@
 //! The index in SQLite: the daemon's answer to what [`syncd_core::store::Store`] asks.
 //!
 //! Rows and base entries are kept as their canonical encoding beside the columns that are asked by. Everything between
-//! `begin` and `commit` is one transaction, durable when `commit` returns. A damaged file is moved aside and begun anew:
+//! `begin` and `commit` is one transaction, durable when `sync` returns. A damaged file is moved aside and begun anew:
 //! disk and peers fill it again by union. Decides nothing.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,9 @@ pub struct SqliteStore {
     saved: Option<(KnownMap, u64, u64)>,
     /// Whether SQLite knows of the open transaction; it is told with the first write.
     begun: bool,
+    /// Where SQLite's write-ahead log is, and whether it may hold what is not durable.
+    log: PathBuf,
+    unsynced: bool,
     rows: RefCell<Rows>,
     bases: RefCell<Bases>,
     /// Nodes that were marked or unmarked and SQLite has yet to follow.
@@ -80,7 +84,8 @@ impl SqliteStore {
         // Nobody else opens the index, so there is nothing to lock for every question.
         db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         db.pragma_update(None, "journal_mode", "WAL")?;
-        db.pragma_update(None, "synchronous", "FULL")?;
+        // A commit is in the log, in order; [`Store::sync`] makes the log durable.
+        db.pragma_update(None, "synchronous", "NORMAL")?;
         db.pragma_update(None, "trusted_schema", false)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.pragma_update(None, "temp_store", "MEMORY")?;
@@ -105,6 +110,8 @@ impl SqliteStore {
             digest: 0,
             saved: None,
             begun: false,
+            log: with_ending(path, "-wal"),
+            unsynced: false,
             rows: RefCell::default(),
             bases: RefCell::default(),
             marks: BTreeMap::new(),
@@ -284,6 +291,7 @@ impl Store for SqliteStore {
         }
         if self.begun {
             self.db.execute_batch("COMMIT").map_err(failed)?;
+            self.unsynced = true;
         }
         self.begun = false;
         self.saved = None;
@@ -292,6 +300,15 @@ impl Store for SqliteStore {
         }
         if self.bases.borrow().size() > REMEMBERED {
             self.bases.take();
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> StoreResult<()> {
+        if self.unsynced {
+            let synced = File::open(&self.log).and_then(|log| log.sync_data());
+            synced.map_err(|error| StoreError::Failed(format!("making the index durable: {error}")))?;
+            self.unsynced = false;
         }
         Ok(())
     }

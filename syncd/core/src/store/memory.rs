@@ -1,4 +1,5 @@
-//! An index in maps: what the simulator and the property tests run on. A crash is a [`MemoryStore::rollback`].
+//! An index in maps: what the simulator and the property tests run on. A crash is a [`MemoryStore::rollback`], a power
+//! cut a [`MemoryStore::cut`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +16,22 @@ use crate::row;
 pub struct MemoryStore {
     tables: Tables,
     saved: Option<Box<Tables>>,
+    /// As it was at the last sync and at each commit since.
+    earlier: Vec<Tables>,
 }
 
-#[derive(Clone, Default)]
+impl MemoryStore {
+    /// The power fails: goes back to one of the commits since the last sync, or to that.
+    pub fn cut(&mut self, choose: impl FnOnce(usize) -> usize) {
+        self.rollback();
+        let mut earlier = std::mem::take(&mut self.earlier);
+        earlier.push(std::mem::take(&mut self.tables));
+        let kept = choose(earlier.len());
+        self.tables = earlier.swap_remove(kept);
+    }
+}
+
+#[derive(Clone, PartialEq, Default)]
 struct Tables {
     rows: BTreeMap<NodeId, (u64, Row)>,
     order: BTreeMap<u64, NodeId>,
@@ -42,7 +56,14 @@ impl Store for MemoryStore {
     }
 
     fn commit(&mut self) -> StoreResult<()> {
-        self.saved = None;
+        if let Some(saved) = self.saved.take().filter(|saved| **saved != self.tables) {
+            self.earlier.push(*saved);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> StoreResult<()> {
+        self.earlier.clear();
         Ok(())
     }
 
