@@ -407,7 +407,6 @@ impl SimDisk {
         self.brought += 1;
         let name = format!("{BROUGHT}{}-{hash}", self.brought);
         let ino = self.tree.create(Body::File(Arc::new(bytes)), 0o600);
-        self.tree.set_unflushed(ino);
         self.tree.staging.insert(name.clone(), ino);
         Ok(StageName(name))
     }
@@ -540,6 +539,16 @@ impl Disk for SimDisk {
         self.tree.staging.insert(name.0.clone(), ino);
         self.tree.set_attributes(ino, Some(attributes.mode), Some(attributes.mtime));
         Ok((self.tree.stat(ino), hash_of(&bytes), bytes.len() as u64))
+    }
+
+    fn flush_staged(&mut self) -> Result<()> {
+        self.before_change()?;
+        self.tree.flush();
+        // The names are not durable yet, whatever they were given to.
+        if let Some(journal) = &mut self.journal {
+            journal.iter_mut().for_each(Tree::flush);
+        }
+        Ok(())
     }
 
     fn flush(&mut self, _dirs: &[RelPath]) -> Result<()> {

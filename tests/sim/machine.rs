@@ -231,9 +231,7 @@ impl SimMachine {
             match effect {
                 Effect::Watch(mut dirs) => {
                     dirs.retain(|dir| self.disk.watch(dir));
-                    if !dirs.is_empty() {
-                        self.handle(Event::Watched(dirs), now_ms);
-                    }
+                    self.handle(Event::Watched(dirs), now_ms);
                 }
                 Effect::Drain(peer, token) => {
                     self.tell_stirred(now_ms);

@@ -31,8 +31,10 @@ pub struct Applied {
     pub missed: BTreeSet<NodeId>,
     /// Paths that were changed, with what happened to them.
     pub changed: Vec<(RelPath, Happened)>,
-    /// Directories that came into being or have another path, to be watched.
-    pub watch: Vec<(NodeId, RelPath)>,
+    /// Directories that have another path, to be watched under it.
+    pub watch: Vec<RelPath>,
+    /// Directories that came into being.
+    pub made: Vec<RelPath>,
     /// Names in staging of what was displaced; they go into history once the index has them.
     pub displaced: Vec<StageName>,
     /// Whether further nodes were marked: their directory is another entry of this disk than before.
@@ -107,7 +109,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let mut failed: BTreeSet<NodeId> = BTreeSet::new();
         let staged = self.stage_all(steps, &mut failed, now)?;
         if !staged.is_empty()
-            && let Err(error) = self.disk.flush(&[])
+            && let Err(error) = self.disk.flush_staged()
         {
             self.applied.problems.push((NodeId::ROOT, describe(RelPath::new(), &error)));
             return self.discard(staged.into_values());
@@ -147,7 +149,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn watch_again(&mut self, dir: NodeId) -> StoreResult<()> {
         let mut queue: Vec<Base> = self.state.store.base(dir)?.into_iter().collect();
         while let Some(base) = queue.pop() {
-            self.applied.watch.push((base.id, self.path_of(&base)?));
+            self.applied.watch.push(self.path_of(&base)?);
             queue.extend(self.state.store.base_in(base.id)?.into_iter().filter(|child| child.class == Class::Dir));
         }
         Ok(())
@@ -246,7 +248,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         // Writable until its own children are in it; `settle_directories` gives it its attributes.
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         self.put_entry(&new_base(placed, stat), &[])?;
-        self.applied.watch.push((placed.id, path.clone()));
+        self.applied.made.push(path.clone());
         self.applied.changed.push((path, Happened::Created));
         Ok(())
     }

@@ -106,7 +106,9 @@ pub trait Disk {
         source: &Source,
         attributes: &Attributes,
     ) -> io::Result<(Stat, ContentHash, u64)>;
-    /// Makes everything staged and renamed so far durable.
+    /// Makes the contents of everything staged so far durable, so that it may be put in place.
+    fn flush_staged(&mut self) -> io::Result<()>;
+    /// Makes everything done so far durable, what was done in these directories among it.
     fn flush(&mut self, dirs: &[RelPath]) -> io::Result<()>;
     /// Moves an entry to a free name; `AlreadyExists` if it is taken (`RENAME_NOREPLACE`).
     fn rename(&mut self, from: &[u8], to: &[u8]) -> io::Result<()>;

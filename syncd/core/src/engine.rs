@@ -34,6 +34,9 @@ const LOOK_SPOTS: usize = 256;
 const PLAN_NODES: usize = 2500;
 /// Directories remembered by the path that they had: the watcher may still tell of them under it.
 const REMEMBERED_MOVES: usize = 64;
+/// How long directories that were made here may wait to be watched while more is on its way, in milliseconds. What is
+/// applied in them until then stirs nothing; in the end they are looked at once.
+const WATCH_LATER_MS: u64 = 5000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
@@ -44,8 +47,11 @@ const APPLY_EARLY: (usize, u64) = (2000, 16 << 20);
 pub enum Event {
     /// Something stirred at these paths.
     Stirred(Vec<RelPath>),
-    /// These directories have just come under watch: what happened in them before that is to be found by looking.
+    /// An [`Effect::Watch`] was seen to: these directories have just come under watch, so that what happened in them
+    /// before is to be found by looking.
     Watched(Vec<RelPath>),
+    /// These directories were without a watch for a while, as those that were moved are.
+    Unwatched(Vec<RelPath>),
     /// The watcher lost sight: everything must be looked at.
     Overflowed,
     /// Everything that stirred so far is to be looked at without waiting for it to settle.
@@ -118,7 +124,7 @@ pub enum Effect {
         /// When, by that device's clock, in milliseconds since 1970.
         wall_ms: u64,
     },
-    /// Watch these directories, under these paths. For those that were not watched, [`Event::Watched`] is expected.
+    /// Watch these directories, under these paths. [`Event::Watched`] is expected, with those that were not watched.
     Watch(Vec<RelPath>),
     /// Something changed here by a peer's doing.
     Did(RelPath, Happened, String),
@@ -170,6 +176,10 @@ pub struct Engine<S> {
     queue: VecDeque<Spot>,
     missing: Missing,
     moved: VecDeque<(RelPath, NodeId)>,
+    /// Directories that are to be watched when things have calmed down, and since when they wait.
+    to_watch: (Vec<RelPath>, u64),
+    /// Watches that were asked for and are not there yet.
+    watching: u64,
     swept: bool,
     sessions: BTreeMap<Slot, Session>,
     fetch: Fetch,
@@ -205,6 +215,8 @@ impl<S: Store> Engine<S> {
             queue: VecDeque::from([Spot::Deep(NodeId::ROOT)]),
             missing: Missing::new(),
             moved: VecDeque::new(),
+            to_watch: (Vec::new(), 0),
+            watching: 0,
             swept: false,
             sessions: BTreeMap::new(),
             fetch: Fetch::default(),
@@ -237,12 +249,10 @@ impl<S: Store> Engine<S> {
         match event {
             Event::Stirred(paths) => self.stirred(&paths, now.wall_ms)?,
             Event::Watched(dirs) => {
-                for dir in dirs {
-                    if let Some(spot) = self.listing_of(&dir)? {
-                        self.queue.push_back(spot);
-                    }
-                }
+                self.watching = self.watching.saturating_sub(1);
+                self.list(&dirs)?;
             }
+            Event::Unwatched(dirs) => self.list(&dirs)?,
             Event::Overflowed => self.sweep(),
             Event::RulesChanged => {
                 self.sleep_excluded()?;
@@ -333,7 +343,8 @@ impl<S: Store> Engine<S> {
     pub fn poll_timeout(&self) -> Option<u64> {
         let settle = self.open.values().map(|(at, _)| *at).min();
         let blocked = self.blocked.values().min().copied();
-        [settle, blocked, self.fetch.retry_at(&self.peers())].into_iter().flatten().min()
+        let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
+        [settle, blocked, watch, self.fetch.retry_at(&self.peers())].into_iter().flatten().min()
     }
 
     /// How things stand.
@@ -487,6 +498,10 @@ impl<S: Store> Engine<S> {
         if self.swept && !self.paused && self.queue.is_empty() && self.apply_some(disk, now)? {
             return Ok(true);
         }
+        let calm = self.fetch.is_idle() && !self.planning && self.ready.is_empty();
+        if !self.to_watch.0.is_empty() && (calm || now.wall_ms >= self.to_watch.1 + WATCH_LATER_MS) {
+            self.watch_made();
+        }
         self.report()?;
         Ok(false)
     }
@@ -534,7 +549,8 @@ impl<S: Store> Engine<S> {
     }
 
     fn is_looking(&self) -> bool {
-        !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty()
+        let watched = self.to_watch.0.is_empty() && self.watching == 0;
+        !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty() || !watched
     }
 
     fn can_conclude(&self) -> bool {
@@ -588,8 +604,13 @@ impl<S: Store> Engine<S> {
         self.moved.drain(..too_many);
     }
 
-    fn listing_of(&self, dir: &[u8]) -> StoreResult<Option<Spot>> {
-        Ok(self.directory_at(dir)?.map(Spot::Listing))
+    /// Has directories looked at.
+    fn list(&mut self, dirs: &[RelPath]) -> StoreResult<()> {
+        for dir in dirs {
+            let spot = self.directory_at(dir)?.map(Spot::Listing);
+            self.queue.extend(spot);
+        }
+        Ok(())
     }
 
     /// The base key of the directory at a path.
@@ -640,6 +661,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn hurry(&mut self) {
+        self.watch_made();
         let open = std::mem::take(&mut self.open);
         self.queue.extend(open.into_keys());
     }
@@ -723,8 +745,15 @@ impl<S: Store> Engine<S> {
         self.problems.retain(|at, _| !(at.starts_with(path) && at.get(path.len()).is_none_or(|&next| next == b'/')));
     }
 
+    /// Has directories watched that were made here.
+    fn watch_made(&mut self) {
+        let dirs = std::mem::take(&mut self.to_watch.0);
+        self.watch(dirs);
+    }
+
     fn watch(&mut self, dirs: Vec<RelPath>) {
         if !dirs.is_empty() {
+            self.watching += 1;
             self.effects.push_back(Effect::Watch(dirs));
         }
     }
@@ -866,8 +895,8 @@ impl<S: Store> Engine<S> {
 
     fn report(&mut self) -> StoreResult<()> {
         let base = self.standing(0)?;
+        let settled = !self.is_looking();
         for session in self.sessions.values_mut() {
-            let settled = self.open.is_empty() && self.queue.is_empty() && self.missing.is_empty();
             let flushed = if settled { session.asked_flush } else { session.answered_flush() };
             let standing = Standing { flushed, ..base.clone() };
             let drained = session.is_drained(&self.state)?;
@@ -1023,7 +1052,11 @@ impl<S: Store> Engine<S> {
             self.forget_problems(path);
         }
         self.remember_moved(applied.moved);
-        self.watch(applied.watch.into_iter().map(|(_, path)| path).collect());
+        self.watch(applied.watch);
+        if self.to_watch.0.is_empty() {
+            self.to_watch.1 = now.wall_ms;
+        }
+        self.to_watch.0.extend(applied.made);
         for (path, happened) in applied.changed {
             self.forget_problems(&path);
             self.effects.push_back(Effect::Did(path, happened, self.by.clone()));

@@ -58,8 +58,14 @@ struct Inner {
     staging: OwnedFd,
     history: OwnedFd,
     content_key: [u8; 32],
-    unflushed: Mutex<Unflushed>,
+    /// Staged contents.
+    contents: Mutex<Unflushed>,
+    /// Files whose contents are durable, but not what else they are.
+    attributes: Mutex<Unflushed>,
     brought: AtomicU64,
+    /// Who asked for a flush, and the first of them that has not had it.
+    tickets: AtomicU64,
+    flushed: Mutex<u64>,
 }
 
 #[derive(Default)]
@@ -87,8 +93,11 @@ impl RealDisk {
             staging: private_dir(&base, "staging")?,
             history: private_dir(&base, "history")?,
             content_key,
-            unflushed: Mutex::default(),
+            contents: Mutex::default(),
+            attributes: Mutex::default(),
             brought: AtomicU64::new(0),
+            tickets: AtomicU64::new(0),
+            flushed: Mutex::new(0),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;
@@ -113,24 +122,59 @@ impl RealDisk {
         Ok((name, file, len))
     }
 
-    /// Puts a content into staging if it is what it is called; `None` if it is another.
-    pub fn bring(&self, hash: ContentHash, bytes: &[u8]) -> io::Result<Option<StageName>> {
+    /// Puts contents into staging, durably; gives the name of each there, `None` for what is not what it is called.
+    pub fn bring<'a>(
+        &self,
+        contents: impl Iterator<Item = (ContentHash, &'a [u8])>,
+    ) -> Vec<(ContentHash, io::Result<Option<StageName>>)> {
+        let mut files = Vec::new();
+        let mut brought: Vec<_> =
+            contents.map(|(hash, bytes)| (hash, self.bring_one(hash, bytes, &mut files))).collect();
+        let durable = if files.len() <= FEW {
+            files.iter().try_for_each(File::sync_data)
+        } else {
+            self.flush_together()
+        };
+        if let Err(error) = durable {
+            for (_, result) in &mut brought {
+                if let Ok(Some(name)) = result {
+                    // What is not durable must not be put in place, and else only takes room.
+                    let _ = self.clone().discard(name);
+                }
+                *result = Err(error.kind().into());
+            }
+        }
+        brought
+    }
+
+    fn bring_one(&self, hash: ContentHash, bytes: &[u8], files: &mut Vec<File>) -> io::Result<Option<StageName>> {
         if blake3::keyed_hash(&self.0.content_key, bytes) != hash.0 {
             return Ok(None);
         }
         let number = self.0.brought.fetch_add(1, Ordering::Relaxed);
         let name = StageName(format!("{WHOLE}{number}-{hash}"));
-        let written = self.new_staged(&name).and_then(|mut file| {
-            file.write_all(bytes)?;
-            self.remember_unflushed(file);
-            Ok(())
-        });
-        if let Err(error) = written {
+        let mut file = self.new_staged(&name)?;
+        if let Err(error) = file.write_all(bytes) {
             // What could not be finished only takes room.
             let _ = self.clone().discard(&name);
             return Err(error);
         }
+        if files.len() <= FEW {
+            files.push(file);
+        }
         Ok(Some(name))
+    }
+
+    /// Flushes the file system once for all who ask at the same time.
+    fn flush_together(&self) -> io::Result<()> {
+        let ticket = self.0.tickets.fetch_add(1, Ordering::SeqCst);
+        let mut flushed = locked(&self.0.flushed);
+        if *flushed <= ticket {
+            let upto = self.0.tickets.load(Ordering::SeqCst);
+            self.flush_all()?;
+            *flushed = upto;
+        }
+        Ok(())
     }
 
     /// Clears staging of what an earlier run had brought there, and of what nobody has gone on with for long.
@@ -307,15 +351,21 @@ impl RealDisk {
         Ok(rustix::fs::syncfs(&self.0.staging)?)
     }
 
-    fn remember_unflushed(&self, file: File) {
-        let mut unflushed = self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
-        if unflushed.files.len() < FEW && !unflushed.many {
-            unflushed.files.push(file);
+}
+
+impl Unflushed {
+    fn add(&mut self, file: File) {
+        if self.files.len() < FEW && !self.many {
+            self.files.push(file);
         } else {
-            unflushed.many = true;
-            unflushed.files.clear();
+            self.many = true;
+            self.files.clear();
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Disk for RealDisk {
@@ -387,7 +437,8 @@ impl Disk for RealDisk {
             rustix::fs::fchmod(&file, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
             rustix::fs::futimens(&file, &times_of(attributes))?;
             let stat = self.stat_of(&statx(file.as_fd(), b"")?);
-            self.remember_unflushed(file);
+            let durable = matches!(source, Source::Brought(_));
+            locked(if durable { &self.0.attributes } else { &self.0.contents }).add(file);
             Ok((stat, hash, size))
         });
         if staged.is_err() {
@@ -397,15 +448,18 @@ impl Disk for RealDisk {
         staged
     }
 
+    fn flush_staged(&mut self) -> io::Result<()> {
+        let Unflushed { files, many } = std::mem::take(&mut *locked(&self.0.contents));
+        if many { self.flush_all() } else { files.iter().try_for_each(File::sync_all) }
+    }
+
     fn flush(&mut self, dirs: &[RelPath]) -> io::Result<()> {
-        let Unflushed { files, many } =
-            std::mem::take(&mut *self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner));
+        self.flush_staged()?;
+        let Unflushed { files, many } = std::mem::take(&mut *locked(&self.0.attributes));
         if many || dirs.len() > FEW {
             return self.flush_all();
         }
-        for file in files {
-            file.sync_all()?;
-        }
+        files.iter().try_for_each(File::sync_all)?;
         for dir in dirs {
             match self.dir(dir, OFlags::RDONLY) {
                 Ok(fd) => rustix::fs::fsync(&fd)?,

@@ -272,8 +272,8 @@ async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Resul
         let pack: Pack = codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
         let disk = shared.disk.clone();
         let arrived = tokio::task::spawn_blocking(move || {
-            let bring = |(hash, bytes): (ContentHash, ByteBuf)| brought(slot, hash, disk.bring(hash, &bytes));
-            pack.contents.into_iter().map(bring).collect::<Vec<Event>>()
+            let results = disk.bring(pack.contents.iter().map(|(hash, bytes)| (*hash, bytes.as_slice())));
+            results.into_iter().map(|(hash, result)| brought(slot, hash, result)).collect::<Vec<Event>>()
         });
         for event in arrived.await.map_err(|error| FrameError::Ended(error.to_string()))? {
             shared.driver.tell(event);

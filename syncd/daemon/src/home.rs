@@ -270,10 +270,7 @@ async fn carry_out(
                 });
             }
             Effect::Watch(dirs) => {
-                let added = watcher.watch(dirs).await;
-                if !added.is_empty() {
-                    driver.tell(Event::Watched(added));
-                }
+                driver.tell(Event::Watched(watcher.watch(dirs).await));
             }
             Effect::Did(path, happened, by) => {
                 let event = match happened {
@@ -321,7 +318,7 @@ async fn watch_disk(mut stirred: Stirs, driver: Driver) {
     while let Some(stirred) = stirred.recv().await {
         driver.tell(match stirred {
             Stirred::Paths(paths) => Event::Stirred(paths),
-            Stirred::Watched(dirs) => Event::Watched(dirs),
+            Stirred::Watched(dirs) => Event::Unwatched(dirs),
             Stirred::Overflow => Event::Overflowed,
         });
     }

@@ -368,15 +368,16 @@ fn run_again(test: &str, wrapper: &[&str]) -> bool {
 fn what_is_brought_is_verified_moved_into_place_and_gone_with_the_run() {
     let mut home = Home::new();
     let hash = hash_of(b"hello");
-    assert_eq!(home.disk.bring(hash, b"other").expect("a disk"), None, "another content than it is called");
-    let name = home.disk.bring(hash, b"hello").expect("a disk").expect("what it is called");
-    let spare = home.disk.bring(hash, b"hello").expect("a disk").expect("once more");
+    let contents: [&[u8]; 3] = [b"hello", b"other", b"hello"];
+    let brought = home.disk.bring(contents.into_iter().map(|bytes| (hash, bytes)));
+    let names: Vec<_> = brought.into_iter().map(|(_, result)| result.expect("a disk")).collect();
+    let [Some(name), None, Some(spare)] = &names[..] else { panic!("one is not what it is called: {names:?}") };
     assert_eq!(home.disk.staged().expect("listed"), [], "it is nothing that was displaced");
     let staged = home.disk.stage(&stage_name("s"), &Source::Brought(name.clone()), &attributes(0o640)).expect("staged");
     assert_eq!((staged.1, staged.2, staged.0.mode), (hash, 5, 0o640));
-    home.disk.stage(&stage_name("t"), &Source::Brought(name), &attributes(0o640)).expect_err("it was moved");
+    home.disk.stage(&stage_name("t"), &Source::Brought(name.clone()), &attributes(0o640)).expect_err("it was moved");
     let again = home.open().expect("opens");
-    again.open_source(&Source::Brought(spare)).expect_err("an earlier run brought it");
+    again.open_source(&Source::Brought(spare.clone())).expect_err("an earlier run brought it");
 }
 
 struct Home {
