@@ -521,7 +521,8 @@ impl Disk for SimDisk {
         if self.full {
             return Err(ErrorKind::StorageFull.into());
         }
-        if self.tree.staging.contains_key(&name.0) {
+        let stays = matches!(source, Source::Brought(brought) if brought == name);
+        if self.tree.staging.contains_key(&name.0) && !stays {
             return Err(ErrorKind::AlreadyExists.into());
         }
         let (body, bytes) = match source {

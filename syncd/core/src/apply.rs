@@ -171,7 +171,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 *left -= 1;
                 *left == 0
             });
-            match self.stage(placed, last, now) {
+            let into_place = matches!(step, Step::Create(_));
+            match self.stage(placed, last, into_place, now) {
                 Ok(entry) => {
                     staged.insert(placed.id, entry);
                 }
@@ -193,10 +194,16 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(staged)
     }
 
-    /// Stages a content. `last` tells that no later step needs the same one.
-    fn stage(&mut self, placed: &Placed, last: bool, now: &mut Now) -> Result<(StageName, Stat), Fault> {
+    /// Stages a content. `last` tells that no later step needs the same one, `into_place` that nothing will be displaced.
+    fn stage(
+        &mut self,
+        placed: &Placed,
+        last: bool,
+        into_place: bool,
+        now: &mut Now,
+    ) -> Result<(StageName, Stat), Fault> {
         let target = &placed.target;
-        let name = stage_name(placed.id, now);
+        let mut name = stage_name(placed.id, now);
         let (mut source, wanted) = match &target.value {
             Value::File { size: 0, hash } => (Source::Bytes(Vec::new()), Some(*hash)),
             Value::File { hash, .. } => (self.sources.get(hash).ok_or(Fault::Changed)?.clone(), Some(*hash)),
@@ -206,6 +213,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if let Source::Brought(brought) = &source {
             if last {
                 self.applied.spent.extend(wanted);
+                if into_place {
+                    // It needs no name that history could know it by.
+                    name = brought.clone();
+                }
             } else {
                 source = Source::Kept(brought.clone());
             }

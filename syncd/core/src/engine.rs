@@ -40,7 +40,7 @@ const WATCH_LATER_MS: u64 = 5000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.
-const APPLY_EARLY: (usize, u64) = (2000, 16 << 20);
+const APPLY_EARLY: (usize, u64) = (1000, 10 << 20);
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -330,6 +330,9 @@ impl<S: Store> Engine<S> {
         for name in std::mem::take(&mut self.unwanted) {
             // What stays only takes room until the next start.
             let _ = disk.discard(&name);
+        }
+        if !more && self.fetch.is_idle() {
+            self.state.store.rest();
         }
         Ok(more)
     }

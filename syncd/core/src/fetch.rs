@@ -1,6 +1,6 @@
 //! Which contents are missing here, whom they were asked of, and which have come.
 //!
-//! Keeps the window of what is on its way bounded, so that memory does not grow with the home. The driver moves the
+//! Keeps the window of what is on its way bounded, so that neither memory nor staging grows with the home. The driver moves the
 //! bytes; where they end up is told by [`Fetch::arrived`]. What needs them is [`crate::plan`]'s to say.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,9 +12,9 @@ use crate::apply::Sources;
 use crate::disk::{RelPath, Source};
 
 /// Most bytes of small contents on their way or waiting to be applied.
-const WINDOW_BYTES: u64 = 40 << 20;
+const WINDOW_BYTES: u64 = 64 << 20;
 /// Most small contents on their way or waiting to be applied.
-const WINDOW_FILES: usize = 5000;
+const WINDOW_FILES: usize = 6000;
 /// Large contents on their way at a time; they wait on disk, not in memory.
 const LARGE_AT_A_TIME: usize = 4;
 /// How long a content that a peer did not have is not asked of it again, in milliseconds.

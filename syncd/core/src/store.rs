@@ -124,6 +124,8 @@ pub trait Store {
     fn commit(&mut self) -> StoreResult<()>;
     /// Makes durable what was committed.
     fn sync(&mut self) -> StoreResult<()>;
+    /// There is nothing to do for now: what is in memory for speed alone may go. Not within a transaction.
+    fn rest(&mut self);
     /// Undoes the transaction.
     fn rollback(&mut self);
 

@@ -330,7 +330,9 @@ impl RealDisk {
                 let file: File = rustix::fs::openat(&self.0.staging, &whole.0, flags, Mode::empty())?.into();
                 let hash = whole.0.rsplit('-').next().and_then(ContentHash::parse).ok_or(ErrorKind::InvalidInput)?;
                 let size = file.metadata()?.len();
-                rustix::fs::renameat(&self.0.staging, &whole.0, &self.0.staging, &name.0)?;
+                if name != whole {
+                    rustix::fs::renameat(&self.0.staging, &whole.0, &self.0.staging, &name.0)?;
+                }
                 Ok((file, hash, size))
             }
             Source::Copy(_) | Source::Kept(_) => {

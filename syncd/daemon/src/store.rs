@@ -35,8 +35,8 @@ const CACHE_KIB: i64 = 4 << 10;
 /// Longest stored value, in bytes: what is read back was written by this program.
 const MAX_VALUE: usize = 64 << 20;
 
-/// Things kept in memory over a transaction's end.
-const REMEMBERED: usize = 4096;
+/// Things kept in memory over a transaction's end, of each kind.
+const REMEMBERED: usize = 16 << 10;
 /// Rows or base entries that wait before they are written to SQLite within the transaction.
 const WAITING: usize = 4096;
 
@@ -179,7 +179,7 @@ impl SqliteStore {
         let mut bases = self.bases.borrow_mut();
         if !bases.cells.contains_key(&id) {
             let base = self.base_where("SELECT data FROM bases WHERE id = ?1", [&id.0[..]])?;
-            bases.cells.insert(id, Cell::read(base, pending::further_members));
+            bases.cells.insert(id, Cell::read(base, pending::stored));
         }
         Ok(show(&mut bases))
     }
@@ -189,7 +189,7 @@ impl SqliteStore {
         let mut bases = self.bases.borrow_mut();
         let found: Vec<Base> = found.into_iter().filter(|base| !bases.waits(base.id)).collect();
         for base in &found {
-            let cell = || Cell::read(Some(base.clone()), pending::further_members);
+            let cell = || Cell::read(Some(base.clone()), pending::stored);
             bases.cells.entry(base.id).or_insert_with(cell);
         }
         found
@@ -311,6 +311,13 @@ impl Store for SqliteStore {
             self.unsynced = false;
         }
         Ok(())
+    }
+
+    fn rest(&mut self) {
+        if self.saved.is_none() {
+            self.rows.take();
+            self.bases.take();
+        }
     }
 
     fn rollback(&mut self) {

@@ -67,6 +67,8 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn rest(&mut self) {}
+
     fn rollback(&mut self) {
         if let Some(saved) = self.saved.take() {
             self.tables = *saved;

@@ -19,14 +19,14 @@ pub(super) struct Cell<T, U> {
     /// `None`: there is no such thing.
     pub(super) value: Option<T>,
     /// What SQLite has it under beside its id; `None` if SQLite does not have it.
-    pub(super) stored: Option<Vec<U>>,
+    pub(super) stored: Option<U>,
     /// Whether SQLite has yet to follow.
     pub(super) waits: bool,
 }
 
 impl<T, U> Cell<T, U> {
     /// As SQLite has it.
-    pub(super) fn read(value: Option<T>, under: impl FnOnce(&T) -> Vec<U>) -> Self {
+    pub(super) fn read(value: Option<T>, under: impl FnOnce(&T) -> U) -> Self {
         let stored = value.as_ref().map(under);
         Self { value, stored, waits: false }
     }
@@ -35,7 +35,7 @@ impl<T, U> Cell<T, U> {
 /// Rows by id, with their places beside it.
 #[derive(Default)]
 pub(super) struct Rows {
-    pub(super) cells: BTreeMap<NodeId, Cell<Row, At>>,
+    pub(super) cells: BTreeMap<NodeId, Cell<Row, Vec<At>>>,
     /// Those that wait, in the order of their last change.
     pub(super) order: BTreeMap<u64, NodeId>,
     seqs: BTreeMap<NodeId, u64>,
@@ -48,7 +48,7 @@ pub(super) struct Rows {
 /// Base entries by id, with their further members beside it.
 #[derive(Default)]
 pub(super) struct Bases {
-    pub(super) cells: BTreeMap<NodeId, Cell<Base, NodeId>>,
+    pub(super) cells: BTreeMap<NodeId, Cell<Base, Stored>>,
     pub(super) waiting: BTreeSet<NodeId>,
     /// Where those that wait are.
     pub(super) at: BTreeMap<At, BTreeSet<NodeId>>,
@@ -60,6 +60,17 @@ pub(super) struct Bases {
     pub(super) stored_at: BTreeMap<At, Vec<NodeId>>,
     /// Which entry, other than that of its own id, SQLite has a node shown as.
     pub(super) stored_of: BTreeMap<NodeId, Option<NodeId>>,
+}
+
+/// What SQLite has a base entry under.
+pub(super) struct Stored {
+    at: At,
+    members: Vec<NodeId>,
+}
+
+/// What SQLite is to have a base entry under.
+pub(super) fn stored(base: &Base) -> Stored {
+    Stored { at: (base.parent, base.name.clone()), members: further_members(base) }
 }
 
 /// The names that a row is placed under.
@@ -126,11 +137,14 @@ impl Rows {
             let Some(row) = &cell.value else { continue };
             write(seq, row, cell.stored.as_deref())?;
             cell.waits = false;
-            cell.stored = Some(places(row));
+            let now = places(row);
+            for at in cell.stored.iter().flatten().chain(&now) {
+                self.stored_at.remove(at);
+            }
+            cell.stored = Some(now);
         }
         self.order.clear();
         self.placed.clear();
-        self.stored_at.clear();
         Ok(())
     }
 }
@@ -190,15 +204,20 @@ impl Bases {
     ) -> StoreResult<()> {
         for id in std::mem::take(&mut self.waiting) {
             let cell = self.cells.get_mut(&id).expect("what waits is there");
-            write(id, cell.value.as_ref(), cell.stored.as_deref())?;
+            write(id, cell.value.as_ref(), cell.stored.as_ref().map(|stored| &stored.members[..]))?;
             cell.waits = false;
-            cell.stored = cell.value.as_ref().map(further_members);
+            let now = cell.value.as_ref().map(stored);
+            for stored in cell.stored.iter().chain(&now) {
+                self.stored_at.remove(&stored.at);
+                for node in &stored.members {
+                    self.stored_of.remove(node);
+                }
+            }
+            cell.stored = now;
         }
         self.at.clear();
         self.with.clear();
         self.of.clear();
-        self.stored_at.clear();
-        self.stored_of.clear();
         Ok(())
     }
 }
