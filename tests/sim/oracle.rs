@@ -76,9 +76,9 @@ pub(super) fn is_at_a_loss(world: &World) -> bool {
             && marked.iter().all(|node| {
                 let row = store.row(*node).expect("an index in memory");
                 row.is_some_and(|row| {
-                    row.content.values().any(|content| {
-                        matches!(content.value, Value::File { hash, .. } if !all.contains(&hash))
-                    })
+                    row.content
+                        .values()
+                        .any(|content| matches!(content.value, Value::File { hash, .. } if !all.contains(&hash)))
                 })
             })
     }) && world.oracle.lost(&world.machines).is_empty()

@@ -130,11 +130,8 @@ impl RealDisk {
         let mut files = Vec::new();
         let mut brought: Vec<_> =
             contents.map(|(hash, bytes)| (hash, self.bring_one(hash, bytes, &mut files))).collect();
-        let durable = if files.len() <= FEW {
-            files.iter().try_for_each(File::sync_data)
-        } else {
-            self.flush_together()
-        };
+        let durable =
+            if files.len() <= FEW { files.iter().try_for_each(File::sync_data) } else { self.flush_together() };
         if let Err(error) = durable {
             for (_, result) in &mut brought {
                 if let Ok(Some(name)) = result {
@@ -352,7 +349,6 @@ impl RealDisk {
     fn flush_all(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.0.staging)?)
     }
-
 }
 
 impl Unflushed {

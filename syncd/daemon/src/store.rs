@@ -5,6 +5,7 @@
 //! disk and peers fill it again by union. Decides nothing.
 
 use std::cell::RefCell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::ops::Bound;
@@ -166,10 +167,10 @@ impl SqliteStore {
     /// Reads a row unless it is in memory, and shows it.
     fn with_row<R>(&self, id: NodeId, show: impl FnOnce(&mut Rows) -> R) -> StoreResult<R> {
         let mut rows = self.rows.borrow_mut();
-        if !rows.cells.contains_key(&id) {
+        if let Entry::Vacant(cell) = rows.cells.entry(id) {
             let bytes: Option<Vec<u8>> = self.one("SELECT data FROM rows WHERE id = ?1", [&id.0[..]])?;
             let row = bytes.map(|bytes| read(&bytes)).transpose()?;
-            rows.cells.insert(id, Cell::read(row, pending::places));
+            cell.insert(Cell::read(row, pending::places));
         }
         Ok(show(&mut rows))
     }
@@ -177,9 +178,9 @@ impl SqliteStore {
     /// Reads a base entry unless it is in memory, and shows it.
     fn with_base<R>(&self, id: NodeId, show: impl FnOnce(&mut Bases) -> R) -> StoreResult<R> {
         let mut bases = self.bases.borrow_mut();
-        if !bases.cells.contains_key(&id) {
+        if let Entry::Vacant(cell) = bases.cells.entry(id) {
             let base = self.base_where("SELECT data FROM bases WHERE id = ?1", [&id.0[..]])?;
-            bases.cells.insert(id, Cell::read(base, pending::stored));
+            cell.insert(Cell::read(base, pending::stored));
         }
         Ok(show(&mut bases))
     }
@@ -555,7 +556,8 @@ impl Store for SqliteStore {
     }
 
     fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>> {
-        let mut found = self.taken_in(self.bases_where("SELECT data FROM bases WHERE hash = ?1 LIMIT 4", [&hash.0[..]])?);
+        let mut found =
+            self.taken_in(self.bases_where("SELECT data FROM bases WHERE hash = ?1 LIMIT 4", [&hash.0[..]])?);
         let bases = self.bases.borrow();
         found.extend(bases.written().filter(|base| hash_of(&base.value) == Some(hash)).take(4).cloned());
         Ok(found)
@@ -599,7 +601,11 @@ impl Store for SqliteStore {
         };
         let mut found: BTreeSet<NodeId> = nodes(stored).into_iter().collect();
         for (node, marked) in self.marks.range((from, Bound::Unbounded)) {
-            if *marked { found.insert(*node) } else { found.remove(node) };
+            if *marked {
+                found.insert(*node)
+            } else {
+                found.remove(node)
+            };
         }
         Ok(found.into_iter().take(limit).collect())
     }

@@ -104,7 +104,7 @@ async fn our_own_directories_and_what_symlinks_lead_to_are_not_watched() {
     fs::create_dir_all(home.path("own/deep")).expect("made");
     home.stirred().await;
     assert_eq!(home.watch(&["own", "own/deep", "door"]).await, paths(&[]));
-    assert_eq!(home.watcher.beyond(), [RelPath::new(); 0]);
+    assert!(home.watcher.beyond().is_empty());
     fs::write(home.path("own/file"), "x").expect("written");
     fs::write(outside.path().join("file"), "x").expect("written");
     assert_eq!(home.stirred().await, paths(&[]));
