@@ -36,7 +36,7 @@ const PLAN_NODES: usize = 2500;
 const REMEMBERED_MOVES: usize = 64;
 /// How long directories that were made here may wait to be watched while more is on its way, in milliseconds. What is
 /// applied in them until then stirs nothing; in the end they are looked at once.
-const WATCH_LATER_MS: u64 = 5000;
+const WATCH_LATER_MS: u64 = 30_000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// Contents, by number and bytes, that are worth applying while more are on their way.

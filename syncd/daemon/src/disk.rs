@@ -6,6 +6,8 @@
 //! Staging and history lie on the root's own file system, so that putting a file in place and moving it into history
 //! are renames. Decides nothing: order and checks are [`syncd_core::apply`]'s.
 
+mod bring;
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -45,6 +47,8 @@ thread_local! {
     /// One block a thread: a home has many small files, and memory for each would cost more than reading it.
     static BLOCK_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
 }
+
+pub use bring::Bringing;
 
 /// The real disk. Clones share it.
 #[derive(Clone)]
@@ -122,44 +126,9 @@ impl RealDisk {
         Ok((name, file, len))
     }
 
-    /// Puts contents into staging, durably; gives the name of each there, `None` for what is not what it is called.
-    pub fn bring<'a>(
-        &self,
-        contents: impl Iterator<Item = (ContentHash, &'a [u8])>,
-    ) -> Vec<(ContentHash, io::Result<Option<StageName>>)> {
-        let mut files = Vec::new();
-        let mut brought: Vec<_> =
-            contents.map(|(hash, bytes)| (hash, self.bring_one(hash, bytes, &mut files))).collect();
-        let durable =
-            if files.len() <= FEW { files.iter().try_for_each(File::sync_data) } else { self.flush_together() };
-        if let Err(error) = durable {
-            for (_, result) in &mut brought {
-                if let Ok(Some(name)) = result {
-                    // What is not durable must not be put in place, and else only takes room.
-                    let _ = self.clone().discard(name);
-                }
-                *result = Err(error.kind().into());
-            }
-        }
-        brought
-    }
-
-    fn bring_one(&self, hash: ContentHash, bytes: &[u8], files: &mut Vec<File>) -> io::Result<Option<StageName>> {
-        if blake3::keyed_hash(&self.0.content_key, bytes) != hash.0 {
-            return Ok(None);
-        }
-        let number = self.0.brought.fetch_add(1, Ordering::Relaxed);
-        let name = StageName(format!("{WHOLE}{number}-{hash}"));
-        let mut file = self.new_staged(&name)?;
-        if let Err(error) = file.write_all(bytes) {
-            // What could not be finished only takes room.
-            let _ = self.clone().discard(&name);
-            return Err(error);
-        }
-        if files.len() <= FEW {
-            files.push(file);
-        }
-        Ok(Some(name))
+    /// Begins to take in contents as they come.
+    pub fn bringing(&self) -> Bringing {
+        Bringing::new(self.clone())
     }
 
     /// Flushes the file system once for all who ask at the same time.

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, Slot};
@@ -31,6 +32,8 @@ use crate::stream::{FrameError, pack, read_frame, read_head, write_head};
 const SENDING: usize = 4;
 /// Large contents that are brought from one peer at a time.
 const FETCHING: usize = 2;
+/// Contents, and bytes of them, that are made durable and told to the engine together, and how long they wait for more.
+const TOGETHER: (usize, usize, Duration) = (1000, 8 << 20, Duration::from_millis(200));
 /// Bytes read or written in one go.
 const BLOCK: usize = 256 << 10;
 /// Priority of the control stream over contents.
@@ -268,19 +271,47 @@ async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Resul
     if read_head(recv).await? != Carrier::Packs {
         return Err(FrameError::Nonsense("a one-way stream that carries no packs"));
     }
-    while let Some(body) = read_frame(recv).await? {
-        let pack: Pack = codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
-        let disk = shared.disk.clone();
-        let arrived = tokio::task::spawn_blocking(move || {
-            let results = disk.bring(pack.contents.iter().map(|(hash, bytes)| (*hash, bytes.as_slice())));
-            results.into_iter().map(|(hash, result)| brought(slot, hash, result)).collect::<Vec<Event>>()
-        });
-        for event in arrived.await.map_err(|error| FrameError::Ended(error.to_string()))? {
-            shared.driver.tell(event);
+    let ended = |error: io::Error| FrameError::Ended(error.to_string());
+    let mut bringing = shared.disk.bringing();
+    let mut since = Instant::now();
+    let mut taken = None;
+    loop {
+        let frame = read_frame(recv).await;
+        let (more, result) = match frame {
+            Ok(Some(body)) => {
+                let pack: Pack =
+                    codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
+                let added = blocking(move || {
+                    pack.contents.iter().for_each(|(hash, bytes)| bringing.add(*hash, bytes));
+                    Ok(bringing)
+                });
+                bringing = added.await.map_err(ended)?;
+                (true, Ok(()))
+            }
+            Ok(None) => (false, Ok(())),
+            Err(error) => (false, Err(error)),
+        };
+        let (number, bytes) = bringing.size();
+        if !more || number >= TOGETHER.0 || bytes >= TOGETHER.1 || since.elapsed() >= TOGETHER.2 {
+            let ready = std::mem::replace(&mut bringing, shared.disk.bringing());
+            since = Instant::now();
+            // What has come is told even if the stream broke off after it.
+            for (hash, result) in blocking(move || Ok(ready.finish())).await.map_err(ended)? {
+                shared.driver.tell(brought(slot, hash, result));
+            }
+            // A peer runs ahead of the engine by so much and no more.
+            let earlier = taken.replace(tokio::spawn({
+                let driver = shared.driver.clone();
+                async move { driver.ask(|_, _| ()).await }
+            }));
+            if let Some(earlier) = earlier {
+                let _ = earlier.await;
+            }
         }
-        shared.driver.ask(|_, _| ()).await.map_err(|stopped| FrameError::Ended(stopped.to_string()))?;
+        if !more {
+            return result;
+        }
     }
-    Ok(())
 }
 
 /// What to tell the engine of a content that a peer sent.

@@ -90,7 +90,7 @@ impl SqliteStore {
         db.pragma_update(None, "trusted_schema", false)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.pragma_update(None, "temp_store", "MEMORY")?;
-        db.pragma_update(None, "wal_autocheckpoint", 2000)?;
+        db.pragma_update(None, "wal_autocheckpoint", 4000)?;
         // Without it each value bound to a column with a partial index makes SQLite plan the statement again.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         db.set_prepared_statement_cache_capacity(64);

@@ -369,8 +369,10 @@ fn what_is_brought_is_verified_moved_into_place_and_gone_with_the_run() {
     let mut home = Home::new();
     let hash = hash_of(b"hello");
     let contents: [&[u8]; 3] = [b"hello", b"other", b"hello"];
-    let brought = home.disk.bring(contents.into_iter().map(|bytes| (hash, bytes)));
-    let names: Vec<_> = brought.into_iter().map(|(_, result)| result.expect("a disk")).collect();
+    let mut bringing = home.disk.bringing();
+    contents.into_iter().for_each(|bytes| bringing.add(hash, bytes));
+    assert_eq!(bringing.size(), (3, 15));
+    let names: Vec<_> = bringing.finish().into_iter().map(|(_, result)| result.expect("a disk")).collect();
     let [Some(name), None, Some(spare)] = &names[..] else { panic!("one is not what it is called: {names:?}") };
     assert_eq!(home.disk.staged().expect("listed"), [], "it is nothing that was displaced");
     let staged = home.disk.stage(&stage_name("s"), &Source::Brought(name.clone()), &attributes(0o640)).expect("staged");
@@ -378,6 +380,22 @@ fn what_is_brought_is_verified_moved_into_place_and_gone_with_the_run() {
     home.disk.stage(&stage_name("t"), &Source::Brought(name.clone()), &attributes(0o640)).expect_err("it was moved");
     let again = home.open().expect("opens");
     again.open_source(&Source::Brought(spare.clone())).expect_err("an earlier run brought it");
+}
+
+#[test]
+fn what_is_brought_but_not_finished_leaves_nothing() {
+    let home = Home::new();
+    let mut bringing = home.disk.bringing();
+    bringing.add(hash_of(b"hello"), b"hello");
+    assert_eq!(home.disk.staged_names().expect("listed").len(), 1);
+    drop(bringing);
+    assert_eq!(home.disk.staged_names().expect("listed"), [""; 0]);
+    let mut bringing = home.disk.bringing();
+    for number in 0_u8..40 {
+        bringing.add(hash_of(&[number]), &[number]);
+    }
+    assert_eq!(bringing.finish().len(), 40);
+    assert_eq!(home.disk.staged_names().expect("listed").len(), 40, "what is finished stays");
 }
 
 struct Home {
