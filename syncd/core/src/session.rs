@@ -1,15 +1,18 @@
 //! One peer's conversation: what it is sent, what is taken from it, how it stands.
 //!
 //! Rows flow both ways by cursor over each side's own order of changes; what a side *knows* is said only when no row
-//! is left behind the cursor, so that a row in flight is never taken for a deleted one. Before a replica numbers
+//! is left behind the cursor, so that a row in flight is never taken for a deleted one. A row that is just what the
+//! peer sent does not go back to it. Before a replica numbers
 //! anything, the peer's memory of it is checked: an index that went back, or was cloned, begins a new life. Moving
 //! contents is [`crate::fetch`]'s.
+
+use std::collections::BTreeSet;
 
 use hearth_schemas::ids::{ReplicaId, Slot};
 use hearth_schemas::item::UNNUMBERED;
 use hearth_schemas::wire::{KnownMap, MAX_ROWS, Message};
 
-use crate::state::{Contradiction, State};
+use crate::state::{Contradiction, Merged, State};
 use crate::store::{Store, StoreResult};
 
 /// Frames that may be on their way to one peer at a time.
@@ -50,6 +53,8 @@ pub struct Session {
     sent_end: bool,
     in_flight: u32,
     sent_standing: Option<Standing>,
+    /// Positions of rows that are what the peer sent; it need not be told of them.
+    theirs: BTreeSet<u64>,
 }
 
 /// Why a session was ended.
@@ -88,6 +93,7 @@ impl Session {
             sent_end: false,
             in_flight: 0,
             sent_standing: None,
+            theirs: BTreeSet::new(),
         };
         Ok((session, hello))
     }
@@ -124,7 +130,7 @@ impl Session {
                 upto = seq;
                 if row.ctx.contains_key(&UNNUMBERED) {
                     skipped = true;
-                } else {
+                } else if !self.theirs.remove(&seq) {
                     rows.push(row);
                 }
             }
@@ -135,6 +141,9 @@ impl Session {
                 return Ok(());
             }
             self.sent_upto = upto;
+            if rows.is_empty() && !end {
+                continue;
+            }
             self.sent_end |= end;
             if known.is_some() {
                 self.sent_known.clone_from(&known);
@@ -174,8 +183,13 @@ impl Session {
                 return Ok(Err(SessionError::Impossible));
             }
             match state.merge(&row)? {
-                Ok(true) => changed.push(row.id),
-                Ok(false) => {}
+                Ok(Merged::Ours) => {}
+                Ok(merged) => {
+                    changed.push(row.id);
+                    if merged == Merged::Theirs {
+                        self.theirs.insert(state.store.last_seq()?);
+                    }
+                }
                 Err(contradiction) => return Ok(Err(contradiction.into())),
             }
         }

@@ -179,8 +179,8 @@ impl<S: Store> State<S> {
         Ok(())
     }
 
-    /// Joins a peer's row into the state. Gives whether anything changed. The row has passed [`Row::check`].
-    pub fn merge(&mut self, theirs: &Row) -> StoreResult<Result<bool, Contradiction>> {
+    /// Joins a peer's row into the state. The row has passed [`Row::check`].
+    pub fn merge(&mut self, theirs: &Row) -> StoreResult<Result<Merged, Contradiction>> {
         let joined = match self.store.row(theirs.id)? {
             Some(ours) => {
                 if row::contradicts(&ours, theirs) {
@@ -188,18 +188,19 @@ impl<S: Store> State<S> {
                 }
                 let joined = row::join(&ours, theirs);
                 if joined == ours {
-                    return Ok(Ok(false));
+                    return Ok(Ok(Merged::Ours));
                 }
                 joined
             }
             None => theirs.clone(),
         };
+        let merged = if joined == *theirs { Merged::Theirs } else { Merged::Both };
         let stamps = joined.place.values().map(|v| v.stamp.hlc).chain(joined.content.values().map(|v| v.stamp.hlc));
         if let Some(latest) = stamps.chain(joined.meta.values().map(|v| v.stamp.hlc)).max() {
             self.hlc = self.hlc.max(latest);
         }
         self.put(&joined)?;
-        Ok(Ok(true))
+        Ok(Ok(merged))
     }
 
     /// A dot for a local change, to be numbered later.
@@ -361,6 +362,17 @@ const FILE_MODE: u16 = 0o644;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("two different versions under one number")]
 pub struct Contradiction;
+
+/// What a row is after a peer's was joined into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Merged {
+    /// What it was: the peer's says nothing new.
+    Ours,
+    /// What the peer's is.
+    Theirs,
+    /// More than either.
+    Both,
+}
 
 fn renumber_dots(dots: &mut Dots, number: &BTreeMap<Dot, Dot>) {
     for list in [&mut dots.place, &mut dots.content, &mut dots.meta] {

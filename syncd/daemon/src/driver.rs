@@ -19,7 +19,7 @@ use crate::disk::RealDisk;
 use crate::store::SqliteStore;
 
 /// Effects that may wait to be carried out before the engine waits.
-const EFFECTS: usize = 256;
+const EFFECTS: usize = 4096;
 /// How long the engine rests after its index could not be written, in milliseconds.
 const REST_MS: u64 = 3000;
 /// The longest sleep: a change of the wall clock is noticed within it.
