@@ -3,11 +3,12 @@
 //! Data only. Joining, writing and viewing rows is `syncd-core`'s business; [`Row::check`] is the one rule that
 //! belongs to the format: what may stand in a row at all.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
+use crate::flat;
 use crate::ids::{ContentHash, DeviceId, NodeId, ReplicaId};
 
 /// Longest name of a directory entry, in bytes.
@@ -52,7 +53,10 @@ pub struct Stamp {
 }
 
 /// What has been seen: for each replica the highest number.
-pub type Context = BTreeMap<ReplicaId, u64>;
+pub type Context = LiteMap<ReplicaId, u64>;
+
+/// The versions of one part of a row, by the change that made each.
+pub type Versions<V> = LiteMap<Dot, V>;
 
 /// The name of a directory entry: bytes, one component, never empty, `.` or `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -226,13 +230,17 @@ pub struct Row {
     /// What it is.
     pub class: Class,
     /// All changes of this node that were ever seen.
+    #[serde(with = "flat")]
     pub ctx: Context,
     /// Where it is; empty for settings and replicas.
-    pub place: BTreeMap<Dot, Place>,
+    #[serde(with = "flat")]
+    pub place: Versions<Place>,
     /// What it holds.
-    pub content: BTreeMap<Dot, Content>,
+    #[serde(with = "flat")]
+    pub content: Versions<Content>,
     /// Its attributes; empty for settings and replicas.
-    pub meta: BTreeMap<Dot, Meta>,
+    #[serde(with = "flat")]
+    pub meta: Versions<Meta>,
 }
 
 /// Why a row cannot be.
@@ -264,7 +272,7 @@ pub enum RowError {
 impl Row {
     /// A row with nothing in it.
     pub fn empty(id: NodeId, class: Class) -> Self {
-        Self { id, class, ctx: Context::new(), place: BTreeMap::new(), content: BTreeMap::new(), meta: BTreeMap::new() }
+        Self { id, class, ctx: Context::new(), place: Versions::new(), content: Versions::new(), meta: Versions::new() }
     }
 
     /// Checks what a peer sent.

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod codec;
+pub mod flat;
 pub mod ids;
 pub mod item;
 pub mod keys;

@@ -67,3 +67,25 @@ fn clocks_that_are_off_by_ten_years_lose_nothing() {
     world.assert_paths_everywhere(&["notes.txt"]);
     world.assert_same_everywhere("notes.txt", "from today");
 }
+
+#[test]
+fn a_machine_that_was_told_many_rows_at_once_says_that_it_knows_them() {
+    let mut world = World::new(44);
+    let [laptop, desktop] = ["laptop", "desktop"].map(|name| world.add_down(name));
+    // Nothing is to be done about them, so nothing else makes the machine go on.
+    world.machines[desktop.0].excluded.insert(b"away".to_vec());
+    for here in [laptop, desktop] {
+        world.machines[here.0].portions.rows = 2;
+        world.start(here);
+    }
+    world.connect_all();
+    (world.slowest_ms, world.eager) = (1, 0);
+    for number in 0..200 {
+        world.mkdir(laptop, &format!("away/{number}"));
+    }
+    world.run_until_quiet();
+    for here in [laptop, desktop] {
+        let summary = world.machines[here.0].engine().summary().expect("an index in memory");
+        assert_eq!(summary.agreeing.len(), 1, "{summary:?}");
+    }
+}

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
 use syncd_core::apply::recover;
 use syncd_core::disk::Source;
-use syncd_core::engine::{Effect, Engine, Event};
+use syncd_core::engine::{Effect, Engine, Event, Portions};
 use syncd_core::select::Select;
 use syncd_core::state::{Now, State};
 use syncd_core::store::{MemoryStore, Store, StoreResult};
@@ -35,6 +35,8 @@ pub struct SimMachine {
     pub sightless: usize,
     /// Paths that are not synced here.
     pub excluded: BTreeSet<Vec<u8>>,
+    /// How much it does at a time, from its next start.
+    pub portions: Portions,
     /// Down until then; `None` while it is up.
     pub down_until: Option<u64>,
     /// Whether records of its history were lost with its index.
@@ -45,6 +47,8 @@ pub struct SimMachine {
     first: bool,
     how: Crash,
     armed: bool,
+    /// Whether something happened since the engine said that there is no more to do.
+    stirred: bool,
     rest_until: u64,
     chance: Chance,
 }
@@ -70,6 +74,7 @@ impl SimMachine {
             skew_ms: 0,
             sightless: 0,
             excluded: BTreeSet::new(),
+            portions: Portions::default(),
             down_until: Some(u64::MAX),
             forgot_history: false,
             engine: None,
@@ -78,6 +83,7 @@ impl SimMachine {
             first,
             how: Crash::Kill,
             armed: false,
+            stirred: false,
             rest_until: 0,
             chance,
         }
@@ -125,8 +131,10 @@ impl SimMachine {
         if self.rules.as_ref().is_some_and(|rules| *rules != self.excluded) {
             engine.handle(Event::RulesChanged, &mut now).expect("an index in memory");
         }
+        engine.portions = self.portions;
         self.rules = Some(self.excluded.clone());
         self.engine = Some(engine);
+        self.stirred = true;
         self.down_until = None;
         self.rest_until = 0;
     }
@@ -192,22 +200,27 @@ impl SimMachine {
 
     /// Tells the engine what happened.
     pub fn handle(&mut self, event: Event, now_ms: u64) {
+        self.stirred = true;
         self.call(now_ms, |engine, _, now| engine.handle(event, now).map(|()| false));
     }
 
-    /// Works until nothing is left to do. Gives the effects that concern others.
+    /// Works until nothing is left to do, if something happened or it is time. Gives the effects that concern others.
     pub fn work(&mut self, now_ms: u64) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let due = self.engine.as_ref().and_then(Engine::poll_timeout).is_some_and(|at| at <= self.wall_ms(now_ms));
+        if !self.stirred && !due && self.disk.stirred.is_empty() {
+            return effects;
+        }
         self.set_clock(now_ms);
         for round in 0.. {
             assert!(round < ENDLESS, "{} works in circles: {}", self.name, self.engine().waits());
             if self.engine.is_none() || self.rest_until > now_ms {
                 break;
             }
-            let told = self.tell_stirred(now_ms);
-            let more = self.call(now_ms, Engine::work);
+            self.tell_stirred(now_ms);
+            self.stirred = self.call(now_ms, Engine::work);
             effects.extend(self.effects(now_ms));
-            if !more && !told && self.disk.stirred.is_empty() {
+            if !self.stirred && self.disk.stirred.is_empty() {
                 break;
             }
         }
@@ -270,7 +283,7 @@ impl SimMachine {
         }
         result.unwrap_or_else(|_| {
             self.rest_until = now_ms + REST_MS;
-            false
+            true
         })
     }
 

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use syncd_core::disk::RelPath;
 use syncd_core::engine::Event;
 
+use syncd_core::engine::Portions;
+
 use super::chance::Chance;
 use super::disk::{Act, Crash};
 use super::tree::{Body, below};
@@ -69,9 +71,10 @@ pub fn play(seed: u64, tell: bool) {
     let hardships = Hardships::of(seed);
     let mut world = World::new(seed);
     world.slowest_ms = *chance.pick(&[5, 50, 400]).expect("three speeds");
+    world.eager = *chance.pick(&[0, 50, 100]).expect("three tempers");
     let count = 2 + chance.below(MACHINES.len() - 1);
     let mut player = Player { chance, hardships, tell, next_text: 0, backups: vec![None; count] };
-    player.begin(&mut world, count);
+    player.begin(&mut world, count, portions_of(seed));
     let rounds = 2 + player.chance.below(3);
     for round in 0..rounds {
         player.say(&world, || format!("-- round {round} --"));
@@ -84,6 +87,17 @@ pub fn play(seed: u64, tell: bool) {
         }
         world.assert_in_order();
     }
+}
+
+/// How much the machines of a seed do at a time: in half of the worlds little, so that a few files fill many portions.
+fn portions_of(seed: u64) -> Portions {
+    let mut chance = Chance::new(seed ^ 0x9027);
+    let mut few = |most| 1 + chance.below(most);
+    if few(2) == 1 {
+        return Portions::default();
+    }
+    let bytes = few(200) as u64;
+    Portions { spots: few(6), nodes: few(8), rows: few(5), apply: (few(4), bytes), fetch: (few(6), 4 * bytes) }
 }
 
 struct Player {
@@ -102,7 +116,7 @@ impl Player {
         }
     }
 
-    fn begin(&mut self, world: &mut World, count: usize) {
+    fn begin(&mut self, world: &mut World, count: usize, portions: Portions) {
         let all: Vec<Here> = MACHINES.iter().take(count).map(|name| world.add_down(name)).collect();
         if self.hardships.clocks {
             let years = 365 * 86_400_000;
@@ -118,6 +132,7 @@ impl Player {
             }
         }
         for &here in &all {
+            world.machines[here.0].portions = portions;
             world.start(here);
         }
         world.connect_all();

@@ -42,6 +42,8 @@ pub struct World {
     pub chance: Chance,
     /// The longest that a letter takes, in milliseconds.
     pub slowest_ms: u64,
+    /// In so many cases of a hundred, machines work between two letters that come at the same moment.
+    pub eager: usize,
     links: BTreeMap<(Here, Here), Link>,
     letters: BTreeMap<(u64, u64), Letter>,
     next_letter: u64,
@@ -91,6 +93,7 @@ impl World {
             sent: Sent::default(),
             chance: Chance::new(seed),
             slowest_ms: 40,
+            eager: 50,
             links: BTreeMap::new(),
             letters: BTreeMap::new(),
             next_letter: 0,
@@ -323,10 +326,12 @@ impl World {
         }
         while let Some(entry) = self.letters.first_entry().filter(|entry| entry.key().0 <= self.now_ms) {
             let letter = entry.remove();
-            let (from, to) = (letter.from, letter.to);
             self.deliver(letter);
-            self.work(to);
-            self.work(from);
+            // An engine that is busy takes in several events before it works again.
+            let more = self.letters.first_key_value().is_some_and(|(due, _)| due.0 <= self.now_ms);
+            if !more || self.chance.percent(self.eager) {
+                (0..self.machines.len()).for_each(|here| self.work(Here(here)));
+            }
         }
         match self.next_moment() {
             Some(next) if next <= until_ms => {

@@ -28,10 +28,6 @@ use crate::view::{all_dots, setting_row_id};
 const SETTLE_MS: u64 = 100;
 /// The longest that an entry which is written without pause is left alone, in milliseconds.
 const SETTLE_MAX_MS: u64 = 60_000;
-/// Spots looked at in one slice.
-const LOOK_SPOTS: usize = 256;
-/// Marked nodes planned in one slice.
-const PLAN_NODES: usize = 2500;
 /// Directories remembered by the path that they had: the watcher may still tell of them under it.
 const REMEMBERED_MOVES: usize = 64;
 /// How long directories that were made here may wait to be watched while more is on its way, in milliseconds. What is
@@ -39,8 +35,6 @@ const REMEMBERED_MOVES: usize = 64;
 const WATCH_LATER_MS: u64 = 30_000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
-/// Contents, by number and bytes, that are worth applying while more are on their way.
-const APPLY_EARLY: (usize, u64) = (1000, 10 << 20);
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -166,12 +160,35 @@ pub struct Sibling {
     pub device: String,
 }
 
+/// How much is done at a time. Speed and memory depend on it, and nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Portions {
+    /// Spots looked at in one slice.
+    pub spots: usize,
+    /// Marked nodes planned in one slice.
+    pub nodes: usize,
+    /// Rows in one frame, at most [`MAX_ROWS`]. Less, so that applying starts early.
+    pub rows: usize,
+    /// Small contents, by number and bytes, that are worth applying while more are on their way.
+    pub apply: (usize, u64),
+    /// Small contents, by number and bytes, that may be on their way or wait to be applied.
+    pub fetch: (usize, u64),
+}
+
+impl Default for Portions {
+    fn default() -> Self {
+        Self { spots: 256, nodes: 2500, rows: 500, apply: (1000, 10 << 20), fetch: (6000, 64 << 20) }
+    }
+}
+
 /// The deterministic core of the daemon.
 pub struct Engine<S> {
     /// The state.
     pub state: State<S>,
     /// What is synced.
     pub select: Box<dyn Select + Send>,
+    /// How much is done at a time.
+    pub portions: Portions,
     open: BTreeMap<Spot, (u64, u64)>,
     queue: VecDeque<Spot>,
     missing: Missing,
@@ -211,6 +228,7 @@ impl<S: Store> Engine<S> {
         Self {
             state,
             select,
+            portions: Portions::default(),
             open: BTreeMap::new(),
             queue: VecDeque::from([Spot::Deep(NodeId::ROOT)]),
             missing: Missing::new(),
@@ -537,7 +555,7 @@ impl<S: Store> Engine<S> {
     fn mark_all(&mut self) -> StoreResult<()> {
         let mut after = 0;
         loop {
-            let rows = self.state.store.rows_after(after, PLAN_NODES)?;
+            let rows = self.state.store.rows_after(after, self.portions.nodes)?;
             let Some((last, _)) = rows.last() else { break };
             after = *last;
             for (_, row) in rows {
@@ -670,7 +688,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn look<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
-        let take = self.queue.len().min(LOOK_SPOTS);
+        let take = self.queue.len().min(self.portions.spots);
         let spots: Vec<Spot> = self.queue.drain(..take).collect();
         let importing = self.state.importing;
         let mut observer = Observer {
@@ -775,7 +793,7 @@ impl<S: Store> Engine<S> {
         let mut sent = false;
         for session in self.sessions.values_mut() {
             let mut out = Vec::new();
-            session.pump(&self.state, &mut out)?;
+            session.pump(&self.state, self.portions.rows, &mut out)?;
             sent |= !out.is_empty();
             self.effects.extend(out.into_iter().map(|message| Effect::Send(session.peer, message)));
         }
@@ -940,15 +958,15 @@ impl<S: Store> Engine<S> {
             self.planned_upto = None;
         }
         let (count, bytes) = self.fetch.waiting();
-        let worth = count >= APPLY_EARLY.0 || bytes >= APPLY_EARLY.1 || self.fetch.is_small_idle();
+        let worth = count >= self.portions.apply.0 || bytes >= self.portions.apply.1 || self.fetch.is_small_idle();
         let mut nodes: Vec<NodeId> = Vec::new();
         if worth && !self.ready.is_empty() {
             nodes.extend(std::mem::take(&mut self.ready));
             // What waits for a place may wait for one of these.
             nodes.extend(std::mem::take(&mut self.waiting));
         }
-        while self.planning && nodes.len() < PLAN_NODES && self.fetch.has_room() {
-            let batch = self.state.store.marked(self.planned_upto, PLAN_NODES - nodes.len())?;
+        while self.planning && nodes.len() < self.portions.nodes && self.fetch.has_room(self.portions.fetch) {
+            let batch = self.state.store.marked(self.planned_upto, self.portions.nodes - nodes.len())?;
             self.planned_upto = batch.last().copied().or(self.planned_upto);
             if batch.is_empty() {
                 self.planning = false;

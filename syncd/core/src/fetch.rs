@@ -11,10 +11,6 @@ use hearth_schemas::wire::{MAX_WANTS, PACK_LIMIT};
 use crate::apply::Sources;
 use crate::disk::{RelPath, Source};
 
-/// Most bytes of small contents on their way or waiting to be applied.
-const WINDOW_BYTES: u64 = 64 << 20;
-/// Most small contents on their way or waiting to be applied.
-const WINDOW_FILES: usize = 6000;
 /// Large contents on their way at a time; they wait on disk, not in memory.
 const LARGE_AT_A_TIME: usize = 4;
 /// How long a content that a peer did not have is not asked of it again, in milliseconds.
@@ -77,9 +73,9 @@ impl Want {
 }
 
 impl Fetch {
-    /// Whether more contents may be wanted.
-    pub fn has_room(&self) -> bool {
-        self.small.1 + self.here.1 < WINDOW_BYTES && self.small.0 + self.here.0 < WINDOW_FILES
+    /// Whether more contents may be wanted, given how many, and how many bytes, may be here or on their way.
+    pub fn has_room(&self, (files, bytes): (usize, u64)) -> bool {
+        self.small.1 + self.here.1 < bytes && self.small.0 + self.here.0 < files
     }
 
     /// Whether nothing is on its way.

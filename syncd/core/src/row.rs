@@ -3,9 +3,9 @@
 //! The laws of docs/sync-model.md section 2. A join is associative, commutative and idempotent, so the state of a
 //! device depends only on the set of changes that it has seen. Where things are shown is [`crate::view`]'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use hearth_schemas::item::{Content, Context, Dot, Flag, Meta, Place, Row, Stamp, Value};
+use hearth_schemas::item::{Content, Context, Dot, Flag, Meta, Place, Row, Stamp, Value, Versions};
 
 /// A version that can be joined: its deletion flag is the only part of it that ever changes.
 pub trait Version: Clone + PartialEq {
@@ -72,13 +72,8 @@ pub fn join(a: &Row, b: &Row) -> Row {
     }
 }
 
-fn join_store<V: Version>(
-    a: &BTreeMap<Dot, V>,
-    a_ctx: &Context,
-    b: &BTreeMap<Dot, V>,
-    b_ctx: &Context,
-) -> BTreeMap<Dot, V> {
-    let mut out = BTreeMap::new();
+fn join_store<V: Version>(a: &Versions<V>, a_ctx: &Context, b: &Versions<V>, b_ctx: &Context) -> Versions<V> {
+    let mut out = Versions::new();
     for (&dot, version) in a {
         match b.get(&dot) {
             Some(other) => {
@@ -102,7 +97,7 @@ fn join_store<V: Version>(
 
 /// Whether the same dot stands for two different versions in `a` and `b`, which no honest device sends.
 pub fn contradicts(a: &Row, b: &Row) -> bool {
-    fn differ<V: Version>(a: &BTreeMap<Dot, V>, b: &BTreeMap<Dot, V>) -> bool {
+    fn differ<V: Version>(a: &Versions<V>, b: &Versions<V>) -> bool {
         a.iter().any(|(dot, x)| {
             b.get(dot).is_some_and(|y| {
                 let (mut x, mut y) = (x.clone(), y.clone());
@@ -116,12 +111,12 @@ pub fn contradicts(a: &Row, b: &Row) -> bool {
 }
 
 /// The version that is shown: the highest (stamp, dot) among the live ones, else among the deleted.
-pub fn winner<V: Version>(store: &BTreeMap<Dot, V>) -> Option<(Dot, &V)> {
+pub fn winner<V: Version>(store: &Versions<V>) -> Option<(Dot, &V)> {
     store.iter().map(|(&dot, v)| (dot, v)).max_by_key(|(dot, v)| (v.flag() == Flag::Live, v.stamp(), *dot))
 }
 
 /// Writes a version over the dots that its author had before it.
-pub fn write<V: Version>(store: &mut BTreeMap<Dot, V>, ctx: &mut Context, seen: &[Dot], dot: Dot, version: V) {
+pub fn write<V: Version>(store: &mut Versions<V>, ctx: &mut Context, seen: &[Dot], dot: Dot, version: V) {
     for old in seen {
         store.remove(old);
     }
@@ -152,7 +147,12 @@ pub fn delete(row: &mut Row, seen_place: &[Dot], seen_content: &[Dot], dot: Dot,
 
 /// Whether every version of place and content is deleted: a tombstone, unless its directory is revived.
 pub fn all_flagged(row: &Row) -> bool {
-    row.place.values().all(|v| v.flag != Flag::Live) && row.content.values().all(|v| v.flag != Flag::Live)
+    flagged(&row.place) && flagged(&row.content)
+}
+
+/// Whether every version of a store is deleted.
+pub fn flagged<V: Version>(store: &Versions<V>) -> bool {
+    store.values().all(|version| version.flag() != Flag::Live)
 }
 
 /// The content versions by equal value, the winning value first; each group with its dots, winner first.
@@ -192,12 +192,9 @@ pub fn digest(row: &Row) -> u64 {
 
 /// Replaces the dots of unnumbered changes by their numbers, everywhere in the row.
 pub fn renumber(row: &mut Row, number: &BTreeMap<Dot, Dot>) {
-    fn store<V>(store: &mut BTreeMap<Dot, V>, number: &BTreeMap<Dot, Dot>) {
-        let old: BTreeSet<Dot> = store.keys().filter(|dot| number.contains_key(dot)).copied().collect();
-        for dot in old {
-            let version = store.remove(&dot).expect("the key was just listed");
-            store.insert(number[&dot], version);
-        }
+    fn store<V>(store: &mut Versions<V>, number: &BTreeMap<Dot, Dot>) {
+        let versions = std::mem::take(store).into_iter();
+        *store = versions.map(|(dot, version)| (number.get(&dot).copied().unwrap_or(dot), version)).collect();
     }
     store(&mut row.place, number);
     store(&mut row.content, number);

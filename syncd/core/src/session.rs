@@ -17,8 +17,6 @@ use crate::store::{Store, StoreResult};
 
 /// Frames that may be on their way to one peer at a time.
 const WINDOW: u32 = 4;
-/// Rows in one frame. Below the format's limit, so that applying starts early.
-const FRAME_ROWS: usize = 500;
 
 /// How a peer said that it stands.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -118,14 +116,15 @@ impl Session {
         Ok(Ok(published.as_deref() == Some(&remembered.nonce.to_le_bytes()[..])))
     }
 
-    /// Frames for the peer, as many as may be on their way.
-    pub fn pump<S: Store>(&mut self, state: &State<S>, out: &mut Vec<Message>) -> StoreResult<()> {
+    /// Frames for the peer of at most so many rows each, as many as may be on their way.
+    pub fn pump<S: Store>(&mut self, state: &State<S>, portion: usize, out: &mut Vec<Message>) -> StoreResult<()> {
+        let portion = portion.min(MAX_ROWS);
         while self.replica.is_some() && self.in_flight < WINDOW {
             let mut rows = Vec::new();
             let mut skipped = false;
             let mut upto = self.sent_upto;
-            let batch = state.store.rows_after(self.sent_upto, FRAME_ROWS.min(MAX_ROWS))?;
-            let end = batch.len() < FRAME_ROWS;
+            let batch = state.store.rows_after(self.sent_upto, portion)?;
+            let end = batch.len() < portion;
             for (seq, row) in batch {
                 upto = seq;
                 if row.ctx.contains_key(&UNNUMBERED) {
@@ -134,15 +133,14 @@ impl Session {
                     rows.push(row);
                 }
             }
-            let complete = end && !skipped && state.store.unnumbered()?.is_empty();
-            let known = complete.then(|| state.store.known().clone());
-            if rows.is_empty() && self.sent_end && (known.is_none() || known == self.sent_known) {
-                self.sent_upto = upto;
-                return Ok(());
-            }
             self.sent_upto = upto;
             if rows.is_empty() && !end {
                 continue;
+            }
+            let complete = end && !skipped && state.store.unnumbered()?.is_empty();
+            let known = complete.then(|| state.store.known().clone());
+            if rows.is_empty() && self.sent_end && (known.is_none() || known == self.sent_known) {
+                return Ok(());
             }
             self.sent_end |= end;
             if known.is_some() {

@@ -1,15 +1,15 @@
 //! The directories of the account as one tree: which are dead, which are shown, which are one entry.
 //!
-//! Keeps every directory's row in memory (leaves stay in the index) and derives a [`Shape`] from them, by
+//! Keeps of every directory's row what decides that (leaves stay in the index) and derives a [`Shape`] from them, by
 //! docs/sync-model.md section 4. [`Tree::refresh`] tells which nodes a change of shape touches, so that
 //! [`crate::plan`] looks only there. Leaves are placed by [`crate::view`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::NodeId;
-use hearth_schemas::item::{Class, Flag, Name, Row};
+use hearth_schemas::item::{Class, Flag, Name, Place, Row, Versions};
 
-use crate::row::{all_flagged, winner};
+use crate::row::{all_flagged, flagged, winner};
 use crate::store::{Store, StoreResult};
 
 /// A directory as machines show it: one or more nodes at one place.
@@ -87,10 +87,27 @@ pub fn is_dead(row: &Row, dead_dir: impl Fn(NodeId) -> bool) -> bool {
         })
 }
 
-/// The directories' rows and the shape derived from them.
+/// What a directory's row says of where it is and whether it lives.
+struct Directory {
+    place: Versions<Place>,
+    /// Of each version of its content.
+    flags: Box<[Flag]>,
+}
+
+impl Directory {
+    fn of(row: &Row) -> Self {
+        Self { place: row.place.clone(), flags: row.content.values().map(|content| content.flag).collect() }
+    }
+
+    fn all_flagged(&self) -> bool {
+        flagged(&self.place) && self.flags.iter().all(|&flag| flag != Flag::Live)
+    }
+}
+
+/// The directories and the shape derived from their rows.
 #[derive(Default)]
 pub struct Tree {
-    rows: BTreeMap<NodeId, Row>,
+    directories: BTreeMap<NodeId, Directory>,
     shape: Shape,
     /// For dead directories: whether a live leaf is placed in them.
     leafy: BTreeMap<NodeId, bool>,
@@ -104,8 +121,8 @@ pub struct Tree {
 impl Tree {
     /// Loads every directory of the index.
     pub fn load<S: Store>(store: &S) -> StoreResult<Self> {
-        let rows = store.directories()?.into_iter().map(|row| (row.id, row)).collect();
-        let mut tree = Self { rows, stale: true, ..Self::default() };
+        let directories = store.directories()?.iter().map(|row| (row.id, Directory::of(row))).collect();
+        let mut tree = Self { directories, stale: true, ..Self::default() };
         tree.refresh(store)?;
         Ok(tree)
     }
@@ -117,7 +134,7 @@ impl Tree {
 
     /// Whether a node is a known directory.
     pub fn knows(&self, node: NodeId) -> bool {
-        node == NodeId::ROOT || self.rows.contains_key(&node)
+        node == NodeId::ROOT || self.directories.contains_key(&node)
     }
 
     /// Takes note of a row that was written to the index.
@@ -144,14 +161,14 @@ impl Tree {
     /// A directory that only joins the shape, or whose place and life are what they were, leaves the rest of the shape
     /// as it is; so the usual change costs what it touches. Anything else makes the shape stale.
     fn note_directory(&mut self, row: &Row) {
-        let old = self.rows.insert(row.id, row.clone());
-        if self.stale {
-            return;
+        let directory = Directory::of(row);
+        if !self.stale {
+            self.stale = match self.directories.get(&row.id) {
+                Some(old) => !same_place_and_life(old, &directory),
+                None => !self.enter(row),
+            };
         }
-        self.stale = match old {
-            Some(old) => !same_place_and_life(&old, row),
-            None => !self.enter(row),
-        };
+        self.directories.insert(row.id, directory);
     }
 
     /// Puts a directory nobody knew of into the shape, if that concerns nothing else.
@@ -218,7 +235,7 @@ impl Tree {
     }
 
     fn unknown_parents(&self) -> BTreeSet<NodeId> {
-        let parents = self.rows.values().flat_map(|row| row.place.values().map(|place| place.parent));
+        let parents = self.directories.values().flat_map(|dir| dir.place.values().map(|place| place.parent));
         parents.filter(|parent| !self.knows(*parent)).collect()
     }
 
@@ -226,11 +243,11 @@ impl Tree {
     fn dead(&self) -> BTreeSet<NodeId> {
         let mut along: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
         let mut queue = Vec::new();
-        for row in self.rows.values().filter(|row| all_flagged(row)) {
-            for place in row.place.values() {
+        for (&id, directory) in self.directories.iter().filter(|(_, directory)| directory.all_flagged()) {
+            for place in directory.place.values() {
                 match place.flag {
-                    Flag::Itself => queue.push(row.id),
-                    Flag::WithDirectory => along.entry(place.parent).or_default().push(row.id),
+                    Flag::Itself => queue.push(id),
+                    Flag::WithDirectory => along.entry(place.parent).or_default().push(id),
                     Flag::Live => {}
                 }
             }
@@ -248,9 +265,9 @@ impl Tree {
     /// else to the root.
     fn resolve_cycles(&self, dead: &BTreeSet<NodeId>) -> BTreeMap<NodeId, (NodeId, Name)> {
         let mut places: BTreeMap<NodeId, (NodeId, Name)> = BTreeMap::new();
-        for row in self.rows.values() {
-            if let Some((_, place)) = winner(&row.place) {
-                places.insert(row.id, (place.parent, place.name.clone()));
+        for (&id, directory) in &self.directories {
+            if let Some((_, place)) = winner(&directory.place) {
+                places.insert(id, (place.parent, place.name.clone()));
             }
         }
         let mut stepped = BTreeSet::new();
@@ -260,9 +277,9 @@ impl Tree {
                 return places;
             }
             for cycle in cycles {
-                let key = |id: &NodeId| winner(&self.rows[id].place).map(|(_, place)| (place.stamp, *id));
+                let key = |id: &NodeId| winner(&self.directories[id].place).map(|(_, place)| (place.stamp, *id));
                 let id = cycle.into_iter().max_by_key(key).expect("a cycle has a node");
-                let (_, place) = winner(&self.rows[&id].place).expect("a node of a cycle has a place");
+                let (_, place) = winner(&self.directories[&id].place).expect("a node of a cycle has a place");
                 let back_is_alive = place.was == NodeId::ROOT || (self.knows(place.was) && !dead.contains(&place.was));
                 let parent = if stepped.insert(id) && back_is_alive { place.was } else { NodeId::ROOT };
                 places.insert(id, (parent, place.name.clone()));
@@ -302,13 +319,10 @@ impl Tree {
     }
 }
 
-/// Whether two states of a directory's row say the same of where it is and whether it lives.
-fn same_place_and_life(old: &Row, new: &Row) -> bool {
-    let one = |row: &Row| row.place.len() == 1 && row.content.len() == 1;
-    one(old)
-        && one(new)
-        && old.place.values().eq(new.place.values())
-        && old.content.values().map(|c| c.flag).eq(new.content.values().map(|c| c.flag))
+/// Whether two states of a directory say the same, of one place and one content.
+fn same_place_and_life(old: &Directory, new: &Directory) -> bool {
+    let one = |dir: &Directory| dir.place.len() == 1 && dir.flags.len() == 1;
+    one(old) && one(new) && old.place.values().eq(new.place.values()) && old.flags == new.flags
 }
 
 fn has_live_leaf<S: Store>(store: &S, dir: NodeId, dead: &BTreeSet<NodeId>) -> StoreResult<bool> {

@@ -5,7 +5,7 @@
 //! disk and peers fill it again by union. Decides nothing.
 
 use std::cell::RefCell;
-use std::collections::btree_map::Entry;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::ops::Bound;

@@ -4,7 +4,7 @@
 //! in the order of their keys. What was read stays for a while, for the core asks for the same few things again and
 //! again. An answer is what waits, joined with what SQLite has of the things that do not wait. Knows no SQL.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Name, Row, UNNUMBERED};
@@ -35,7 +35,7 @@ impl<T, U> Cell<T, U> {
 /// Rows by id, with their places beside it.
 #[derive(Default)]
 pub(super) struct Rows {
-    pub(super) cells: BTreeMap<NodeId, Cell<Row, Vec<At>>>,
+    pub(super) cells: HashMap<NodeId, Cell<Row, Vec<At>>>,
     /// Those that wait, in the order of their last change.
     pub(super) order: BTreeMap<u64, NodeId>,
     seqs: BTreeMap<NodeId, u64>,
@@ -48,18 +48,18 @@ pub(super) struct Rows {
 /// Base entries by id, with their further members beside it.
 #[derive(Default)]
 pub(super) struct Bases {
-    pub(super) cells: BTreeMap<NodeId, Cell<Base, Stored>>,
+    pub(super) cells: HashMap<NodeId, Cell<Base, Stored>>,
     pub(super) waiting: BTreeSet<NodeId>,
     /// Where those that wait are.
     pub(super) at: BTreeMap<At, BTreeSet<NodeId>>,
     /// Which of those that wait has an inode.
     pub(super) with: BTreeMap<Handle, BTreeSet<NodeId>>,
     /// Which of those that wait a node is shown as.
-    pub(super) of: BTreeMap<NodeId, NodeId>,
+    pub(super) of: HashMap<NodeId, NodeId>,
     /// What SQLite has at a name.
     pub(super) stored_at: BTreeMap<At, Vec<NodeId>>,
     /// Which entry, other than that of its own id, SQLite has a node shown as.
-    pub(super) stored_of: BTreeMap<NodeId, Option<NodeId>>,
+    pub(super) stored_of: HashMap<NodeId, Option<NodeId>>,
 }
 
 /// What SQLite has a base entry under.
