@@ -37,8 +37,6 @@ pub struct Applied {
     pub made: Vec<RelPath>,
     /// Names in staging of what was displaced; they go into history once the index has them.
     pub displaced: Vec<StageName>,
-    /// Whether further nodes were marked: their directory is another entry of this disk than before.
-    pub marked: bool,
     /// Directories that were moved, each with the path that it had.
     pub moved: Vec<(RelPath, NodeId)>,
     /// Contents of which what was brought is used up.
@@ -401,16 +399,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             if other.members.is_empty() && other.state == BaseState::Dormant {
                 self.state.store.remove_base(other.id)?;
             } else if other.members.is_empty() {
-                self.state.store.mark(other.id)?;
-                self.applied.marked = true;
+                self.state.mark(other.id)?;
             }
             stirred.push(joined);
         }
         if base.class == Class::Dir {
             for node in stirred {
                 for child in self.state.store.placed_in(node)? {
-                    self.state.store.mark(child)?;
-                    self.applied.marked = true;
+                    self.state.mark(child)?;
                 }
             }
         }
@@ -547,7 +543,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     }
                     self.applied.problems.push((base.id, describe(path.clone(), &error)));
                     for member in &base.members {
-                        self.state.store.mark(member.node)?;
+                        self.state.mark(member.node)?;
                     }
                     failed.insert(base.id);
                 }

@@ -564,8 +564,6 @@ impl<S: Store> Engine<S> {
                 }
             }
         }
-        self.planning = true;
-        self.planned_upto = None;
         Ok(())
     }
 
@@ -714,7 +712,7 @@ impl<S: Store> Engine<S> {
                 for (id, base) in std::mem::take(observer.missing) {
                     observer.state.store.remove_base(id)?;
                     for member in base.members {
-                        observer.state.store.mark(member.node)?;
+                        observer.state.mark(member.node)?;
                     }
                 }
             } else {
@@ -756,7 +754,6 @@ impl<S: Store> Engine<S> {
         let dirs = looked.watch.into_iter().map(|(_, path)| path).collect();
         self.watch(dirs);
         if looked.changes > 0 {
-            self.planning = true;
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
     }
@@ -787,8 +784,8 @@ impl<S: Store> Engine<S> {
             return Ok(false);
         }
         let heard = self.sessions.values().any(|session| session.heard);
-        if heard && self.state.number(now)? {
-            self.planning = true;
+        if heard {
+            self.state.number(now)?;
         }
         let mut sent = false;
         for session in self.sessions.values_mut() {
@@ -814,8 +811,6 @@ impl<S: Store> Engine<S> {
                 Ok(changed) => {
                     if !changed.is_empty() {
                         self.by = self.state.view().birth_name(session.replica.unwrap_or(ReplicaId(0)))?;
-                        self.planning = true;
-                        self.planned_upto = None;
                     }
                     for node in changed {
                         if self.held_back.remove(&node) {
@@ -874,8 +869,6 @@ impl<S: Store> Engine<S> {
         if row::all_flagged(&row) && row.content.keys().all(own) {
             let member = Member { node, dots: all_dots(&row), origin: None };
             self.state.delete_member(&member, Flag::Itself)?;
-            self.planning = true;
-            self.planned_upto = None;
             self.held_back.remove(&node);
             self.fetch.forget(node);
         }
@@ -949,11 +942,16 @@ impl<S: Store> Engine<S> {
 
     /// Plans and applies some of what is marked. Gives whether anything was done.
     fn apply_some<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        // What was marked may lie before what was planned last.
+        let mut replan = self.state.take_marked();
         let due: Vec<NodeId> =
             self.blocked.iter().filter(|(_, at)| **at <= now.wall_ms).map(|(node, _)| *node).collect();
         for node in due {
             self.blocked.remove(&node);
             self.ready.insert(node);
+            replan = true;
+        }
+        if replan {
             self.planning = true;
             self.planned_upto = None;
         }
@@ -1051,7 +1049,7 @@ impl<S: Store> Engine<S> {
                 nodes.extend(self.state.store.base(key)?.iter().flat_map(|base| &base.members).map(|m| m.node));
             }
             for node in nodes {
-                self.state.store.mark(node)?;
+                self.state.mark(node)?;
                 self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
                 self.troubles.insert(node, problem.clone());
             }
@@ -1064,10 +1062,6 @@ impl<S: Store> Engine<S> {
             }
         }
         self.displaced = applied.displaced;
-        if applied.marked {
-            self.planning = true;
-            self.planned_upto = None;
-        }
         self.queue.extend(applied.look);
         for (path, _) in &applied.moved {
             self.forget_problems(path);
@@ -1146,8 +1140,6 @@ impl<S: Store> Engine<S> {
         let content = self.state.content(value, None, Attributes::default(), stamp, now);
         self.state.write_content(&mut row, &seen, content);
         self.state.put(&row)?;
-        self.planning = true;
-        self.planned_upto = None;
         self.remember_told(&row)
     }
 

@@ -206,7 +206,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             queue.extend(self.state.store.base_in(base.id)?);
             self.state.store.remove_base(base.id)?;
             for member in base.members {
-                self.state.store.mark(member.node)?;
+                self.state.mark(member.node)?;
             }
             self.looked.changes += 1;
         }
@@ -320,7 +320,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let adopted = slot.into_iter().find(|target| target.class == Class::Dir);
         let (id, members) = match adopted {
             Some(target) if self.claimed(&target)?.is_none() => {
-                self.state.store.mark(target.id)?;
+                self.state.mark(target.id)?;
                 (target.id, target.members)
             }
             _ => {
@@ -548,7 +548,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             if unclaimed && target.value == value {
                 base.id = self.free_key(target.id)?;
                 base.members = target.members;
-                self.state.store.mark(target.id)?;
+                self.state.mark(target.id)?;
                 return self.state.store.put_base(&base);
             }
             if unclaimed && target.name == found.name && target.members.iter().all(|m| m.origin.is_none()) {

@@ -52,6 +52,7 @@ pub struct State<S> {
     pub device_name: String,
     hlc: u64,
     next_unnumbered: u64,
+    marked: bool,
     /// Whether what is seen on disk is being imported: it gets the oldest of stamps.
     pub importing: bool,
 }
@@ -69,6 +70,7 @@ impl<S: Store> State<S> {
             device_name: device_name.to_owned(),
             hlc: 0,
             next_unnumbered: 1,
+            marked: false,
             importing: false,
         };
         match state.store.value("replica")? {
@@ -126,7 +128,7 @@ impl<S: Store> State<S> {
     /// Brings the tree up to date and marks every node that the change touches.
     pub fn refresh(&mut self) -> StoreResult<()> {
         for node in self.tree.refresh(&self.store)? {
-            self.store.mark(node)?;
+            self.mark(node)?;
         }
         Ok(())
     }
@@ -138,7 +140,7 @@ impl<S: Store> State<S> {
             self.leave(&old, row)?;
         }
         self.mark_derived(row)?;
-        self.store.mark(row.id)?;
+        self.mark(row.id)?;
         self.store.put_row(row)?;
         self.tree.note(row);
         Ok(())
@@ -157,23 +159,34 @@ impl<S: Store> State<S> {
             }
             for name in names {
                 for node in self.store.placed_at(place.parent, &name)? {
-                    self.store.mark(node)?;
+                    self.mark(node)?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Marks a node: the disk may have to follow it.
+    pub fn mark(&mut self, node: NodeId) -> StoreResult<()> {
+        self.marked = true;
+        self.store.mark(node)
+    }
+
+    /// Whether anything was marked since this was asked last.
+    pub fn take_marked(&mut self) -> bool {
+        std::mem::take(&mut self.marked)
+    }
+
     /// Marks a node and what derives from it.
     pub fn mark_with_siblings(&mut self, row: &Row) -> StoreResult<()> {
-        self.store.mark(row.id)?;
+        self.mark(row.id)?;
         self.mark_derived(row)
     }
 
     fn mark_derived(&mut self, row: &Row) -> StoreResult<()> {
         if row.content.len() > 1 {
             for &dot in row.content.keys() {
-                self.store.mark(derived_id(row.id, dot))?;
+                self.mark(derived_id(row.id, dot))?;
             }
         }
         Ok(())
@@ -228,11 +241,11 @@ impl<S: Store> State<S> {
         Content { value, base, depth: 0, born, stamp, wall_ms: now.wall_ms, flag: Flag::Live }
     }
 
-    /// Gives every unnumbered change its number. Gives whether there were any.
-    pub fn number(&mut self, now: &mut Now) -> StoreResult<bool> {
+    /// Gives every unnumbered change its number.
+    pub fn number(&mut self, now: &mut Now) -> StoreResult<()> {
         let open = self.store.unnumbered()?;
         if open.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let mut known = self.store.known().clone();
         let mut seq = known.get(&self.replica).map_or(0, |known| known.seq);
@@ -261,7 +274,7 @@ impl<S: Store> State<S> {
             self.tree.note(&row);
             if row.content.len() > 1 {
                 self.mark_derived(&row)?;
-                self.store.mark(id)?;
+                self.mark(id)?;
             }
         }
         known.insert(self.replica, Known { seq, nonce: (now.random)() });
@@ -270,7 +283,7 @@ impl<S: Store> State<S> {
         self.store.set_known(known)?;
         self.store.set_value("hlc", &self.hlc.to_le_bytes())?;
         self.next_unnumbered = 1;
-        Ok(true)
+        Ok(())
     }
 
     /// Follows a numbering in the base entries of a node and of its derived siblings.
@@ -290,7 +303,7 @@ impl<S: Store> State<S> {
             }
             self.store.put_base(&base)?;
             if old != new {
-                self.store.mark(new)?;
+                self.mark(new)?;
             }
         }
         Ok(())
