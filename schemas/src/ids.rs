@@ -26,7 +26,7 @@ macro_rules! hex_id {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}({})", stringify!($name), data_encoding::HEXLOWER.encode(&self.0[..4]))
+                write!(f, "{}({})", stringify!($name), data_encoding::HEXLOWER.encode(&self.0[$len - 4..]))
             }
         }
     };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name};
-use syncd_core::disk::{Disk, RelPath, Source, StageName, Stat};
+use syncd_core::disk::{Disk, Handle, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
 use super::tree::{Body, ROOT, Tree, below, split};
@@ -644,9 +644,12 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn set_attributes(&mut self, path: &[u8], attributes: &Attributes) -> Result<Stat> {
+    fn set_attributes(&mut self, path: &[u8], handle: Handle, attributes: &Attributes) -> Result<Stat> {
         self.before_change()?;
         let ino = self.at(path)?;
+        if self.tree.stat(ino).handle != handle {
+            return Err(ErrorKind::NotFound.into());
+        }
         self.tree.set_attributes(ino, Some(attributes.mode), Some(attributes.mtime));
         self.stir(path);
         Ok(self.tree.stat(ino))

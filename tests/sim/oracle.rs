@@ -180,7 +180,7 @@ pub(super) fn describe(machine: &SimMachine) -> String {
     let mut line = |text: String| writeln!(out, "   {text}").expect("a string takes everything");
     line(format!("replica {:?}, known {:?}", machine.engine().state.replica, store.known()));
     for (_, row) in store.rows_after(0, usize::MAX).expect("an index in memory") {
-        line(format!("row {:?} {:?} ctx {:?}", row.id, row.class, row.ctx));
+        line(format!("row {:?} {:?} ctx {:?}", row.id, row.class, row.ctx.iter().collect::<Vec<_>>()));
         for (dot, place) in &row.place {
             line(format!("    place {dot:?} {:?}/{:?} {:?} {:?}", place.parent, place.name, place.stamp, place.flag));
         }

@@ -219,13 +219,28 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 source = Source::Kept(brought.clone());
             }
         }
-        let (stat, hash, _) = self.disk.stage(&name, &source, &target.attributes)?;
+        let staged = self.disk.stage(&name, &source, &target.attributes);
+        if matches!(&staged, Err(error) if error.kind() == ErrorKind::NotFound) {
+            self.correct_history(&source, None)?;
+        }
+        let (stat, hash, size) = staged?;
         if wanted.is_some_and(|wanted| wanted != hash) {
             // The file that held this content has changed since.
             self.disk.discard(&name)?;
+            self.correct_history(&source, Some(Value::File { hash, size }))?;
             return Err(Fault::Changed);
         }
         Ok((name, stat))
+    }
+
+    /// Takes in that a file in history is not what it was: one that has other names may have been written to under them.
+    fn correct_history(&mut self, source: &Source, holds: Option<Value>) -> StoreResult<()> {
+        let Source::Kept(name) = source else { return Ok(()) };
+        let Some(kept) = self.state.store.kept(&name.0)? else { return Ok(()) };
+        match holds {
+            Some(value) => self.state.store.put_kept(&Kept { value, ..kept }),
+            None => self.state.store.remove_kept(&name.0),
+        }
     }
 
     fn step(&mut self, step: &Step, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
@@ -287,7 +302,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     /// Takes in what a move has done to an entry. What a person did to it meanwhile is left to be seen.
     fn follow(&mut self, base: &mut Base, to: &[u8]) -> Result<(), Fault> {
         match self.disk.stat(to)? {
-            Some(stat) if base.class == Class::Dir || same_renamed(&stat, &base.stat) => base.stat = stat,
+            Some(stat) if is_same_directory(base, &stat) || same_renamed(&stat, &base.stat) => base.stat = stat,
             Some(_) | None => self.applied.look.push(Spot::Entry(base.parent, base.name.clone())),
         }
         Ok(())
@@ -301,7 +316,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.class == Class::Dir && old_parent != placed.parent && base.attributes.mode & 0o200 == 0 {
             // A directory that changes its parent is written to: `..` is in it.
             let wide = Attributes { mode: base.attributes.mode | 0o700, ..base.attributes.clone() };
-            self.disk.set_attributes(&from, &wide)?;
+            self.disk.set_attributes(&from, base.stat.handle, &wide)?;
         }
         match self.widening(old_parent, |disk| disk.rename(&from, &to)) {
             Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
@@ -371,7 +386,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.attributes != target.attributes {
             let base_now = self.checked(placed.id)?;
             let path = self.path_of(&base_now)?;
-            base.stat = self.disk.set_attributes(&path, &target.attributes)?;
+            base.stat = self.disk.set_attributes(&path, base_now.stat.handle, &target.attributes)?;
             base.attributes = target.attributes.clone();
             if base.class == Class::Leaf && base.stat.links > 1 {
                 // The other names of this file have changed along with it.
@@ -400,6 +415,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 self.state.store.remove_base(other.id)?;
             } else if other.members.is_empty() {
                 self.state.mark(other.id)?;
+                for child in self.state.store.base_in(other.id)? {
+                    for member in child.members {
+                        self.state.mark(member.node)?;
+                    }
+                }
             }
             stirred.push(joined);
         }
@@ -474,7 +494,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let path = self.path_of(&base)?;
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         let same = match base.class {
-            Class::Dir => stat.kind == Kind::Dir && stat.handle == base.stat.handle,
+            Class::Dir => is_same_directory(&base, &stat),
             Class::Leaf | Class::Setting | Class::Replica => stat == base.stat,
         };
         if same { Ok(base) } else { Err(Fault::Changed) }
@@ -501,7 +521,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 let base = self.state.store.base(dir)?.ok_or(Fault::Changed)?;
                 let path = self.path_of(&base)?;
                 let wide = Attributes { mode: base.attributes.mode | 0o700, ..base.attributes.clone() };
-                self.disk.set_attributes(&path, &wide)?;
+                self.disk.set_attributes(&path, base.stat.handle, &wide)?;
                 Ok(act(self.disk)?)
             }
             other => Ok(other?),
@@ -526,7 +546,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             if base.id == NodeId::ROOT {
                 continue;
             }
-            match self.disk.set_attributes(path, &base.attributes) {
+            match self.disk.set_attributes(path, base.stat.handle, &base.attributes) {
                 Ok(stat) => {
                     base.stat = stat;
                     self.state.store.put_base(base)?;
@@ -536,14 +556,16 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 }
                 Err(error) => {
                     // What it has is what base has to say; that it differs from the view leads to another try.
-                    if let Ok(Some(stat)) = self.disk.stat(path) {
+                    let stat = self.disk.stat(path).ok().flatten();
+                    if let Some(stat) = stat.filter(|stat| is_same_directory(base, stat)) {
                         base.attributes = Attributes { mode: stat.mode, mtime: stat.mtime, ..base.attributes.clone() };
                         base.stat = stat;
                         self.state.store.put_base(base)?;
                     }
                     self.applied.problems.push((base.id, describe(path.clone(), &error)));
                     for member in &base.members {
-                        self.state.mark(member.node)?;
+                        // Its time comes again with the problem's.
+                        self.state.store.mark(member.node)?;
                     }
                     failed.insert(base.id);
                 }
@@ -697,6 +719,11 @@ fn same_file(found: &Stat, base: &Stat) -> bool {
 }
 
 /// Whether an entry differs from base only by what a rename does to it.
+/// Whether a directory is still the one that base has, whatever became of its attributes.
+fn is_same_directory(base: &Base, stat: &Stat) -> bool {
+    base.class == Class::Dir && stat.kind == Kind::Dir && stat.handle == base.stat.handle
+}
+
 fn same_renamed(found: &Stat, base: &Stat) -> bool {
     same_file(found, base) && found.mode == base.mode && found.links == base.links
 }

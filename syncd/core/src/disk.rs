@@ -125,8 +125,9 @@ pub trait Disk {
     fn discard(&mut self, name: &StageName) -> io::Result<()>;
     /// Removes an empty directory of the tree.
     fn rmdir(&mut self, path: &[u8]) -> io::Result<()>;
-    /// Sets permission bits and modification time; gives the stat after it. Follows no symlink.
-    fn set_attributes(&mut self, path: &[u8], attributes: &Attributes) -> io::Result<Stat>;
+    /// Sets permission bits and modification time of this inode; gives the stat after it. Follows no symlink. Fails with
+    /// `NotFound` where another inode is at the path.
+    fn set_attributes(&mut self, path: &[u8], handle: Handle, attributes: &Attributes) -> io::Result<Stat>;
     /// What lies in staging: name, stat.
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>>;
     /// Keyed hash of a staged file, or of a symlink's target.

@@ -1034,6 +1034,7 @@ impl<S: Store> Engine<S> {
         for node in led_by.values().flatten() {
             if !again.contains(node) && !open.contains(node) {
                 self.state.store.unmark(*node)?;
+                self.troubles.remove(node);
             }
         }
         if !applied.done.is_empty() {
@@ -1049,7 +1050,7 @@ impl<S: Store> Engine<S> {
                 nodes.extend(self.state.store.base(key)?.iter().flat_map(|base| &base.members).map(|m| m.node));
             }
             for node in nodes {
-                self.state.mark(node)?;
+                self.state.store.mark(node)?;
                 self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
                 self.troubles.insert(node, problem.clone());
             }

@@ -159,6 +159,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         };
         let mut base: BTreeMap<Name, Base> =
             self.state.store.base_in(dir)?.into_iter().map(|base| (base.name.clone(), base)).collect();
+        if !deep {
+            // What came and went again leaves no other trace than its time.
+            self.touched.insert(dir);
+        }
         self.looked.watch.push((dir, dir_path.clone()));
         self.looked.clear.push(dir_path.clone());
         for (name, stat) in names {

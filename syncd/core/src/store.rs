@@ -195,6 +195,8 @@ pub trait Store {
 
     /// Records something displaced.
     fn put_kept(&mut self, kept: &Kept) -> StoreResult<()>;
+    /// Removes the record of something displaced that is not there any more.
+    fn remove_kept(&mut self, name: &str) -> StoreResult<()>;
     /// A displaced content by its name.
     fn kept(&self, name: &str) -> StoreResult<Option<Kept>>;
     /// Displaced contents, newest first: of this path and everything below it, or of all.

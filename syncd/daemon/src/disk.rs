@@ -479,18 +479,26 @@ impl Disk for RealDisk {
         Ok(rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)?)
     }
 
-    fn set_attributes(&mut self, path: &[u8], attributes: &Attributes) -> io::Result<Stat> {
+    fn set_attributes(&mut self, path: &[u8], handle: Handle, attributes: &Attributes) -> io::Result<Stat> {
         let (dir, name) = self.parent(path)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let entry = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
         let before = self.stat_of(&statx(entry.as_fd(), b"")?);
-        if before.kind != Kind::Link && before.mode != attributes.mode & 0o777 {
-            // chmod at a name would follow a symlink that was put there meanwhile; at the descriptor it cannot.
-            let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&entry));
-            rustix::fs::chmod(own, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
+        if before.handle != handle {
+            return Err(io::ErrorKind::NotFound.into());
         }
-        rustix::fs::utimensat(&dir, name, &times_of(attributes), AtFlags::SYMLINK_NOFOLLOW)?;
-        self.stat_at(&dir, name)
+        let times = times_of(attributes);
+        if before.kind == Kind::Link {
+            rustix::fs::utimensat(&dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        } else {
+            // A name could be given to something else meanwhile; the descriptor cannot.
+            let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&entry));
+            if before.mode != attributes.mode & 0o777 {
+                rustix::fs::chmod(&own, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
+            }
+            rustix::fs::utimensat(rustix::fs::CWD, &own, &times, AtFlags::empty())?;
+        }
+        Ok(self.stat_of(&statx(entry.as_fd(), b"")?))
     }
 
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>> {

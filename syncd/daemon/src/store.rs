@@ -621,8 +621,13 @@ impl Store for SqliteStore {
 
     fn put_kept(&mut self, kept: &Kept) -> StoreResult<()> {
         let hash = hash_of(&kept.value).map(|hash| hash.0.to_vec());
-        let sql = "INSERT OR REPLACE INTO kept (name, path, hash, data) VALUES (?1, ?2, ?3, ?4)";
+        let sql = "INSERT INTO kept (name, path, hash, data) VALUES (?1, ?2, ?3, ?4)
+                   ON CONFLICT (name) DO UPDATE SET path = ?2, hash = ?3, data = ?4";
         self.write(sql, params![kept.name, kept.path, hash, write(kept)])
+    }
+
+    fn remove_kept(&mut self, name: &str) -> StoreResult<()> {
+        self.write("DELETE FROM kept WHERE name = ?1", [name])
     }
 
     fn kept(&self, name: &str) -> StoreResult<Option<Kept>> {

@@ -258,7 +258,15 @@ impl Store for MemoryStore {
     }
 
     fn put_kept(&mut self, kept: &Kept) -> StoreResult<()> {
-        self.tables.kept.push(kept.clone());
+        match self.tables.kept.iter_mut().find(|other| other.name == kept.name) {
+            Some(other) => other.clone_from(kept),
+            None => self.tables.kept.push(kept.clone()),
+        }
+        Ok(())
+    }
+
+    fn remove_kept(&mut self, name: &str) -> StoreResult<()> {
+        self.tables.kept.retain(|kept| kept.name != name);
         Ok(())
     }
 

@@ -44,7 +44,7 @@ fn a_staged_symlink_keeps_its_target_and_time_and_is_never_followed() {
     assert_eq!(home.disk.read_link(b"link").expect("a link"), b"/etc/passwd");
     let before = std::fs::metadata("/etc/passwd").expect("there").permissions().mode();
     let later = Attributes { mtime: FileTime { secs: 5, nanos: 6 }, ..attributes(0o600) };
-    assert_eq!(home.disk.set_attributes(b"link", &later).expect("set").mtime, later.mtime);
+    assert_eq!(home.set_attributes(b"link", &later).expect("set").mtime, later.mtime);
     assert_eq!(std::fs::metadata("/etc/passwd").expect("there").permissions().mode(), before);
     home.disk.hash(b"link").expect_err("a link has no bytes");
 }
@@ -178,10 +178,23 @@ fn directories_are_made_private_moved_whole_and_removed_only_if_empty() {
 fn attributes_reach_directories_that_nobody_may_enter_and_bits_that_do_not_travel_are_masked() {
     let mut home = Home::new();
     home.disk.mkdir(b"dir").expect("made");
-    let stat = home.disk.set_attributes(b"dir", &attributes(0o4_055)).expect("set");
+    let stat = home.set_attributes(b"dir", &attributes(0o4_055)).expect("set");
     assert_eq!((stat.mode, stat.mtime), (0o055, TIME));
     assert_eq!(std::fs::metadata(home.path("dir")).expect("there").mode() & 0o7777, 0o055);
-    home.disk.set_attributes(b"dir", &attributes(0o700)).expect("back");
+    home.set_attributes(b"dir", &attributes(0o700)).expect("back");
+}
+
+#[test]
+fn what_took_the_place_of_a_directory_does_not_get_its_attributes() {
+    let mut home = Home::new();
+    home.disk.mkdir(b"name").expect("made");
+    let handle = home.disk.stat(b"name").expect("readable").expect("there").handle;
+    home.disk.rmdir(b"name").expect("removed");
+    home.write("name", b"a person's");
+    let before = home.disk.stat(b"name").expect("readable");
+    let error = home.disk.set_attributes(b"name", handle, &attributes(0o700)).expect_err("another inode");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(home.disk.stat(b"name").expect("readable"), before);
 }
 
 #[test]
@@ -204,7 +217,7 @@ fn no_path_leads_through_a_symlink_or_upwards() {
         home.disk.exchange(&stage_name("s"), path).expect_err("refused");
         home.disk.take(path, &stage_name("t")).expect_err("refused");
         home.disk.rmdir(path).expect_err("refused");
-        home.disk.set_attributes(path, &attributes(0o777)).expect_err("refused");
+        home.set_attributes(path, &attributes(0o777)).expect_err("refused");
         home.disk.open_source(&Source::Copy(path.to_vec())).expect_err("refused");
     }
     home.disk.list(b"door").expect_err("refused");
@@ -234,7 +247,7 @@ fn a_directory_that_is_swapped_for_a_symlink_all_the_time_never_lets_anything_ou
             home.disk.stage(&name, &Source::Bytes(vec![1]), &attributes(0o600)).expect("staged");
             let target = format!("dir/{number}");
             let _ = home.disk.unstage(&name, target.as_bytes());
-            let _ = home.disk.set_attributes(target.as_bytes(), &attributes(0o644));
+            let _ = home.set_attributes(target.as_bytes(), &attributes(0o644));
             let _ = home.disk.mkdir(format!("dir/sub{number}").as_bytes());
         }
         stop.store(true, Ordering::Relaxed);
@@ -283,7 +296,7 @@ fn a_directory_that_may_not_be_read_can_be_flushed() {
     home.disk.mkdir(b"dropbox").expect("made");
     home.disk.stage(&stage_name("s"), &Source::Bytes(b"s".to_vec()), &attributes(0o600)).expect("staged");
     home.disk.unstage(&stage_name("s"), b"dropbox/file").expect("free name");
-    home.disk.set_attributes(b"dropbox", &attributes(0o311)).expect("set");
+    home.set_attributes(b"dropbox", &attributes(0o311)).expect("set");
     home.disk.list(b"dropbox").expect_err("unreadable");
     home.disk.flush(&[b"dropbox".to_vec(), b"gone".to_vec()]).expect("durable all the same");
 }
@@ -296,7 +309,7 @@ fn a_directory_that_may_not_be_written_refuses_and_nothing_is_lost() {
     let mut home = Home::new();
     home.disk.mkdir(b"fixed").expect("made");
     home.write("fixed/file", b"x");
-    home.disk.set_attributes(b"fixed", &attributes(0o500)).expect("set");
+    home.set_attributes(b"fixed", &attributes(0o500)).expect("set");
     home.disk.stage(&stage_name("s"), &Source::Bytes(b"s".to_vec()), &attributes(0o600)).expect("staged");
     let refusals = [
         home.disk.unstage(&stage_name("s"), b"fixed/new").map(drop),
@@ -417,6 +430,12 @@ impl Home {
     fn open(&self) -> io::Result<RealDisk> {
         let at = |name| self.dir.path().join(name);
         RealDisk::open(&at("home"), &at("data"), &at("state"), KEY)
+    }
+
+    /// Sets the attributes of what is at a path now.
+    fn set_attributes(&mut self, path: &[u8], attributes: &Attributes) -> io::Result<Stat> {
+        let stat = self.disk.stat(path)?.ok_or(ErrorKind::NotFound)?;
+        self.disk.set_attributes(path, stat.handle, attributes)
     }
 
     fn path(&self, below: &str) -> PathBuf {
