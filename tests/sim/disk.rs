@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::item::{Attributes, FileTime, Name};
+use hearth_schemas::item::{Attributes, FileTime, Name, Value};
 use syncd_core::disk::{Disk, Handle, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
@@ -90,7 +91,7 @@ pub struct SimDisk {
     brought: u64,
     watches: BTreeMap<u64, RelPath>,
     fuse: Option<u32>,
-    dead: bool,
+    dead: Arc<AtomicBool>,
     ambush: Vec<(u32, Act)>,
     journal: Option<Vec<Tree>>,
     chance: Chance,
@@ -111,7 +112,7 @@ impl SimDisk {
             brought: 0,
             watches: BTreeMap::new(),
             fuse: None,
-            dead: false,
+            dead: Arc::default(),
             ambush: Vec::new(),
             journal: None,
             chance,
@@ -131,7 +132,12 @@ impl SimDisk {
 
     /// Whether the crash that was armed has come.
     pub fn is_dead(&self) -> bool {
-        self.dead
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Set from when the crash that was armed has come.
+    pub fn death(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.dead)
     }
 
     /// Whether all that the daemon did would outlive a power cut.
@@ -167,7 +173,7 @@ impl SimDisk {
         self.stirred.clear();
         self.ambush.clear();
         self.fuse = None;
-        self.dead = false;
+        self.dead.store(false, Ordering::Relaxed);
     }
 
     /// Watches a directory, under its path of this moment. Gives whether it was not watched before.
@@ -313,7 +319,7 @@ impl SimDisk {
 
     /// Before any call.
     fn before(&mut self) -> Result<()> {
-        if self.dead {
+        if self.is_dead() {
             return Err(Error::other("crashed"));
         }
         for at in (0..self.ambush.len()).rev() {
@@ -335,7 +341,7 @@ impl SimDisk {
         self.before()?;
         if let Some(left) = &mut self.fuse {
             if *left == 0 {
-                self.dead = true;
+                self.dead.store(true, Ordering::Relaxed);
                 return Err(Error::other("crashed"));
             }
             *left -= 1;
@@ -661,12 +667,12 @@ impl Disk for SimDisk {
         Ok(staged.map(|(name, &ino)| (StageName(name.clone()), self.tree.stat(ino))).collect())
     }
 
-    fn hash_staged(&mut self, name: &StageName) -> Result<(ContentHash, u64)> {
+    fn read_staged(&mut self, name: &StageName) -> Result<Value> {
         self.before()?;
         let ino = *self.tree.staging.get(&name.0).ok_or(ErrorKind::NotFound)?;
         match &self.tree.get(ino).body {
-            Body::File(bytes) => Ok((hash_of(bytes), bytes.len() as u64)),
-            Body::Link(target) => Ok((hash_of(target), target.len() as u64)),
+            Body::File(bytes) => Ok(Value::File { hash: hash_of(bytes), size: bytes.len() as u64 }),
+            Body::Link(target) => Ok(Value::Link { target: target.clone() }),
             Body::Dir(_) | Body::Socket => Err(Error::other("not a leaf")),
         }
     }

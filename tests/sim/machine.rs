@@ -46,7 +46,6 @@ pub struct SimMachine {
     store: MemoryStore,
     first: bool,
     how: Crash,
-    armed: bool,
     /// Whether something happened since the engine said that there is no more to do.
     stirred: bool,
     rest_until: u64,
@@ -82,7 +81,6 @@ impl SimMachine {
             store: MemoryStore::default(),
             first,
             how: Crash::Kill,
-            armed: false,
             stirred: false,
             rest_until: 0,
             chance,
@@ -119,7 +117,8 @@ impl SimMachine {
     /// Starts the daemon.
     pub fn start(&mut self, now_ms: u64) {
         self.set_clock(now_ms);
-        let store = std::mem::take(&mut self.store);
+        let mut store = std::mem::take(&mut self.store);
+        store.dies_with(self.disk.death());
         let device = DeviceId([u8::try_from(self.slot.0 & 0xff).expect("a byte"); 32]);
         let (wall_ms, chance) = (self.wall_ms(now_ms), &mut self.chance);
         let mut random = || chance.bits();
@@ -143,13 +142,13 @@ impl SimMachine {
     pub fn arm(&mut self, calls: u32, how: Crash) {
         self.disk.arm(calls);
         self.how = how;
-        self.armed = true;
     }
 
     /// The daemon dies between two calls.
     pub fn crash(&mut self, how: Crash, until: u64) {
         if let Some(engine) = self.engine.take() {
             self.store = engine.state.store;
+            self.store.rollback();
         }
         if how == Crash::PowerCut {
             let chance = &mut self.chance;
@@ -157,7 +156,6 @@ impl SimMachine {
         }
         self.disk.crash(how);
         self.down_until = Some(until);
-        self.armed = false;
     }
 
     /// The index is lost while the daemon is down.
@@ -270,15 +268,11 @@ impl SimMachine {
     ) -> bool {
         let (wall_ms, chance) = (self.wall_ms(now_ms), &mut self.chance);
         let Some(engine) = &mut self.engine else { return false };
-        let committed = self.armed.then(|| engine.state.store.clone());
         let mut random = || chance.bits();
         let result = call(engine, &mut self.disk, &mut Now { wall_ms, random: &mut random });
         if self.disk.is_dead() {
-            self.engine = None;
-            self.store = committed.expect("only an armed disk dies");
-            self.disk.crash(self.how);
-            self.armed = false;
-            self.down_until = Some(now_ms + 500 + self.chance.bits() % 5000);
+            let until = now_ms + 500 + self.chance.bits() % 5000;
+            self.crash(self.how, until);
             return false;
         }
         result.unwrap_or_else(|_| {

@@ -651,8 +651,13 @@ pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut 
         if state.store.kept(&name.0)?.is_some() {
             let _ = disk.keep(&name);
         } else if !put_back(&state.store, disk, &name, &stat)? {
-            let Ok((hash, size)) = disk.hash_staged(&name) else { continue };
-            if size == 0 || is_held(&state.store, disk, hash)? {
+            let Ok(value) = disk.read_staged(&name) else { continue };
+            let held = match &value {
+                Value::File { size: 0, .. } => true,
+                Value::File { hash, .. } => is_held(&state.store, disk, *hash)?,
+                _ => false,
+            };
+            if held {
                 let _ = disk.discard(&name);
             } else if disk.keep(&name).is_ok() {
                 state.store.put_kept(&Kept {
@@ -660,7 +665,7 @@ pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut 
                     name: name.0,
                     time_ms: now.wall_ms,
                     device: state.device_name.clone(),
-                    value: Value::File { hash, size },
+                    value,
                     attributes: Attributes { mode: stat.mode, mtime: stat.mtime, ..Attributes::default() },
                     cause: "recovered".to_owned(),
                 })?;
@@ -681,7 +686,8 @@ fn put_back<S: Store, D: Disk>(store: &S, disk: &mut D, name: &StageName, stat: 
     Ok(false)
 }
 
-/// Whether a content lies on this disk, in its tree or in history, and not only by what base says.
+/// Whether a content lies in the tree on this disk, and not only by what base says. What history has does not count:
+/// a file there that has other names may have been written to.
 fn is_held<S: Store, D: Disk>(store: &S, disk: &mut D, hash: ContentHash) -> StoreResult<bool> {
     for base in store.base_holding(hash)? {
         let path = base_path(store, &base)?;
@@ -689,7 +695,7 @@ fn is_held<S: Store, D: Disk>(store: &S, disk: &mut D, hash: ContentHash) -> Sto
             return Ok(true);
         }
     }
-    Ok(store.kept_holding(hash)?.is_some())
+    Ok(false)
 }
 
 /// A name in staging, which is also the version that a person restores by if something displaced ends up there.
@@ -718,12 +724,12 @@ fn same_file(found: &Stat, base: &Stat) -> bool {
     found.kind == base.kind && found.handle == base.handle && found.size == base.size && found.mtime == base.mtime
 }
 
-/// Whether an entry differs from base only by what a rename does to it.
 /// Whether a directory is still the one that base has, whatever became of its attributes.
 fn is_same_directory(base: &Base, stat: &Stat) -> bool {
     base.class == Class::Dir && stat.kind == Kind::Dir && stat.handle == base.stat.handle
 }
 
+/// Whether an entry differs from base only by what a rename does to it.
 fn same_renamed(found: &Stat, base: &Stat) -> bool {
     same_file(found, base) && found.mode == base.mode && found.links == base.links
 }

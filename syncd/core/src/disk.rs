@@ -7,7 +7,7 @@
 use std::io;
 
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::item::{Attributes, FileTime, Name};
+use hearth_schemas::item::{Attributes, FileTime, Name, Value};
 use serde::{Deserialize, Serialize};
 
 /// A path below the root.
@@ -130,6 +130,6 @@ pub trait Disk {
     fn set_attributes(&mut self, path: &[u8], handle: Handle, attributes: &Attributes) -> io::Result<Stat>;
     /// What lies in staging: name, stat.
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>>;
-    /// Keyed hash of a staged file, or of a symlink's target.
-    fn hash_staged(&mut self, name: &StageName) -> io::Result<(ContentHash, u64)>;
+    /// What a leaf in staging holds: a file or a symlink.
+    fn read_staged(&mut self, name: &StageName) -> io::Result<Value>;
 }

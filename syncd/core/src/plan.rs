@@ -126,10 +126,10 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
         if !removable(state, select, &base)? {
             continue;
         }
+        // What a sibling derived from may know nothing of it any more: its own id leads to it.
         let mut nodes = rows_of(&base.members);
-        if nodes.is_empty() {
-            nodes.insert(base.id);
-        }
+        nodes.insert(base.id);
+        nodes.extend(base.members.iter().map(|member| member.node));
         busy.extend(nodes.iter().copied());
         let path = base_path(&state.store, &base)?;
         out.changes.push(Change { base: Some((base, path)), placed: None });

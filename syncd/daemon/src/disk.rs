@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::item::{Attributes, FileTime, Name};
+use hearth_schemas::item::{Attributes, FileTime, Name, Value};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
     Timestamps, UTIME_OMIT,
@@ -512,17 +512,15 @@ impl Disk for RealDisk {
         Ok(found)
     }
 
-    fn hash_staged(&mut self, name: &StageName) -> io::Result<(ContentHash, u64)> {
+    fn read_staged(&mut self, name: &StageName) -> io::Result<Value> {
         if self.stat_at(&self.0.staging, name.0.as_bytes())?.kind == Kind::Link {
             let target = rustix::fs::readlinkat(&self.0.staging, &name.0, Vec::new())?.into_bytes();
-            return Ok((
-                ContentHash(*blake3::keyed_hash(&self.0.content_key, &target).as_bytes()),
-                target.len() as u64,
-            ));
+            return Ok(Value::Link { target });
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::empty())?.into();
-        self.pour(&mut file, None)
+        let (hash, size) = self.pour(&mut file, None)?;
+        Ok(Value::File { hash, size })
     }
 }
 

@@ -2,6 +2,8 @@
 //! cut a [`MemoryStore::cut`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
 use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
@@ -18,9 +20,15 @@ pub struct MemoryStore {
     saved: Option<Box<Tables>>,
     /// As it was at the last sync and at each commit since.
     earlier: Vec<Tables>,
+    dead: Arc<AtomicBool>,
 }
 
 impl MemoryStore {
+    /// From when this is set, nothing more becomes lasting: the process that uses the index has died.
+    pub fn dies_with(&mut self, dead: Arc<AtomicBool>) {
+        self.dead = dead;
+    }
+
     /// The power fails: goes back to one of the commits since the last sync, or to that.
     pub fn cut(&mut self, choose: impl FnOnce(usize) -> usize) {
         self.rollback();
@@ -56,6 +64,9 @@ impl Store for MemoryStore {
     }
 
     fn commit(&mut self) -> StoreResult<()> {
+        if self.dead.load(Ordering::Relaxed) {
+            self.rollback();
+        }
         if let Some(saved) = self.saved.take().filter(|saved| **saved != self.tables) {
             self.earlier.push(*saved);
         }
@@ -63,7 +74,9 @@ impl Store for MemoryStore {
     }
 
     fn sync(&mut self) -> StoreResult<()> {
-        self.earlier.clear();
+        if !self.dead.load(Ordering::Relaxed) {
+            self.earlier.clear();
+        }
         Ok(())
     }
 

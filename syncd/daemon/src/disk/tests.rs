@@ -37,8 +37,9 @@ fn a_staged_symlink_keeps_its_target_and_time_and_is_never_followed() {
     let mut home = Home::new();
     let name = stage_name("l");
     let source = Source::Link(b"/etc/passwd".to_vec());
-    let (_, hash, _) = home.disk.stage(&name, &source, &attributes(0o600)).expect("staged");
-    assert_eq!(home.disk.hash_staged(&name).expect("readable").0, hash);
+    home.disk.stage(&name, &source, &attributes(0o600)).expect("staged");
+    let target = b"/etc/passwd".to_vec();
+    assert_eq!(home.disk.read_staged(&name).expect("readable"), Value::Link { target });
     let stat = home.disk.unstage(&name, b"link").expect("free name");
     assert_eq!((stat.kind, stat.mode, stat.mtime), (Kind::Link, 0o777, TIME));
     assert_eq!(home.disk.read_link(b"link").expect("a link"), b"/etc/passwd");
@@ -119,7 +120,8 @@ fn an_exchange_gives_what_came_out() {
     home.disk.stage(&stage_name("n"), &Source::Bytes(b"new!".to_vec()), &attributes(0o600)).expect("staged");
     let (stands, came_out) = home.disk.exchange(&stage_name("n"), b"doc").expect("swapped");
     assert_eq!((stands.size, came_out.handle), (4, before.handle));
-    assert_eq!(home.disk.hash_staged(&stage_name("n")).expect("readable").0, hash_of(b"old"));
+    let old = Value::File { hash: hash_of(b"old"), size: 3 };
+    assert_eq!(home.disk.read_staged(&stage_name("n")).expect("readable"), old);
     let missing = home.disk.exchange(&stage_name("n"), b"nothing").expect_err("nothing to swap with");
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
