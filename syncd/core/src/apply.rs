@@ -456,6 +456,16 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if inside.iter().any(|child| child.state == BaseState::Live) {
             return Err(Fault::Early);
         }
+        if self.disk.stat(&path)?.is_some_and(|stat| !is_same_directory(&base, &stat)) {
+            // Something else is there. If base knows it, this entry is what an earlier look has left over.
+            if self.state.store.base_at(base.parent, &base.name)?.is_none_or(|other| other.id == id) {
+                return Err(Fault::Changed);
+            }
+            for child in inside {
+                self.state.store.remove_base(child.id)?;
+            }
+            return Ok(self.state.store.remove_base(id)?);
+        }
         match self.widening(base.parent, |disk| disk.rmdir(&path)) {
             Ok(()) => self.applied.changed.push((path, Happened::Removed)),
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
