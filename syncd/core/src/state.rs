@@ -153,12 +153,13 @@ impl<S: Store> State<S> {
                 continue;
             }
             self.tree.note_left(place.parent);
-            let mut names = vec![place.name.clone()];
+            let (mut names, mut parents) = (vec![place.name.clone()], vec![place.parent]);
             if let Some(leader) = self.tree.shape().leader(place.parent) {
                 names.extend(self.view().family(leader, &place.name)?);
+                parents = self.tree.shape().members(leader).to_vec();
             }
-            for name in names {
-                for node in self.store.placed_at(place.parent, &name)? {
+            for (name, &parent) in names.iter().flat_map(|name| parents.iter().map(move |parent| (name, parent))) {
+                for node in self.store.placed_at(parent, name)? {
                     self.mark(node)?;
                 }
             }
