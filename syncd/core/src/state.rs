@@ -148,8 +148,9 @@ impl<S: Store> State<S> {
 
     /// Marks what competes for the names that a node leaves: who comes first there may get the name.
     fn leave(&mut self, old: &Row, row: &Row) -> StoreResult<()> {
-        for (dot, place) in &old.place {
-            if row.place.contains_key(dot) {
+        let now = row::winner(&row.place).map(|(_, place)| (place.parent, &place.name));
+        for place in old.place.values() {
+            if now == Some((place.parent, &place.name)) {
                 continue;
             }
             self.tree.note_left(place.parent);
