@@ -1017,13 +1017,15 @@ impl<S: Store> Engine<S> {
         let applied = applier.applied;
         let left = sources.iter().filter(|(hash, _)| !applied.spent.contains(hash));
         self.unwanted.extend(left.filter_map(|(_, source)| brought(source)));
-        self.applied(applied, &led_by, &open, now)
+        let planned = nodes.iter().copied().collect();
+        self.applied(applied, &planned, &led_by, &open, now)
     }
 
-    /// Takes in what became of a plan. `open` are nodes that wait for a content.
+    /// Takes in what became of a plan for the nodes that were `planned`; `open` are those that wait for a content.
     fn applied(
         &mut self,
         applied: Applied,
+        planned: &BTreeSet<NodeId>,
         led_by: &BTreeMap<NodeId, BTreeSet<NodeId>>,
         open: &BTreeSet<NodeId>,
         now: &mut Now,
@@ -1033,8 +1035,11 @@ impl<S: Store> Engine<S> {
         let again: BTreeSet<NodeId> = left.flat_map(|(_, nodes)| nodes).copied().collect();
         for node in led_by.values().flatten() {
             if !again.contains(node) && !open.contains(node) {
-                self.state.store.unmark(*node)?;
                 self.troubles.remove(node);
+                // A plan for others covers only a part of what bears on a node.
+                if planned.contains(node) {
+                    self.state.store.unmark(*node)?;
+                }
             }
         }
         if !applied.done.is_empty() {
