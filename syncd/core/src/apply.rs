@@ -562,7 +562,16 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     self.state.store.put_base(base)?;
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    // Moved away meanwhile. It has what it was last seen with, and gets its own where it turns up.
+                    let Stat { mode, mtime, .. } = base.stat;
+                    base.attributes = Attributes { mode, mtime, ..base.attributes.clone() };
+                    self.state.store.put_base(base)?;
+                    for member in &base.members {
+                        self.state.mark(member.node)?;
+                    }
+                    self.applied.missed.insert(base.id);
                     self.applied.look.push(Spot::Entry(base.parent, base.name.clone()));
+                    failed.insert(base.id);
                 }
                 Err(error) => {
                     // What it has is what base has to say; that it differs from the view leads to another try.
