@@ -813,9 +813,6 @@ impl<S: Store> Engine<S> {
                         self.by = self.state.view().birth_name(session.replica.unwrap_or(ReplicaId(0)))?;
                     }
                     for node in changed {
-                        if self.held_back.remove(&node) {
-                            self.fetch.forget(node);
-                        }
                         self.blocked.remove(&node);
                     }
                     self.effects.push_back(Effect::StatusChanged);
@@ -942,8 +939,14 @@ impl<S: Store> Engine<S> {
 
     /// Plans and applies some of what is marked. Gives whether anything was done.
     fn apply_some<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
-        // What was marked may lie before what was planned last.
-        let mut replan = self.state.take_marked();
+        // What was marked may lie before what was planned last, and may need another content than it waits for.
+        let marked = self.state.take_marked();
+        let mut replan = !marked.is_empty();
+        for node in marked {
+            if self.held_back.remove(&node) {
+                self.fetch.forget(node);
+            }
+        }
         let due: Vec<NodeId> =
             self.blocked.iter().filter(|(_, at)| **at <= now.wall_ms).map(|(node, _)| *node).collect();
         for node in due {

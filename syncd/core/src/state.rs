@@ -52,7 +52,7 @@ pub struct State<S> {
     pub device_name: String,
     hlc: u64,
     next_unnumbered: u64,
-    marked: bool,
+    marked: BTreeSet<NodeId>,
     /// Whether what is seen on disk is being imported: it gets the oldest of stamps.
     pub importing: bool,
 }
@@ -70,7 +70,7 @@ impl<S: Store> State<S> {
             device_name: device_name.to_owned(),
             hlc: 0,
             next_unnumbered: 1,
-            marked: false,
+            marked: BTreeSet::new(),
             importing: false,
         };
         match state.store.value("replica")? {
@@ -170,12 +170,12 @@ impl<S: Store> State<S> {
 
     /// Marks a node: the disk may have to follow it.
     pub fn mark(&mut self, node: NodeId) -> StoreResult<()> {
-        self.marked = true;
+        self.marked.insert(node);
         self.store.mark(node)
     }
 
-    /// Whether anything was marked since this was asked last.
-    pub fn take_marked(&mut self) -> bool {
+    /// What was marked since this was asked last.
+    pub fn take_marked(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.marked)
     }
 
