@@ -226,11 +226,13 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         stat: Stat,
         found: &mut Vec<Found>,
     ) -> StoreResult<()> {
-        if name.as_bytes().starts_with(PARKED) {
+        let base = self.state.store.base_at(parent.id, &name)?;
+        let parked = name.as_bytes().starts_with(PARKED);
+        if parked && base.is_none() {
             return self.unpark(&parent, &name, &path);
         }
-        let base = self.state.store.base_at(parent.id, &name)?;
-        let in_play = stat.kind != Kind::Other && self.select.travels(&path, stat.kind == Kind::Dir);
+        // What the index knows as parked is to be moved on from here; until then it is an entry as any other.
+        let in_play = stat.kind != Kind::Other && (parked || self.select.travels(&path, stat.kind == Kind::Dir));
         if !in_play {
             if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
                 put_to_sleep(&mut self.state.store, self.missing, base)?;
@@ -267,10 +269,6 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let dir = self.path_of(parent)?;
         let hex = String::from_utf8_lossy(&name.as_bytes()[PARKED.len()..]).into_owned();
         let base = NodeId::parse(&hex).map(|id| self.state.store.base(id)).transpose()?.flatten();
-        if base.as_ref().is_some_and(|base| base.parent == parent.id && base.name == *name) {
-            // The index knows it as parked: it is to be moved on from here.
-            return Ok(());
-        }
         let wanted = base.as_ref().filter(|base| base.parent == parent.id).map(|base| base.name.clone());
         let spare = Name::new(format!("recovered-{hex}")).expect("a short name without slashes");
         for name in wanted.into_iter().chain([spare]) {
