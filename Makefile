@@ -3,6 +3,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 PREFIX ?= $(HOME)/.local
 DIR ?=
+RELEASE = $${CARGO_TARGET_DIR:-target}/release
 PROGRAMS = --package syncd --package hearth --package relay-server
 
 .PHONY: help demo test install bench
@@ -16,7 +17,7 @@ help:
 demo:
 	@scripts/setup build run
 	@cargo build --locked --release $(PROGRAMS) --package hearth-tests --bins
-	@cargo run --locked --release --quiet --package hearth-tests --bin demo -- "$(DIR)"
+	@"$(RELEASE)/demo" "$(DIR)"
 
 test:
 	@scripts/setup build run test
@@ -31,4 +32,4 @@ install:
 bench:
 	@scripts/setup build run test bench
 	@cargo build --locked --release $(PROGRAMS) --package hearth-tests --bins
-	@cargo run --locked --release --quiet --package hearth-tests --bin bench -- $(BENCH)
+	@"$(RELEASE)/bench" $(BENCH)
