@@ -28,7 +28,7 @@ fn every_sample_gets_its_class() {
         assert_eq!(decision.class.to_string(), record[1], "{} by {}", &record[0], decision.pattern);
         count += 1;
     }
-    assert_eq!(count, 119);
+    assert_eq!(count, 124);
 }
 
 #[test]
