@@ -6,9 +6,7 @@
 use std::collections::BTreeSet;
 
 use syncd_core::disk::RelPath;
-use syncd_core::engine::Event;
-
-use syncd_core::engine::Portions;
+use syncd_core::engine::{Event, Portions};
 
 use super::chance::Chance;
 use super::disk::{Act, Crash};

@@ -259,10 +259,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn mkdir(&mut self, placed: &Placed) -> Result<(), Fault> {
         if let Some((residue, stat)) = self.residue_at(placed)? {
             // A directory that was left for what is not ours in it: it is wanted again.
-            for child in self.state.store.base_in(residue.id)? {
-                self.state.store.remove_base(child.id)?;
-            }
-            self.state.store.remove_base(residue.id)?;
+            self.forget(residue.id)?;
             self.put_entry(&new_base(placed, stat), &[])?;
             self.applied.look.push(Spot::Listing(placed.id));
             return Ok(());
@@ -416,9 +413,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             } else if other.members.is_empty() {
                 self.state.mark(other.id)?;
                 for child in self.state.store.base_in(other.id)? {
-                    for member in child.members {
-                        self.state.mark(member.node)?;
-                    }
+                    self.state.mark_members(&child)?;
                 }
             }
             stirred.push(joined);
@@ -458,13 +453,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         if self.disk.stat(&path)?.is_some_and(|stat| !is_same_directory(&base, &stat)) {
             // Something else is there. If base knows it, this entry is what an earlier look has left over.
-            if self.state.store.base_at(base.parent, &base.name)?.is_none_or(|other| other.id == id) {
-                return Err(Fault::Changed);
-            }
-            for child in inside {
-                self.state.store.remove_base(child.id)?;
-            }
-            return Ok(self.state.store.remove_base(id)?);
+            let known = self.state.store.base_at(base.parent, &base.name)?.is_some_and(|other| other.id != id);
+            return if known { Ok(self.forget(id)?) } else { Err(Fault::Changed) };
         }
         match self.widening(base.parent, |disk| disk.rmdir(&path)) {
             Ok(()) => self.applied.changed.push((path, Happened::Removed)),
@@ -477,10 +467,15 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Err(Fault::Changed) if self.disk.stat(&path).is_ok_and(|stat| stat.is_none()) => {}
             Err(fault) => return Err(fault),
         }
-        for child in inside {
+        Ok(self.forget(id)?)
+    }
+
+    /// Removes the entry of a directory, and of what base has in it.
+    fn forget(&mut self, id: NodeId) -> StoreResult<()> {
+        for child in self.state.store.base_in(id)? {
             self.state.store.remove_base(child.id)?;
         }
-        Ok(self.state.store.remove_base(id)?)
+        self.state.store.remove_base(id)
     }
 
     /// The path that an entry is to have, if no other entry that base knows has that name.
@@ -566,9 +561,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     let Stat { mode, mtime, .. } = base.stat;
                     base.attributes = Attributes { mode, mtime, ..base.attributes.clone() };
                     self.state.store.put_base(base)?;
-                    for member in &base.members {
-                        self.state.mark(member.node)?;
-                    }
+                    self.state.mark_members(base)?;
                     self.applied.missed.insert(base.id);
                     self.applied.look.push(Spot::Entry(base.parent, base.name.clone()));
                     failed.insert(base.id);

@@ -711,9 +711,7 @@ impl<S: Store> Engine<S> {
                 // A first look deletes nothing: what base has and the disk lacks is to be made again.
                 for (id, base) in std::mem::take(observer.missing) {
                     observer.state.store.remove_base(id)?;
-                    for member in base.members {
-                        observer.state.mark(member.node)?;
-                    }
+                    observer.state.mark_members(&base)?;
                 }
             } else {
                 observer.conclude(now)?;

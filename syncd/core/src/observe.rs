@@ -209,9 +209,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         while let Some(base) = queue.pop() {
             queue.extend(self.state.store.base_in(base.id)?);
             self.state.store.remove_base(base.id)?;
-            for member in base.members {
-                self.state.mark(member.node)?;
-            }
+            self.state.mark_members(&base)?;
             self.looked.changes += 1;
         }
         Ok(())

@@ -14,7 +14,7 @@ use hearth_schemas::wire::Known;
 
 use crate::conflict::derived_id;
 use crate::row;
-use crate::store::{Dots, Member, Store, StoreResult};
+use crate::store::{Base, Dots, Member, Store, StoreResult};
 use crate::tree::Tree;
 use crate::view::{View, replica_row_id};
 
@@ -172,6 +172,11 @@ impl<S: Store> State<S> {
     pub fn mark(&mut self, node: NodeId) -> StoreResult<()> {
         self.marked.insert(node);
         self.store.mark(node)
+    }
+
+    /// Marks the nodes that an entry is shown for.
+    pub fn mark_members(&mut self, base: &Base) -> StoreResult<()> {
+        base.members.iter().try_for_each(|member| self.mark(member.node))
     }
 
     /// What was marked since this was asked last.
