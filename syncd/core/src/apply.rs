@@ -259,7 +259,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn mkdir(&mut self, placed: &Placed) -> Result<(), Fault> {
         if let Some((residue, stat)) = self.residue_at(placed)? {
             // A directory that was left for what is not ours in it: it is wanted again.
-            self.forget(residue.id)?;
+            self.state.forget(residue)?;
             self.put_entry(&new_base(placed, stat), &[])?;
             self.applied.look.push(Spot::Listing(placed.id));
             return Ok(());
@@ -454,7 +454,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if self.disk.stat(&path)?.is_some_and(|stat| !is_same_directory(&base, &stat)) {
             // Something else is there. If base knows it, this entry is what an earlier look has left over.
             let known = self.state.store.base_at(base.parent, &base.name)?.is_some_and(|other| other.id != id);
-            return if known { Ok(self.forget(id)?) } else { Err(Fault::Changed) };
+            return if known { Ok(self.state.forget(base)?) } else { Err(Fault::Changed) };
         }
         match self.widening(base.parent, |disk| disk.rmdir(&path)) {
             Ok(()) => self.applied.changed.push((path, Happened::Removed)),
@@ -467,15 +467,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Err(Fault::Changed) if self.disk.stat(&path).is_ok_and(|stat| stat.is_none()) => {}
             Err(fault) => return Err(fault),
         }
-        Ok(self.forget(id)?)
-    }
-
-    /// Removes the entry of a directory, and of what base has in it.
-    fn forget(&mut self, id: NodeId) -> StoreResult<()> {
-        for child in self.state.store.base_in(id)? {
-            self.state.store.remove_base(child.id)?;
-        }
-        self.state.store.remove_base(id)
+        Ok(self.state.forget(base)?)
     }
 
     /// The path that an entry is to have, if no other entry that base knows has that name.
@@ -486,7 +478,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 if other.state == BaseState::Live || self.disk.stat(&path)?.is_some() {
                     return Err(Fault::Early);
                 }
-                self.state.store.remove_base(other.id)?;
+                self.state.forget(other)?;
             }
             Some(_) | None => {}
         }

@@ -709,9 +709,10 @@ impl<S: Store> Engine<S> {
         if concluding {
             if importing {
                 // A first look deletes nothing: what base has and the disk lacks is to be made again.
-                for (id, base) in std::mem::take(observer.missing) {
-                    observer.state.store.remove_base(id)?;
-                    observer.state.mark_members(&base)?;
+                for (id, _) in std::mem::take(observer.missing) {
+                    if let Some(base) = observer.state.store.base(id)? {
+                        observer.state.forget(base)?;
+                    }
                 }
             } else {
                 observer.conclude(now)?;

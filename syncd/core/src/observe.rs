@@ -205,14 +205,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if !self.select.travels(&path, gone.class == Class::Dir) {
             return Ok(());
         }
-        let mut queue = vec![gone];
-        while let Some(base) = queue.pop() {
-            queue.extend(self.state.store.base_in(base.id)?);
-            self.state.store.remove_base(base.id)?;
-            self.state.mark_members(&base)?;
-            self.looked.changes += 1;
-        }
-        Ok(())
+        self.looked.changes += 1;
+        self.state.forget(gone)
     }
 
     /// Decides whether a standing entry is in play and differs from base.
@@ -729,7 +723,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn displace(&mut self, base: Base, now: &mut Now) -> StoreResult<()> {
         self.missing.remove(&base.id);
         if base.state == BaseState::Dormant {
-            return self.state.store.remove_base(base.id);
+            return self.state.forget(base);
         }
         self.delete(base, now)
     }

@@ -179,6 +179,17 @@ impl<S: Store> State<S> {
         base.members.iter().try_for_each(|member| self.mark(member.node))
     }
 
+    /// Takes an entry, and all that base has below it, out of base. What the view shows of it is made again.
+    pub fn forget(&mut self, base: Base) -> StoreResult<()> {
+        let mut queue = vec![base];
+        while let Some(base) = queue.pop() {
+            queue.extend(self.store.base_in(base.id)?);
+            self.store.remove_base(base.id)?;
+            self.mark_members(&base)?;
+        }
+        Ok(())
+    }
+
     /// What was marked since this was asked last.
     pub fn take_marked(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.marked)
