@@ -597,6 +597,18 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         Ok(Member { node: row.id, dots: Dots { place, content, meta }, origin: None })
     }
 
+    /// The name of an entry; of a parked one, the name that it has lent away.
+    fn own_name(&self, base: &Base) -> StoreResult<Name> {
+        if base.name.as_bytes().starts_with(PARKED)
+            && let Some(member) = base.members.first()
+            && let Some(row) = self.state.store.row(member.origin.unwrap_or(member.node))?
+            && let Some((_, place)) = winner(&row.place)
+        {
+            return Ok(place.name.clone());
+        }
+        Ok(base.name.clone())
+    }
+
     /// The node of a directory that can take a child: a live member, or a new node at the same place.
     fn live_node(&mut self, dir: &Base, now: &mut Now) -> StoreResult<NodeId> {
         if dir.id == NodeId::ROOT {
@@ -608,7 +620,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             return Ok(live.node);
         }
         let parent = self.state.store.base(dir.parent)?.unwrap_or_else(root_base);
-        let member = self.new_directory(&parent, &dir.name, &dir.attributes.clone(), now)?;
+        let name = self.own_name(&dir)?;
+        let member = self.new_directory(&parent, &name, &dir.attributes.clone(), now)?;
         let node = member.node;
         dir.state = BaseState::Live;
         dir.members.insert(0, member);
@@ -673,7 +686,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         };
         let stamp = self.state.stamp(now);
         let mut row = Row::empty(member.node, Class::Leaf);
-        let place = vec![self.state.write_place(&mut row, &[], parent, &base.name, stamp)];
+        let name = self.own_name(&base)?;
+        let place = vec![self.state.write_place(&mut row, &[], parent, &name, stamp)];
         let content = self.state.content(base.value.clone(), None, base.attributes.clone(), stamp, now);
         let content = vec![self.state.write_content(&mut row, &[], content)];
         let meta = vec![self.state.write_meta(&mut row, &[], &base.attributes, stamp)];
@@ -707,11 +721,11 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 None => NodeId::ROOT,
             };
             let mut base = base;
+            let name = self.own_name(&base)?;
             for member in &mut base.members {
                 let Some(mut row) = self.state.store.row(member.node)? else { continue };
                 let Some(stamp) = winner(&row.place).map(|(_, place)| place.stamp) else { continue };
-                member.dots.place =
-                    vec![self.state.write_place(&mut row, &member.dots.place, parent, &base.name, stamp)];
+                member.dots.place = vec![self.state.write_place(&mut row, &member.dots.place, parent, &name, stamp)];
                 self.state.put(&row)?;
             }
             self.state.store.put_base(&base)?;
