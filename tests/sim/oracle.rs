@@ -13,7 +13,7 @@ use syncd_core::store::Store;
 
 use super::disk::{Deed, hash_of};
 use super::machine::SimMachine;
-use super::tree::Body;
+use super::tree::{Body, Tree};
 use super::world::{Here, World};
 
 /// Contents that must be somewhere.
@@ -57,16 +57,26 @@ impl Oracle {
 /// Contents of a machine's files, and of what a person can have back from its history.
 fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
     let tree = &machine.disk.tree;
-    let live = tree.walk().into_iter().map(|(_, ino)| ino);
     let displaced = tree.history.iter().chain(&tree.staging);
     let kept = displaced.filter(|(name, _)| machine.knows_kept(name)).map(|(_, ino)| *ino);
-    live.chain(kept).filter_map(|ino| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes)).collect()
+    live(tree).chain(kept.filter_map(|ino| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes))).collect()
+}
+
+/// Contents of the files that stand in a tree.
+fn live(tree: &Tree) -> impl Iterator<Item = ContentHash> {
+    tree.walk().into_iter().filter_map(|(_, ino)| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes))
 }
 
 /// Whether contents that were told of exist nowhere any more, by a person's doing and not by ours, so that the world
-/// cannot come to an end: each was overwritten or deleted where it was written before anybody had fetched it.
+/// cannot come to an end: each was overwritten or deleted where it was written before anybody had fetched it. What lies
+/// in a history that no index leads to, because it was lost or because the file has another name that was written to,
+/// is not lost, but nobody can ask for it.
 pub(super) fn is_at_a_loss(world: &World) -> bool {
-    let all: BTreeSet<ContentHash> = world.machines.iter().flat_map(held).collect();
+    let on_disks: BTreeSet<ContentHash> = world.machines.iter().flat_map(|machine| live(&machine.disk.tree)).collect();
+    let to_be_had = |hash: ContentHash| {
+        let kept = |machine: &SimMachine| machine.engine().state.store.kept_holding(hash).expect("an index in memory");
+        on_disks.contains(&hash) || world.machines.iter().any(|machine| kept(machine).is_some())
+    };
     world.machines.iter().any(|machine| {
         let store = &machine.engine().state.store;
         let problems: Vec<_> = machine.engine().problems().collect();
@@ -78,7 +88,7 @@ pub(super) fn is_at_a_loss(world: &World) -> bool {
                 row.is_some_and(|row| {
                     row.content
                         .values()
-                        .any(|content| matches!(content.value, Value::File { hash, .. } if !all.contains(&hash)))
+                        .any(|content| matches!(content.value, Value::File { hash, .. } if !to_be_had(hash)))
                 })
             })
     }) && world.oracle.lost(&world.machines).is_empty()
