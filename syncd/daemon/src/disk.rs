@@ -7,6 +7,7 @@
 //! are renames. Decides nothing: order and checks are [`syncd_core::apply`]'s.
 
 mod bring;
+mod unfinished;
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -30,7 +31,7 @@ use syncd_core::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 const BLOCK: usize = 128 << 10;
 /// Up to so many files are made durable one by one; more by a flush of the file system.
 const FEW: usize = 16;
-/// Prefix of the names of contents that are still being brought.
+/// Prefix of the names of large contents, which an interrupted daemon goes on with.
 const PART: &str = "part-";
 /// How long a content that is only half there is kept, should it be gone on with.
 const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -49,6 +50,7 @@ thread_local! {
 }
 
 pub use bring::Bringing;
+pub use unfinished::Unfinished;
 
 /// The real disk. Clones share it.
 #[derive(Clone)]
@@ -117,13 +119,9 @@ impl RealDisk {
         }
     }
 
-    /// Opens the place where a content is put together, and tells how much of it is there.
-    pub fn open_part(&self, hash: ContentHash) -> io::Result<(StageName, File, u64)> {
-        let name = StageName(format!("{PART}{hash}"));
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::from_raw_mode(0o600))?.into();
-        let len = file.metadata()?.len();
-        Ok((name, file, len))
+    /// Begins to put a large content together, or goes on with it.
+    pub fn open_part(&self, hash: ContentHash) -> io::Result<Unfinished> {
+        Unfinished::open(self.clone(), hash)
     }
 
     /// Begins to take in contents as they come.
@@ -249,9 +247,12 @@ impl RealDisk {
         Ok(self.stat_of(&statx(dir.as_fd(), name)?))
     }
 
-    /// Reads the rest of a file through the keyed hash, writing it on where asked.
-    fn pour(&self, from: &mut File, mut into: Option<&mut File>) -> io::Result<(ContentHash, u64)> {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0.content_key);
+    fn new_hasher(&self) -> blake3::Hasher {
+        blake3::Hasher::new_keyed(&self.0.content_key)
+    }
+
+    /// Reads the rest of a file through a hash, writing it on where asked; gives its length in bytes.
+    fn pour(&self, from: &mut File, hasher: &mut blake3::Hasher, mut into: Option<&mut File>) -> io::Result<u64> {
         let mut size = 0;
         BLOCK_BUFFER.with_borrow_mut(|block| {
             loop {
@@ -267,8 +268,15 @@ impl RealDisk {
                 }
                 size += read as u64;
             }
-            Ok((ContentHash(*hasher.finalize().as_bytes()), size))
+            Ok(size)
         })
+    }
+
+    /// Hash and length of the rest of a file, which is written on where asked.
+    fn digest(&self, from: &mut File, into: Option<&mut File>) -> io::Result<(ContentHash, u64)> {
+        let mut hasher = self.new_hasher();
+        let size = self.pour(from, &mut hasher, into)?;
+        Ok((ContentHash(*hasher.finalize().as_bytes()), size))
     }
 
     fn new_staged(&self, name: &StageName) -> io::Result<File> {
@@ -283,13 +291,6 @@ impl RealDisk {
                 file.write_all(bytes)?;
                 let hash = blake3::keyed_hash(&self.0.content_key, bytes);
                 Ok((file, ContentHash(*hash.as_bytes()), bytes.len() as u64))
-            }
-            Source::Kept(part) if part.0.starts_with(PART) => {
-                // A content that was brought here: it is hashed where it lies, then only renamed.
-                let mut file = self.open_kept(part)?;
-                let (hash, size) = self.pour(&mut file, None)?;
-                rustix::fs::renameat(&self.0.staging, &part.0, &self.0.staging, &name.0)?;
-                Ok((file, hash, size))
             }
             Source::Brought(whole) => {
                 let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -306,8 +307,8 @@ impl RealDisk {
                 let mut file = self.new_staged(name)?;
                 // What is hashed is what is staged: the source may be written to between the cloning and the reading.
                 let (hash, size) = match rustix::fs::ioctl_ficlone(&file, &from) {
-                    Ok(()) => self.pour(&mut file, None)?,
-                    Err(_) => self.pour(&mut from, Some(&mut file))?,
+                    Ok(()) => self.digest(&mut file, None)?,
+                    Err(_) => self.digest(&mut from, Some(&mut file))?,
                 };
                 Ok((file, hash, size))
             }
@@ -371,7 +372,7 @@ impl Disk for RealDisk {
 
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)> {
         let mut file = self.open_file(path)?;
-        self.pour(&mut file, None)
+        self.digest(&mut file, None)
     }
 
     fn root_holds(&mut self) -> bool {
@@ -519,7 +520,7 @@ impl Disk for RealDisk {
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::empty())?.into();
-        let (hash, size) = self.pour(&mut file, None)?;
+        let (hash, size) = self.digest(&mut file, None)?;
         Ok(Value::File { hash, size })
     }
 }

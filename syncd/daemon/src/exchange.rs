@@ -2,8 +2,8 @@
 //!
 //! One control stream a peer carries the session's messages. Small contents go in packs on a one-way stream for each
 //! request; a large one on a two-way stream of its own, resumed where it broke off, and cut so that what an older
-//! version already holds stays off the wire. Small contents are verified here as they are put into staging, large ones
-//! when [`syncd_core::apply`] stages them. A peer that sends nonsense loses its connection.
+//! version already holds stays off the wire. Contents are verified as they are put
+//! into staging. A peer that sends nonsense loses its connection.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,7 +24,7 @@ use syncd_core::session::SessionError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::disk::RealDisk;
+use crate::disk::{RealDisk, Unfinished};
 use crate::driver::Driver;
 use crate::stream::{FrameError, pack, read_frame, read_head, write_head};
 
@@ -138,17 +138,13 @@ impl Exchange {
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
             let Ok(_permit) = fetching.acquire_owned().await else { return };
-            match fetch_large(&shared, &connection, hash, size, older).await {
-                Ok(name) => shared.driver.tell(Event::Arrived(hash, Source::Kept(name))),
-                Err(Failed::NoRoom) => {
-                    tracing::debug!(slot = slot.0, size, "no room for a content");
-                    shared.driver.tell(Event::NoRoom(hash));
-                }
-                Err(Failed::Broken(error)) => {
-                    tracing::debug!(slot = slot.0, %error, "a content could not be brought");
-                    shared.driver.tell(Event::Refused(slot, hash));
-                }
+            let result = bring(&shared, &connection, hash, size, older).await;
+            if matches!(result, Err(Failed::NoRoom)) {
+                // What does not fit leaves nothing behind; what cannot be removed only takes room.
+                let disk = shared.disk.clone();
+                let _ = blocking(move || disk.drop_part(hash)).await;
             }
+            shared.driver.tell(brought(slot, hash, result));
         });
     }
 
@@ -297,7 +293,7 @@ async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Resul
             since = Instant::now();
             // What has come is told even if the stream broke off after it.
             for (hash, result) in blocking(move || Ok(ready.finish())).await.map_err(ended)? {
-                shared.driver.tell(brought(slot, hash, result));
+                shared.driver.tell(brought(slot, hash, result.map_err(Failed::from)));
             }
             // A peer runs ahead of the engine by so much and no more.
             let earlier = taken.replace(tokio::spawn({
@@ -315,18 +311,16 @@ async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Resul
 }
 
 /// What to tell the engine of a content that a peer sent.
-fn brought(slot: Slot, hash: ContentHash, result: io::Result<Option<StageName>>) -> Event {
+fn brought(slot: Slot, hash: ContentHash, result: Result<Option<StageName>, Failed>) -> Event {
     match result {
         Ok(Some(name)) => Event::Arrived(hash, Source::Brought(name)),
         // It was written to over there while it was read: it is asked for again, under the hash that it has by then.
         Ok(None) => Event::Refused(slot, hash),
-        Err(error) => match Failed::from(error) {
-            Failed::NoRoom => Event::NoRoom(hash),
-            Failed::Broken(error) => {
-                tracing::warn!(%error, "a content could not be taken in");
-                Event::Refused(slot, hash)
-            }
-        },
+        Err(Failed::NoRoom) => Event::NoRoom(hash),
+        Err(Failed::Broken(error)) => {
+            tracing::debug!(slot = slot.0, %error, "a content could not be brought");
+            Event::Refused(slot, hash)
+        }
     }
 }
 
@@ -474,39 +468,25 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// Brings a large content into staging and gives its name there. What does not fit leaves nothing behind.
-async fn fetch_large(
-    shared: &Shared,
-    connection: &Connection,
-    hash: ContentHash,
-    size: u64,
-    older: Option<RelPath>,
-) -> Result<StageName, Failed> {
-    let result = bring(shared, connection, hash, size, older).await;
-    if matches!(result, Err(Failed::NoRoom)) {
-        let disk = shared.disk.clone();
-        blocking(move || disk.drop_part(hash)).await?;
-    }
-    result
-}
-
-/// Brings a large content into staging and gives its name there.
+/// Brings a large content into staging and gives its name there, `None` if it is not what it is called.
 async fn bring(
     shared: &Shared,
     connection: &Connection,
     hash: ContentHash,
     size: u64,
     older: Option<RelPath>,
-) -> Result<StageName, Failed> {
+) -> Result<Option<StageName>, Failed> {
     let disk = shared.disk.clone();
-    let (name, file, have) = blocking(move || {
-        let (name, file, have) = disk.open_part(hash)?;
-        let fits = disk.has_room(size.saturating_sub(have))?;
-        if fits { Ok((name, file, have)) } else { Err(io::ErrorKind::StorageFull.into()) }
+    let mut content = blocking(move || {
+        let mut content = disk.open_part(hash)?;
+        if content.in_order() > size {
+            content.restart()?;
+        }
+        let fits = disk.has_room(size - content.in_order())?;
+        if fits { Ok(content) } else { Err(io::ErrorKind::StorageFull.into()) }
     })
     .await?;
-    let file = Arc::new(file);
-    let have = if have > size { 0 } else { have };
+    let have = content.in_order();
     let mut missing = vec![(have, size - have)];
     if have == 0
         && let Some(older) = older
@@ -514,24 +494,19 @@ async fn bring(
         let list = fetch_list(connection, hash).await?;
         let total: u64 = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
         if total == size {
-            let (disk, key, out) = (shared.disk.clone(), shared.content_key, Arc::clone(&file));
-            missing = blocking(move || fill_from_older(&disk, older, &list, &key, &out)).await?;
+            let (disk, key) = (shared.disk.clone(), shared.content_key);
+            (content, missing) = blocking(move || {
+                let missing = fill_from_older(&disk, older, &list, &key, &mut content)?;
+                Ok((content, missing))
+            })
+            .await?;
         }
     }
     missing.retain(|(_, len)| *len > 0);
-    let in_order = missing.len() < 2;
     for ranges in missing.chunks(MAX_RANGES) {
-        if let Err(error) = fetch_ranges(connection, hash, ranges, Arc::clone(&file)).await {
-            if !in_order {
-                // The length of a file with holes does not say how much of it is there: begin anew next time.
-                let _ = file.set_len(0);
-            }
-            return Err(error);
-        }
+        content = fetch_ranges(connection, hash, ranges, content).await?;
     }
-    let done = Arc::clone(&file);
-    blocking(move || done.set_len(size)).await?;
-    Ok(name)
+    Ok(blocking(move || content.finish(size)).await?)
 }
 
 async fn fetch_list(connection: &Connection, hash: ContentHash) -> Result<ChunkList, FrameError> {
@@ -554,7 +529,7 @@ fn fill_from_older(
     older: RelPath,
     list: &ChunkList,
     key: &[u8; 32],
-    out: &File,
+    content: &mut Unfinished,
 ) -> io::Result<Vec<(u64, u64)>> {
     let older = disk.open_source(&Source::Copy(older))?;
     // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
@@ -570,7 +545,7 @@ fn fill_from_older(
                 while done < len {
                     let step = usize::try_from((len - done).min(BLOCK as u64)).expect("a block is small");
                     older.read_exact_at(&mut block[..step], from + done)?;
-                    out.write_all_at(&block[..step], to + done)?;
+                    content.write(&block[..step], to + done)?;
                     done += step as u64;
                 }
             }
@@ -579,12 +554,13 @@ fn fill_from_older(
     Ok(missing)
 }
 
+/// Brings parts of a content.
 async fn fetch_ranges(
     connection: &Connection,
     hash: ContentHash,
     ranges: &[(u64, u64)],
-    file: Arc<File>,
-) -> Result<(), Failed> {
+    mut content: Unfinished,
+) -> Result<Unfinished, Failed> {
     let ended = |error: String| FrameError::Ended(error);
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
     write_head(&mut send, &Carrier::Ranges { hash, ranges: ranges.to_vec() }).await?;
@@ -592,11 +568,15 @@ async fn fetch_ranges(
     let mut follows = [0];
     recv.read_exact(&mut follows).await.map_err(|error| ended(error.to_string()))?;
     if follows != [1] {
-        return Err(FrameError::Ended("the peer does not have it".into()).into());
+        return Err(ended("the peer does not have it".into()).into());
     }
     let ranges = ranges.to_vec();
     let (blocks, ready) = mpsc::channel::<bytes::Bytes>(32);
-    let writing = tokio::task::spawn_blocking(move || write_ranges(&file, &ranges, ready));
+    let writing = blocking(move || {
+        let whole = write_ranges(&mut content, &ranges, ready)?;
+        Ok((content, whole))
+    });
+    let writing = tokio::spawn(writing);
     let mut reading = Ok(());
     loop {
         match recv.read_chunk(BLOCK, true).await {
@@ -613,20 +593,24 @@ async fn fetch_ranges(
         }
     }
     drop(blocks);
-    let whole = writing.await.map_err(|error| ended(error.to_string()))??;
+    let (content, whole) = writing.await.map_err(|error| ended(error.to_string()))??;
     reading?;
-    if whole { Ok(()) } else { Err(FrameError::Ended("the content broke off".into()).into()) }
+    if whole { Ok(content) } else { Err(ended("the content broke off".into()).into()) }
 }
 
 /// Writes what comes to its places; gives whether all of it came.
-fn write_ranges(file: &File, ranges: &[(u64, u64)], mut ready: mpsc::Receiver<bytes::Bytes>) -> io::Result<bool> {
+fn write_ranges(
+    content: &mut Unfinished,
+    ranges: &[(u64, u64)],
+    mut ready: mpsc::Receiver<bytes::Bytes>,
+) -> io::Result<bool> {
     let mut ranges = ranges.iter().copied();
     let mut open = ranges.next();
     while let Some(mut block) = ready.blocking_recv() {
         while !block.is_empty() {
             let Some((at, len)) = open else { return Ok(false) };
             let step = block.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-            file.write_all_at(&block.split_to(step), at)?;
+            content.write(&block.split_to(step), at)?;
             let step = step as u64;
             open = if step == len { ranges.next() } else { Some((at + step, len - step)) };
         }

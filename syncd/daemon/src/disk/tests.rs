@@ -66,18 +66,30 @@ fn a_copy_is_hashed_and_leaves_its_source_alone() {
 fn what_was_brought_in_parts_is_staged_under_its_hash_and_can_be_resumed() {
     let mut home = Home::new();
     let wanted = hash_of(b"whole");
-    let (_, mut part, len) = home.disk.open_part(wanted).expect("begun");
-    assert_eq!(len, 0);
-    part.write_all(b"who").expect("written");
+    let mut part = home.disk.open_part(wanted).expect("begun");
+    assert_eq!(part.in_order(), 0);
+    part.write(b"who", 0).expect("written");
+    part.write(b"?", 4).expect("written");
     drop(part);
-    let (name, mut part, len) = home.disk.open_part(wanted).expect("resumed");
-    assert_eq!(len, 3);
-    std::io::Seek::seek(&mut part, io::SeekFrom::End(0)).expect("a file");
-    part.write_all(b"le").expect("written");
+    let mut part = home.disk.open_part(wanted).expect("resumed");
+    assert_eq!(part.in_order(), 3, "what has a hole before it does not count");
+    part.write(b"e", 4).expect("written");
+    part.write(b"l", 3).expect("written");
+    let name = part.finish(5).expect("durable").expect("what it is called");
     assert_eq!(home.disk.staged().expect("readable"), [], "a part is not a leftover");
-    let (_, hash, size) = home.disk.stage(&stage_name("p"), &Source::Kept(name), &attributes(0o600)).expect("there");
+    let (_, hash, size) = home.disk.stage(&stage_name("p"), &Source::Brought(name), &attributes(0o600)).expect("there");
     assert_eq!((hash, size), (wanted, 5));
-    assert_eq!(home.disk.open_part(wanted).expect("begun anew").2, 0);
+    assert_eq!(home.disk.open_part(wanted).expect("begun anew").in_order(), 0);
+}
+
+#[test]
+fn what_was_brought_in_parts_and_is_something_else_is_not_kept() {
+    let home = Home::new();
+    let wanted = hash_of(b"whole");
+    let mut part = home.disk.open_part(wanted).expect("begun");
+    part.write(b"other", 0).expect("written");
+    assert!(part.finish(5).expect("readable").is_none());
+    assert_eq!(home.disk.open_part(wanted).expect("begun anew").in_order(), 0);
 }
 
 #[test]
