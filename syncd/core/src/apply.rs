@@ -209,14 +209,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Value::Dir | Value::Setting { .. } | Value::Replica { .. } => return Err(Fault::Changed),
         };
         if let Source::Brought(brought) = &source {
-            if last {
-                self.applied.spent.extend(wanted);
-                if into_place {
-                    // It needs no name that history could know it by.
-                    name = brought.clone();
-                }
-            } else {
+            if !last {
                 source = Source::Kept(brought.clone());
+            } else if into_place {
+                // It needs no name that history could know it by.
+                name = brought.clone();
             }
         }
         let staged = self.disk.stage(&name, &source, &target.attributes);
@@ -224,6 +221,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             self.correct_history(&source, None)?;
         }
         let (stat, hash, size) = staged?;
+        if matches!(source, Source::Brought(_)) {
+            // Only now: what could not be staged still lies where it was brought.
+            self.applied.spent.extend(wanted);
+        }
         if wanted.is_some_and(|wanted| wanted != hash) {
             // The file that held this content has changed since.
             self.disk.discard(&name)?;
