@@ -142,3 +142,18 @@ fn apart(paths: &[&str]) -> (World, Here, Here) {
     world.part(laptop, desktop);
     (world, laptop, desktop)
 }
+
+#[test]
+fn what_is_found_in_a_directory_that_was_swapped_meanwhile_is_not_taken_for_its_own() {
+    let mut world = World::new(59);
+    let [laptop, _desktop] = world.paired(["laptop", "desktop"]);
+    world.mkdir(laptop, "sub");
+    world.mkdir(laptop, "x/d/b");
+    world.settle();
+    // `sub/b` stirs, and by the time that it is looked at, another directory has the name `sub`.
+    world.mkdir(laptop, "sub/b");
+    world.remove(laptop, "sub/b");
+    world.must(laptop, Act::Swap("sub".into(), "x/d".into()));
+    world.settle();
+    world.assert_paths_everywhere(&["sub", "sub/b", "x", "x/d"]);
+}

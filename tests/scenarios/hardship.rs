@@ -23,6 +23,23 @@ fn a_full_disk_is_told_and_forgotten_when_there_is_room() {
 }
 
 #[test]
+fn what_was_brought_and_found_no_room_does_not_stay_in_staging() {
+    for ms in (0..200).step_by(10) {
+        let mut world = World::new(67 + ms);
+        let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+        for i in 0..4 {
+            world.write(laptop, &format!("{i}.txt"), &format!("text {i}"));
+        }
+        world.run_for(100 + ms);
+        world.machines[desktop.0].disk.full = true;
+        world.run_for(5000);
+        world.machines[desktop.0].disk.full = false;
+        world.settle();
+        world.assert_same_everywhere("0.txt", "text 0");
+    }
+}
+
+#[test]
 fn what_a_person_writes_while_a_change_is_applied_becomes_a_version() {
     for calls in 0..20 {
         let mut world = World::new(62 + u64::from(calls));

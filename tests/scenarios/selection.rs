@@ -78,3 +78,22 @@ fn a_socket_is_nobodys_business() {
     world.run_until_quiet();
     assert_eq!(world.paths(desktop), ["a.txt"]);
 }
+
+#[test]
+fn what_is_excluded_in_a_directory_stays_at_its_path_when_another_directory_takes_the_name() {
+    let mut world = World::new(85);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "app/old.txt", "old");
+    world.write(laptop, "new/new.txt", "new");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    world.machines[desktop.0].excluded.insert(b"app/private".to_vec());
+    world.start(desktop);
+    world.write(desktop, "app/private/key", "secret");
+    world.run_until_quiet();
+    world.remove(laptop, "app");
+    world.rename(laptop, "new", "app");
+    world.run_until_quiet();
+    assert_eq!(world.paths(laptop), ["app", "app/new.txt"]);
+    assert_eq!(world.paths(desktop), ["app", "app/new.txt", "app/private", "app/private/key"]);
+}

@@ -209,14 +209,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Value::Dir | Value::Setting { .. } | Value::Replica { .. } => return Err(Fault::Changed),
         };
         if let Source::Brought(brought) = &source {
-            if last {
-                self.applied.spent.extend(wanted);
-                if into_place {
-                    // It needs no name that history could know it by.
-                    name = brought.clone();
-                }
-            } else {
+            if !last {
                 source = Source::Kept(brought.clone());
+            } else if into_place {
+                // It needs no name that history could know it by.
+                name = brought.clone();
             }
         }
         let staged = self.disk.stage(&name, &source, &target.attributes);
@@ -224,6 +221,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             self.correct_history(&source, None)?;
         }
         let (stat, hash, size) = staged?;
+        if matches!(source, Source::Brought(_)) {
+            // Only now: what could not be staged still lies where it was brought.
+            self.applied.spent.extend(wanted);
+        }
         if wanted.is_some_and(|wanted| wanted != hash) {
             // The file that held this content has changed since.
             self.disk.discard(&name)?;
@@ -456,7 +457,13 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             let known = self.state.store.base_at(base.parent, &base.name)?.is_some_and(|other| other.id != id);
             return if known { Ok(self.state.forget(base)?) } else { Err(Fault::Changed) };
         }
-        match self.widening(base.parent, |disk| disk.rmdir(&path)) {
+        let mut removed = self.widening(base.parent, |disk| disk.rmdir(&path));
+        if matches!(&removed, Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty)
+            && self.hand_over(&base, &path)?
+        {
+            removed = self.widening(base.parent, |disk| disk.rmdir(&path));
+        }
+        match removed {
             Ok(()) => self.applied.changed.push((path, Happened::Removed)),
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
                 // What is left in it is not ours: it stays as a residue.
@@ -468,6 +475,33 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Err(fault) => return Err(fault),
         }
         Ok(self.state.forget(base)?)
+    }
+
+    /// What is not ours in a parked directory keeps its path: it goes into the directory that has that name by now.
+    /// Gives whether there is one.
+    fn hand_over(&mut self, parked: &Base, path: &[u8]) -> Result<bool, Fault> {
+        let Some((from, _)) = self.applied.moved.iter().rfind(|(_, dir)| *dir == parked.id) else { return Ok(false) };
+        let name = from.rsplit(|&byte| byte == b'/').next().and_then(Name::new);
+        let heir = name.map(|name| self.state.store.base_at(parked.parent, &name)).transpose()?.flatten();
+        let Some(mut heir) = heir.filter(|heir| heir.class == Class::Dir && heir.id != parked.id) else {
+            return Ok(false);
+        };
+        let to = self.path_of(&heir)?;
+        for (name, _) in self.disk.list(path)? {
+            match self.widening(heir.id, |disk| disk.rename(&join(path, &name), &join(&to, &name))) {
+                Ok(()) => {}
+                // Another has that name: this one stays.
+                Err(Fault::Changed) => continue,
+                Err(fault) => return Err(fault),
+            }
+            if let Some(dormant) = self.state.store.base_at(parked.id, &name)? {
+                self.state.store.put_base(&Base { parent: heir.id, ..dormant })?;
+            }
+        }
+        heir.stat = self.disk.set_attributes(&to, heir.stat.handle, &heir.attributes)?;
+        self.state.store.put_base(&heir)?;
+        self.applied.look.push(Spot::Listing(heir.id));
+        Ok(true)
     }
 
     /// The path that an entry is to have, if no other entry that base knows has that name.

@@ -200,7 +200,6 @@ pub struct Engine<S> {
     swept: bool,
     sessions: BTreeMap<Slot, Session>,
     fetch: Fetch,
-    held_back: BTreeSet<NodeId>,
     ready: BTreeSet<NodeId>,
     /// Nodes whose place is not free yet; they are planned again when something has moved.
     waiting: BTreeSet<NodeId>,
@@ -238,7 +237,6 @@ impl<S: Store> Engine<S> {
             swept: false,
             sessions: BTreeMap::new(),
             fetch: Fetch::default(),
-            held_back: BTreeSet::new(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
@@ -312,10 +310,7 @@ impl<S: Store> Engine<S> {
                     self.unwanted.extend(brought(&source));
                     return Ok(());
                 }
-                for node in self.fetch.arrived(hash, source) {
-                    self.held_back.remove(&node);
-                    self.ready.insert(node);
-                }
+                self.ready.extend(self.fetch.arrived(hash, source));
             }
             Event::Refused(peer, hash) => self.refused(hash, peer, now)?,
             Event::NoRoom(hash) => self.no_room(hash, now)?,
@@ -419,7 +414,7 @@ impl<S: Store> Engine<S> {
             self.open,
             self.queue,
             self.missing.keys(),
-            self.held_back,
+            self.fetch.waiting_nodes().collect::<Vec<_>>(),
             self.ready,
             self.waiting,
             self.blocked,
@@ -865,7 +860,6 @@ impl<S: Store> Engine<S> {
         if row::all_flagged(&row) && row.content.keys().all(own) {
             let member = Member { node, dots: all_dots(&row), origin: None };
             self.state.delete_member(&member, Flag::Itself)?;
-            self.held_back.remove(&node);
             self.fetch.forget(node);
         }
         Ok(())
@@ -874,7 +868,6 @@ impl<S: Store> Engine<S> {
     /// A content does not fit on the disk: its nodes wait, and it is tried again by and by.
     fn no_room(&mut self, hash: ContentHash, now: &Now) -> StoreResult<()> {
         for node in self.fetch.give_up(&hash) {
-            self.held_back.remove(&node);
             self.blocked.insert(node, now.wall_ms + BLOCKED_MS);
             if let Some(target) = self.state.view().target_of(node)? {
                 let dir = self.state.tree.shape().path(target.parent);
@@ -942,9 +935,7 @@ impl<S: Store> Engine<S> {
         let marked = self.state.take_marked();
         let mut replan = !marked.is_empty();
         for node in marked {
-            if self.held_back.remove(&node) {
-                self.fetch.forget(node);
-            }
+            self.fetch.forget(node);
         }
         let due: Vec<NodeId> =
             self.blocked.iter().filter(|(_, at)| **at <= now.wall_ms).map(|(node, _)| *node).collect();
@@ -972,7 +963,7 @@ impl<S: Store> Engine<S> {
                 self.planning = false;
                 self.planned_upto = None;
             }
-            nodes.extend(batch.into_iter().filter(|n| !self.held_back.contains(n) && !self.blocked.contains_key(n)));
+            nodes.extend(batch.into_iter().filter(|n| !self.fetch.awaits(n) && !self.blocked.contains_key(n)));
         }
         if nodes.is_empty() {
             return Ok(self.ask(now));
@@ -1105,7 +1096,6 @@ impl<S: Store> Engine<S> {
             change.base.as_ref().filter(|(base, _)| file_size(&base.value) > PACK_LIMIT).map(|(_, p)| p.clone());
         for &node in nodes {
             self.fetch.want(hash, size, node, older.clone());
-            self.held_back.insert(node);
         }
         Ok(false)
     }

@@ -51,6 +51,8 @@ pub enum Ask {
 #[derive(Default, Debug)]
 pub struct Fetch {
     wants: BTreeMap<ContentHash, Want>,
+    /// What each node waits for: it may need several contents, for its siblings.
+    awaited: BTreeMap<NodeId, BTreeSet<ContentHash>>,
     arrived: Sources,
     arrived_bytes: u64,
     /// Small contents that have come, by number and bytes.
@@ -98,6 +100,16 @@ impl Fetch {
         self.wants.contains_key(hash)
     }
 
+    /// Whether a node waits for a content.
+    pub fn awaits(&self, node: &NodeId) -> bool {
+        self.awaited.contains_key(node)
+    }
+
+    /// The nodes that wait for a content.
+    pub fn waiting_nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.awaited.keys()
+    }
+
     /// A content that has come.
     pub fn source(&self, hash: &ContentHash) -> Option<&Source> {
         self.arrived.get(hash)
@@ -105,6 +117,7 @@ impl Fetch {
 
     /// Notes that a node needs a content.
     pub fn want(&mut self, hash: ContentHash, size: u64, node: NodeId, older: Option<RelPath>) {
+        self.awaited.entry(node).or_default().insert(hash);
         if let Some(want) = self.wants.get_mut(&hash) {
             want.nodes.insert(node);
             return;
@@ -154,6 +167,7 @@ impl Fetch {
     pub fn arrived(&mut self, hash: ContentHash, source: Source) -> BTreeSet<NodeId> {
         let Some(want) = self.wants.remove(&hash) else { return BTreeSet::new() };
         self.lighten(&want);
+        self.release(&hash, &want);
         self.arrived_bytes += want.size;
         if want.is_small() {
             self.here = (self.here.0 + 1, self.here.1 + want.size);
@@ -177,6 +191,7 @@ impl Fetch {
     pub fn give_up(&mut self, hash: &ContentHash) -> BTreeSet<NodeId> {
         let Some(want) = self.wants.remove(hash) else { return BTreeSet::new() };
         self.lighten(&want);
+        self.release(hash, &want);
         want.nodes
     }
 
@@ -200,14 +215,25 @@ impl Fetch {
 
     /// Nobody waits for this node's contents any more.
     pub fn forget(&mut self, node: NodeId) {
-        let of_node = self.wants.iter().filter(|(_, want)| want.nodes.contains(&node)).map(|(hash, _)| *hash);
-        for hash in of_node.collect::<Vec<_>>() {
-            let mut want = self.wants.remove(&hash).expect("the key was just listed");
+        for hash in self.awaited.remove(&node).unwrap_or_default() {
+            let mut want = self.wants.remove(&hash).expect("what a node waits for is wanted");
             want.nodes.remove(&node);
             if want.nodes.is_empty() {
                 self.lighten(&want);
             } else {
                 self.wants.insert(hash, want);
+            }
+        }
+    }
+
+    /// The nodes of a want do not wait for it any more.
+    fn release(&mut self, hash: &ContentHash, want: &Want) {
+        for node in &want.nodes {
+            if let Some(hashes) = self.awaited.get_mut(node) {
+                hashes.remove(hash);
+                if hashes.is_empty() {
+                    self.awaited.remove(node);
+                }
             }
         }
     }
@@ -234,3 +260,6 @@ impl Fetch {
         std::mem::take(&mut self.arrived)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,6 +98,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let (dirs, leaves): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|f| f.stat.kind == Kind::Dir);
         let mut standing = Vec::new();
         for found in dirs {
+            if !self.is_where_it_was_found(&found)? {
+                continue;
+            }
             match self.moved_directory(&found, now)? {
                 true => {
                     self.touched.insert(found.parent.id);
@@ -106,10 +109,16 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             }
         }
         for found in standing {
+            if !self.is_where_it_was_found(&found)? {
+                continue;
+            }
             self.touched.insert(found.parent.id);
             self.directory(found, now)?;
         }
         for found in leaves {
+            if !self.is_where_it_was_found(&found)? {
+                continue;
+            }
             self.touched.insert(found.parent.id);
             self.leaf(found, now)?;
         }
@@ -117,6 +126,18 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.directory_time(dir, now)?;
         }
         self.state.refresh()
+    }
+
+    /// Whether the directory that something was found in still has the path that it was found by. It may have been moved
+    /// or displaced since, by what was found along with it: then whatever stands there by now is looked at as a whole.
+    fn is_where_it_was_found(&self, found: &Found) -> StoreResult<bool> {
+        if self.looked.moved.is_empty() && self.looked.gone.is_empty() {
+            return Ok(true);
+        }
+        match self.directory_base(found.parent.id)? {
+            Some(parent) => Ok(join(&self.path_of(&parent)?, &found.name) == found.path),
+            None => Ok(false),
+        }
     }
 
     fn entry(&mut self, dir: NodeId, name: Name, found: &mut Vec<Found>) -> StoreResult<()> {
