@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, Slot};
 use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack};
@@ -423,7 +424,7 @@ async fn answer(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream) -
 }
 
 async fn send_ranges(send: &mut SendStream, file: Arc<File>, ranges: Vec<(u64, u64)>) -> Result<(), FrameError> {
-    let (blocks, mut ready) = mpsc::channel::<bytes::Bytes>(4);
+    let (blocks, mut ready) = mpsc::channel::<Bytes>(4);
     tokio::task::spawn_blocking(move || {
         for (offset, len) in ranges {
             let mut at = 0;
@@ -571,39 +572,40 @@ async fn fetch_ranges(
         return Err(ended("the peer does not have it".into()).into());
     }
     let ranges = ranges.to_vec();
-    let (blocks, ready) = mpsc::channel::<bytes::Bytes>(32);
+    let (blocks, ready) = mpsc::channel::<Bytes>(4);
     let writing = blocking(move || {
         let whole = write_ranges(&mut content, &ranges, ready)?;
         Ok((content, whole))
     });
     let writing = tokio::spawn(writing);
-    let mut reading = Ok(());
-    loop {
-        match recv.read_chunk(BLOCK, true).await {
-            Ok(Some(chunk)) => {
-                if blocks.send(chunk.bytes).await.is_err() {
-                    break;
-                }
-            }
-            Ok(None) => break,
-            Err(error) => {
-                reading = Err(ended(error.to_string()));
-                break;
-            }
-        }
-    }
+    let reading = gather(&mut recv, &blocks).await;
     drop(blocks);
     let (content, whole) = writing.await.map_err(|error| ended(error.to_string()))??;
     reading?;
     if whole { Ok(content) } else { Err(ended("the content broke off".into()).into()) }
 }
 
+/// Passes on what comes, packet by packet, in blocks that are worth a write.
+async fn gather(recv: &mut RecvStream, blocks: &mpsc::Sender<Bytes>) -> Result<(), FrameError> {
+    let mut block = BytesMut::with_capacity(BLOCK);
+    loop {
+        let chunk = recv.read_chunk(BLOCK, true).await.map_err(|error| FrameError::Ended(error.to_string()))?;
+        if let Some(chunk) = &chunk {
+            block.extend_from_slice(&chunk.bytes);
+        }
+        if (block.len() >= BLOCK || chunk.is_none()) && blocks.send(block.split().freeze()).await.is_err() {
+            // The writer knows why.
+            return Ok(());
+        }
+        if chunk.is_none() {
+            return Ok(());
+        }
+        block.reserve(BLOCK);
+    }
+}
+
 /// Writes what comes to its places; gives whether all of it came.
-fn write_ranges(
-    content: &mut Unfinished,
-    ranges: &[(u64, u64)],
-    mut ready: mpsc::Receiver<bytes::Bytes>,
-) -> io::Result<bool> {
+fn write_ranges(content: &mut Unfinished, ranges: &[(u64, u64)], mut ready: mpsc::Receiver<Bytes>) -> io::Result<bool> {
     let mut ranges = ranges.iter().copied();
     let mut open = ranges.next();
     while let Some(mut block) = ready.blocking_recv() {
