@@ -83,6 +83,34 @@ fn what_was_brought_in_parts_is_staged_under_its_hash_and_can_be_resumed() {
 }
 
 #[test]
+fn a_content_larger_than_any_block_comes_together_from_pieces_of_any_size_after_a_break() {
+    let mut home = Home::new();
+    let bytes: Vec<u8> = (0..5_000_017_u32).flat_map(|n| n.to_le_bytes()).collect();
+    let wanted = hash_of(&bytes);
+    let (mut at, mut breaks) = (0, 0);
+    let mut part = home.disk.open_part(wanted).expect("begun");
+    for size in [1, 4095, 70_000, 1 << 20, 3 << 20].into_iter().cycle() {
+        let piece = &bytes[at..bytes.len().min(at + size)];
+        part.write(piece, at as u64).expect("written");
+        at += piece.len();
+        if at > (breaks + 1) * 6_000_000 {
+            breaks += 1;
+            drop(part);
+            part = home.disk.open_part(wanted).expect("resumed");
+            assert_eq!(part.in_order(), at as u64);
+        }
+        if at == bytes.len() {
+            break;
+        }
+    }
+    let name = part.finish(bytes.len() as u64).expect("durable").expect("what it is called");
+    home.disk.stage(&stage_name("p"), &Source::Brought(name), &attributes(0o600)).expect("there");
+    home.disk.unstage(&stage_name("p"), b"film").expect("free name");
+    assert!(home.read("film") == bytes);
+    assert_eq!(breaks, 3);
+}
+
+#[test]
 fn what_was_brought_in_parts_and_is_something_else_is_not_kept() {
     let home = Home::new();
     let wanted = hash_of(b"whole");

@@ -1,10 +1,12 @@
 //! A large content while it is put together in staging: hashed as it comes, so that the last byte finds it verified,
 //! and gone on with after a break.
+//!
+//! It is written around the page cache where the file system can: what a person was just working with stays in
+//! memory, copying costs nothing, and little is left to wait for when it is made durable.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::thread::JoinHandle;
 
 use hearth_schemas::ids::ContentHash;
 use rustix::fs::{Mode, OFlags};
@@ -12,8 +14,10 @@ use syncd_core::disk::{Disk, StageName};
 
 use super::{PART, RealDisk};
 
-/// Bytes that wait to be made durable, at most, before it is begun with.
-const DURABLE_STEP: u64 = 64 << 20;
+/// Bytes written in one go.
+const BLOCK: usize = 1 << 20;
+/// What offsets, lengths and addresses of direct writes are multiples of, in bytes: the largest block of common disks.
+const ALIGNMENT: usize = 4096;
 
 /// A content of which parts are still to come.
 pub struct Unfinished {
@@ -22,24 +26,24 @@ pub struct Unfinished {
     file: File,
     /// Of everything before `in_order`.
     hasher: blake3::Hasher,
-    /// Bytes that are there from the beginning without a gap.
+    /// Bytes that came from the beginning without a gap.
     in_order: u64,
-    /// Where the last byte ends that was written so far.
+    /// Where the last byte ends that came so far.
     end: u64,
-    /// Bytes written since the last flush was begun.
-    unflushed: u64,
-    flushing: Option<JoinHandle<io::Result<()>>>,
+    block: Block,
 }
 
 impl Unfinished {
     /// Begins, or goes on from what an earlier try has left.
     pub(super) fn open(disk: RealDisk, hash: ContentHash) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = format!("{PART}{hash}");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file: File = rustix::fs::openat(&disk.0.staging, &name, flags, Mode::from_raw_mode(0o600))?.into();
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let direct = rustix::fs::openat(&disk.0.staging, &name, flags, Mode::empty()).ok().map(File::from);
         let mut hasher = disk.new_hasher();
         let in_order = disk.pour(&mut file, &mut hasher, None)?;
-        Ok(Self { disk, hash, file, hasher, in_order, end: in_order, unflushed: 0, flushing: None })
+        Ok(Self { disk, hash, file, hasher, in_order, end: in_order, block: Block::new(direct) })
     }
 
     /// Bytes that are there from the beginning without a gap.
@@ -51,30 +55,25 @@ impl Unfinished {
     pub fn restart(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.hasher.reset();
+        self.block.filled = 0;
         (self.in_order, self.end) = (0, 0);
         Ok(())
     }
 
     /// Writes a piece to its place.
     pub fn write(&mut self, piece: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_all_at(piece, at)?;
+        self.block.write(&self.file, piece, at)?;
         if at == self.in_order {
             self.hasher.update(piece);
             self.in_order += piece.len() as u64;
         }
         self.end = self.end.max(at + piece.len() as u64);
-        self.unflushed += piece.len() as u64;
-        if self.unflushed >= DURABLE_STEP && self.flushing.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.flushed()?;
-            let file = self.file.try_clone()?;
-            self.flushing = Some(std::thread::spawn(move || file.sync_data()));
-            self.unflushed = 0;
-        }
         Ok(())
     }
 
     /// Verifies the content and makes it durable; gives its name in staging, `None` if it is not what it is called.
     pub fn finish(mut self, size: u64) -> io::Result<Option<StageName>> {
+        self.block.spill(&self.file)?;
         self.file.set_len(size)?;
         if self.in_order != size {
             self.hasher.reset();
@@ -86,26 +85,75 @@ impl Unfinished {
             self.disk.discard(&name)?;
             return Ok(None);
         }
-        self.flushed()?;
         self.file.sync_data()?;
         Ok(Some(name))
-    }
-
-    /// Waits for the flush that was begun. The file tells of an error once, and to it.
-    fn flushed(&mut self) -> io::Result<()> {
-        match self.flushing.take() {
-            Some(flushing) => flushing.join().unwrap_or_else(|_| Err(io::Error::other("the flush ended early"))),
-            None => Ok(()),
-        }
     }
 }
 
 impl Drop for Unfinished {
-    /// A length that has holes before it would not say how much is there.
+    /// Leaves what is there without a gap, for a length with holes before it would not say how much that is.
     fn drop(&mut self) {
-        if self.end > self.in_order {
+        let written = self.block.spill(&self.file).is_ok();
+        let there = if written { self.in_order } else { self.in_order.min(self.block.at) };
+        if self.end > there {
             // What cannot be cut off is found out by its hash, and brought again.
-            let _ = self.file.set_len(self.in_order);
+            let _ = self.file.set_len(there);
         }
+    }
+}
+
+/// Bytes that wait to be written together.
+struct Block {
+    /// The file, opened to be written around the page cache; `None` where that cannot be.
+    direct: Option<File>,
+    /// Has the block in it, at the first aligned address.
+    room: Vec<u8>,
+    /// Where the block begins in the file.
+    at: u64,
+    filled: usize,
+}
+
+impl Block {
+    fn new(direct: Option<File>) -> Self {
+        Self { direct, room: vec![0; BLOCK + ALIGNMENT], at: 0, filled: 0 }
+    }
+
+    fn write(&mut self, file: &File, mut piece: &[u8], at: u64) -> io::Result<()> {
+        if at != self.at + self.filled as u64 {
+            self.spill(file)?;
+            self.at = at;
+        }
+        while !piece.is_empty() {
+            // The first block is shorter, and ends where an aligned one can begin.
+            let off = usize::try_from(self.at % ALIGNMENT as u64).expect("less than a block");
+            let (start, limit) = (self.room.as_ptr().align_offset(ALIGNMENT), BLOCK - off);
+            let (now, later) = piece.split_at(piece.len().min(limit - self.filled));
+            self.room[start + self.filled..][..now.len()].copy_from_slice(now);
+            self.filled += now.len();
+            piece = later;
+            if self.filled == limit {
+                self.spill(file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what there is.
+    fn spill(&mut self, file: &File) -> io::Result<()> {
+        let start = self.room.as_ptr().align_offset(ALIGNMENT);
+        let block = &self.room[start..][..self.filled];
+        let aligned = self.filled == BLOCK && self.at.is_multiple_of(ALIGNMENT as u64);
+        if let Some(direct) = self.direct.as_ref().filter(|_| aligned)
+            && direct.write_all_at(block, self.at).is_err()
+        {
+            // A file system that cannot do this after all; what else is wrong shows at once.
+            self.direct = None;
+        }
+        if self.direct.is_none() || !aligned {
+            file.write_all_at(block, self.at)?;
+        }
+        self.at += self.filled as u64;
+        self.filled = 0;
+        Ok(())
     }
 }
