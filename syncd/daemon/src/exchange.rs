@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, Slot};
 use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack};
@@ -572,49 +572,57 @@ async fn fetch_ranges(
         return Err(ended("the peer does not have it".into()).into());
     }
     let ranges = ranges.to_vec();
-    let (blocks, ready) = mpsc::channel::<Bytes>(4);
+    let (handfuls, ready) = mpsc::channel(4);
     let writing = blocking(move || {
         let whole = write_ranges(&mut content, &ranges, ready)?;
         Ok((content, whole))
     });
     let writing = tokio::spawn(writing);
-    let reading = gather(&mut recv, &blocks).await;
-    drop(blocks);
+    let reading = gather(&mut recv, &handfuls).await;
+    drop(handfuls);
     let (content, whole) = writing.await.map_err(|error| ended(error.to_string()))??;
     reading?;
     if whole { Ok(content) } else { Err(ended("the content broke off".into()).into()) }
 }
 
-/// Passes on what comes, packet by packet, in blocks that are worth a write.
-async fn gather(recv: &mut RecvStream, blocks: &mpsc::Sender<Bytes>) -> Result<(), FrameError> {
-    let mut block = BytesMut::with_capacity(BLOCK);
+/// Passes on what comes, packet by packet, in handfuls that are worth waking the writer for.
+async fn gather(recv: &mut RecvStream, handfuls: &mpsc::Sender<Vec<Bytes>>) -> Result<(), FrameError> {
+    let (mut handful, mut bytes) = (Vec::new(), 0);
     loop {
         let chunk = recv.read_chunk(BLOCK, true).await.map_err(|error| FrameError::Ended(error.to_string()))?;
-        if let Some(chunk) = &chunk {
-            block.extend_from_slice(&chunk.bytes);
+        let ended = chunk.is_none();
+        if let Some(chunk) = chunk {
+            bytes += chunk.bytes.len();
+            handful.push(chunk.bytes);
         }
-        if (block.len() >= BLOCK || chunk.is_none()) && blocks.send(block.split().freeze()).await.is_err() {
-            // The writer knows why.
-            return Ok(());
+        if bytes >= BLOCK || ended {
+            bytes = 0;
+            let sent = handfuls.send(std::mem::take(&mut handful)).await;
+            if ended || sent.is_err() {
+                // If the writer is gone, it knows why.
+                return Ok(());
+            }
         }
-        if chunk.is_none() {
-            return Ok(());
-        }
-        block.reserve(BLOCK);
     }
 }
 
 /// Writes what comes to its places; gives whether all of it came.
-fn write_ranges(content: &mut Unfinished, ranges: &[(u64, u64)], mut ready: mpsc::Receiver<Bytes>) -> io::Result<bool> {
+fn write_ranges(
+    content: &mut Unfinished,
+    ranges: &[(u64, u64)],
+    mut ready: mpsc::Receiver<Vec<Bytes>>,
+) -> io::Result<bool> {
     let mut ranges = ranges.iter().copied();
     let mut open = ranges.next();
-    while let Some(mut block) = ready.blocking_recv() {
-        while !block.is_empty() {
-            let Some((at, len)) = open else { return Ok(false) };
-            let step = block.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-            content.write(&block.split_to(step), at)?;
-            let step = step as u64;
-            open = if step == len { ranges.next() } else { Some((at + step, len - step)) };
+    while let Some(handful) = ready.blocking_recv() {
+        for mut piece in handful {
+            while !piece.is_empty() {
+                let Some((at, len)) = open else { return Ok(false) };
+                let step = piece.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+                content.write(&piece.split_to(step), at)?;
+                let step = step as u64;
+                open = if step == len { ranges.next() } else { Some((at + step, len - step)) };
+            }
         }
     }
     Ok(open.is_none())
