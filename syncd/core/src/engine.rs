@@ -344,10 +344,14 @@ impl<S: Store> Engine<S> {
             // What stays only takes room until the next start.
             let _ = disk.discard(&name);
         }
-        if !more && self.fetch.is_idle() {
+        Ok(more)
+    }
+
+    /// Nothing has happened for a while: what is in memory for speed alone goes.
+    pub fn rest(&mut self) {
+        if self.fetch.is_idle() {
             self.state.store.rest();
         }
-        Ok(more)
     }
 
     /// Takes the next effect.

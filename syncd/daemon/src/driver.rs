@@ -24,6 +24,8 @@ const EFFECTS: usize = 4096;
 const REST_MS: u64 = 3000;
 /// The longest sleep: a change of the wall clock is noticed within it.
 const NAP: Duration = Duration::from_secs(600);
+/// How long nothing has to happen before memory that only serves speed is given back.
+const CALM: Duration = Duration::from_secs(3);
 /// Least time between two pictures of how things stand, while there is work.
 const PICTURE: Duration = Duration::from_millis(200);
 
@@ -126,13 +128,21 @@ struct Run {
 impl Run {
     fn run(mut self, inbox: &Receiver<Command>) {
         let mut busy = true;
+        let mut awake = true;
         let mut rest_until = 0;
         loop {
             let command = if busy && wall_ms() >= rest_until {
+                awake = true;
                 inbox.try_recv().map_err(|_| RecvTimeoutError::Timeout)
             } else {
                 self.take_picture();
-                inbox.recv_timeout(self.nap(rest_until))
+                let nap = self.nap(rest_until);
+                let command = inbox.recv_timeout(if awake { nap.min(CALM) } else { nap });
+                if awake && nap >= CALM && matches!(command, Err(RecvTimeoutError::Timeout)) {
+                    self.engine.rest();
+                    awake = false;
+                }
+                command
             };
             match command {
                 Ok(Command::Event(event)) => {

@@ -318,6 +318,8 @@ impl Store for SqliteStore {
         if self.saved.is_none() {
             self.rows.take();
             self.bases.take();
+            // Pages that stay in memory only cost memory.
+            let _ = self.db.pragma_update(None, "shrink_memory", 1);
         }
     }
 
