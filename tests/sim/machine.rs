@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
-use syncd_core::apply::recover;
 use syncd_core::disk::Source;
 use syncd_core::engine::{Effect, Engine, Event, Portions};
 use syncd_core::select::Select;
@@ -123,9 +122,8 @@ impl SimMachine {
         let (wall_ms, chance) = (self.wall_ms(now_ms), &mut self.chance);
         let mut random = || chance.bits();
         let mut now = Now { wall_ms, random: &mut random };
-        let mut state = State::open(store, device, &self.name, self.first, &mut now).expect("an index in memory");
+        let state = State::open(store, device, &self.name, self.first, &mut now).expect("an index in memory");
         self.disk.tidy();
-        recover(&mut state, &mut self.disk, &mut now).expect("an index in memory");
         let mut engine = Engine::new(state, Box::new(Excluding(self.excluded.clone())));
         if self.rules.as_ref().is_some_and(|rules| *rules != self.excluded) {
             engine.handle(Event::RulesChanged, &mut now).expect("an index in memory");

@@ -673,44 +673,52 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 }
 
-/// Tidies staging after a run that did not end well.
+/// Tidies staging after a run that did not end well. Gives whether all of it could be.
 ///
 /// A name in staging may hold what was to be put in place, or what was displaced. What the index knows as displaced
 /// goes into history; what base still has at a name that is free goes back there; what is held elsewhere too goes;
 /// all else goes into history as recovered. Parked entries are put back by [`crate::observe`].
-pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut Now) -> StoreResult<()> {
-    let Ok(left) = disk.staged() else { return Ok(()) };
+pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+    let Ok(left) = disk.staged() else { return Ok(false) };
     if left.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
+    let mut tidy = true;
     state.store.begin()?;
     for (name, stat) in left {
-        // What cannot be done is left for the next start.
-        if state.store.kept(&name.0)?.is_some() {
-            let _ = disk.keep(&name);
-        } else if !put_back(&state.store, disk, &name, &stat)? {
-            let Ok(value) = disk.read_staged(&name) else { continue };
+        let known = state.store.kept(&name.0)?.is_some();
+        if !known && put_back(&state.store, disk, &name, &stat)? {
+            continue;
+        }
+        if !known {
+            let Ok(value) = disk.read_staged(&name) else {
+                tidy = false;
+                continue;
+            };
             let held = match &value {
                 Value::File { size: 0, .. } => true,
                 Value::File { hash, .. } => is_held(&state.store, disk, *hash)?,
                 _ => false,
             };
             if held {
-                let _ = disk.discard(&name);
-            } else if disk.keep(&name).is_ok() {
-                state.store.put_kept(&Kept {
-                    path: name.0.as_bytes().to_vec(),
-                    name: name.0,
-                    time_ms: now.wall_ms,
-                    device: state.device_name.clone(),
-                    value,
-                    attributes: Attributes { mode: stat.mode, mtime: stat.mtime, ..Attributes::default() },
-                    cause: "recovered".to_owned(),
-                })?;
+                tidy &= disk.discard(&name).is_ok();
+                continue;
             }
+            // The index finds it here as well as in history.
+            state.store.put_kept(&Kept {
+                path: name.0.as_bytes().to_vec(),
+                name: name.0.clone(),
+                time_ms: now.wall_ms,
+                device: state.device_name.clone(),
+                value,
+                attributes: Attributes { mode: stat.mode, mtime: stat.mtime, ..Attributes::default() },
+                cause: "recovered".to_owned(),
+            })?;
         }
+        tidy &= disk.keep(&name).is_ok();
     }
-    state.store.commit()
+    state.store.commit()?;
+    Ok(tidy)
 }
 
 /// Puts a displaced file back where base has it, if nothing stands there.

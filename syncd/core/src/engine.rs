@@ -204,6 +204,8 @@ pub struct Engine<S> {
     /// Nodes whose place is not free yet; they are planned again when something has moved.
     waiting: BTreeSet<NodeId>,
     blocked: BTreeMap<NodeId, u64>,
+    /// When staging is to be tidied: at the start, and again while something in it cannot be moved.
+    untidy: Option<u64>,
     /// What could not be looked at.
     problems: BTreeMap<RelPath, Problem>,
     /// What could not be applied, by node.
@@ -240,6 +242,7 @@ impl<S: Store> Engine<S> {
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
+            untidy: Some(0),
             problems: BTreeMap::new(),
             troubles: BTreeMap::new(),
             planned_upto: None,
@@ -326,6 +329,9 @@ impl<S: Store> Engine<S> {
 
     /// Does one slice of work. Gives whether there may be more.
     pub fn work<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        if self.untidy.is_some_and(|at| at <= now.wall_ms) {
+            self.tidy(disk, now)?;
+        }
         self.state.store.begin()?;
         let result = self.work_inner(disk, now);
         let more = *result.as_ref().unwrap_or(&false);
@@ -333,18 +339,25 @@ impl<S: Store> Engine<S> {
         let displaced = std::mem::take(&mut self.displaced);
         if let Err(error) = closed {
             // What was done on disk and is not in the index is found as if a person had done it.
-            recover(&mut self.state, disk, now)?;
+            self.tidy(disk, now)?;
             return Err(error);
         }
         for name in displaced {
-            // The index finds it in staging, too; the next start moves it.
-            let _ = disk.keep(&name);
+            if disk.keep(&name).is_err() {
+                // The index finds it in staging, too.
+                self.untidy = Some(now.wall_ms + BLOCKED_MS);
+            }
         }
         for name in std::mem::take(&mut self.unwanted) {
             // What stays only takes room until the next start.
             let _ = disk.discard(&name);
         }
         Ok(more)
+    }
+
+    fn tidy<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
+        self.untidy = (!recover(&mut self.state, disk, now)?).then(|| now.wall_ms + BLOCKED_MS);
+        Ok(())
     }
 
     /// Nothing has happened for a while: what is in memory for speed alone goes.
@@ -364,7 +377,7 @@ impl<S: Store> Engine<S> {
         let settle = self.open.values().map(|(at, _)| *at).min();
         let blocked = self.blocked.values().min().copied();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        [settle, blocked, watch, self.fetch.retry_at(&self.peers())].into_iter().flatten().min()
+        [settle, blocked, watch, self.untidy, self.fetch.retry_at(&self.peers())].into_iter().flatten().min()
     }
 
     /// How things stand.

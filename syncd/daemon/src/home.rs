@@ -16,7 +16,7 @@ use hearth_schemas::log::{Account, Standing};
 use hearth_schemas::paths::Paths;
 use hearth_schemas::relay::{self, Head};
 use syncd_core::account::{self, Secrets};
-use syncd_core::apply::{Happened, recover};
+use syncd_core::apply::Happened;
 use syncd_core::engine::{Effect, Engine, Event};
 use syncd_core::state::State;
 use tokio::sync::{mpsc, watch};
@@ -176,12 +176,10 @@ impl Home {
 
         let index = paths.state.join(format!("index-{}.db", crate::membership::short(account.id)));
         let store = open_index(&index, &activity)?;
-        let mut disk =
-            RealDisk::open(&paths.home, &paths.data, &paths.state, content_key).context("opening the home")?;
+        let disk = RealDisk::open(&paths.home, &paths.data, &paths.state, content_key).context("opening the home")?;
         let first = account.devices.len() == 1;
         let name = membership.name_of(device);
-        let mut state = with_now(|now| State::open(store, device, &name, first, now)).context("opening the index")?;
-        with_now(|now| recover(&mut state, &mut disk, now)).context("tidying up after the last run")?;
+        let state = with_now(|now| State::open(store, device, &name, first, now)).context("opening the index")?;
 
         preferences.load(&state, device)?;
         let engine = Engine::new(state, preferences.rulebook.select());
