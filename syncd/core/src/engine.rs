@@ -530,6 +530,8 @@ impl<S: Store> Engine<S> {
 
     fn sweep(&mut self) {
         self.swept = false;
+        // What still cannot be looked at, and is not excluded by now, is found anew.
+        self.problems.clear();
         self.queue.push_back(Spot::Deep(NodeId::ROOT));
         self.effects.push_back(Effect::StatusChanged);
     }
