@@ -1,7 +1,7 @@
 //! Full disks, blind watchers, people who are quicker.
 
 use hearth_tests::sim::World;
-use hearth_tests::sim::disk::Act;
+use hearth_tests::sim::disk::{Act, Crash};
 
 #[test]
 fn a_full_disk_is_told_and_forgotten_when_there_is_room() {
@@ -93,6 +93,51 @@ fn a_file_that_cannot_be_read_is_told_and_not_deleted_anywhere() {
     world.must(desktop, Act::Chmod("dir".into(), 0o755));
     world.settle();
     world.assert_same_everywhere("dir/secret.txt", "one");
+}
+
+#[test]
+fn what_stirred_in_a_closed_directory_is_found_when_it_is_opened() {
+    let mut world = World::new(67);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "dir/a.txt", "one");
+    world.settle();
+    world.write(desktop, "dir/b.txt", "two");
+    world.must(desktop, Act::Chmod("dir".into(), 0o600));
+    world.run_for(5000);
+    assert!(!world.machines[desktop.0].engine().summary().expect("an index in memory").settled);
+    world.must(desktop, Act::Chmod("dir".into(), 0o755));
+    world.settle();
+    world.assert_same_everywhere("dir/b.txt", "two");
+}
+
+#[test]
+fn a_directory_that_was_closed_when_the_daemon_started_is_looked_into_when_it_is_opened() {
+    let mut world = World::new(68);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "dir/sub/a.txt", "one");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    world.write(desktop, "dir/sub/b.txt", "two");
+    world.must(desktop, Act::Chmod("dir".into(), 0o600));
+    world.start(desktop);
+    world.connect_all();
+    world.run_for(5000);
+    assert_eq!(world.read(laptop, "dir/sub/a.txt").as_deref(), Some("one"));
+    world.must(desktop, Act::Chmod("dir".into(), 0o755));
+    world.settle();
+    world.assert_same_everywhere("dir/sub/b.txt", "two");
+}
+
+#[test]
+fn an_unreadable_file_that_is_removed_is_no_problem_any_more() {
+    let mut world = World::new(69);
+    let [_laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(desktop, "secret.txt", "one");
+    world.must(desktop, Act::Chmod("secret.txt".into(), 0o000));
+    world.run_for(5000);
+    assert_eq!(world.machines[desktop.0].engine().problems().count(), 1);
+    world.remove(desktop, "secret.txt");
+    world.settle();
 }
 
 #[test]

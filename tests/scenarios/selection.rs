@@ -1,5 +1,6 @@
 //! Rules differ between machines, and a rule deletes nothing.
 
+use hearth_tests::sim::disk::Act;
 use hearth_tests::sim::{Crash, World};
 use syncd_core::engine::Event;
 
@@ -70,10 +71,24 @@ fn what_a_person_removes_while_it_is_excluded_comes_back_with_the_rule_lifted() 
 }
 
 #[test]
+fn what_cannot_be_read_and_is_excluded_is_no_problem_any_more() {
+    let mut world = World::new(86);
+    let [_laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(desktop, "secret.txt", "one");
+    world.must(desktop, Act::Chmod("secret.txt".into(), 0o000));
+    world.run_for(5000);
+    assert_eq!(world.machines[desktop.0].engine().problems().count(), 1);
+    let now_ms = world.now_ms;
+    world.machines[desktop.0].exclude("secret.txt", now_ms);
+    world.run_until_quiet();
+    assert_eq!(world.machines[desktop.0].engine().problems().count(), 0);
+}
+
+#[test]
 fn a_socket_is_nobodys_business() {
     let mut world = World::new(84);
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);
-    world.must(laptop, hearth_tests::sim::disk::Act::Socket("agent.sock".into()));
+    world.must(laptop, Act::Socket("agent.sock".into()));
     world.write(laptop, "a.txt", "one");
     world.run_until_quiet();
     assert_eq!(world.paths(desktop), ["a.txt"]);

@@ -23,7 +23,7 @@ const CONTENT_KEY: [u8; 32] = [7; 32];
 const BROUGHT: &str = "whole-";
 const READ: u16 = 0o400;
 const WRITE: u16 = 0o200;
-const SEARCH: u16 = 0o100;
+pub(super) const SEARCH: u16 = 0o100;
 
 /// How a machine goes down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -113,6 +113,15 @@ impl SimMachine {
         Some(timeout.saturating_add_signed(-self.skew_ms).max(now_ms + 1))
     }
 
+    /// Gives the running daemon a rule that excludes a path.
+    pub fn exclude(&mut self, path: &str, now_ms: u64) {
+        self.excluded.insert(path.into());
+        self.rules = Some(self.excluded.clone());
+        let engine = self.engine.as_mut().expect("a machine that is up");
+        engine.select = Box::new(Excluding(self.excluded.clone()));
+        self.handle(Event::RulesChanged, now_ms);
+    }
+
     /// Starts the daemon.
     pub fn start(&mut self, now_ms: u64) {
         self.set_clock(now_ms);

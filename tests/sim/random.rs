@@ -9,7 +9,7 @@ use syncd_core::disk::RelPath;
 use syncd_core::engine::{Event, Portions};
 
 use super::chance::Chance;
-use super::disk::{Act, Crash};
+use super::disk::{Act, Crash, SEARCH};
 use super::tree::{Body, below};
 use super::world::{Here, World};
 
@@ -79,6 +79,9 @@ pub fn play(seed: u64, tell: bool) {
         player.round(&mut world);
         player.mend(&mut world);
         world.run_until_quiet();
+        if player.open_closed(&mut world) {
+            world.run_until_quiet();
+        }
         if world.is_at_a_loss() {
             player.say(&world, || "a content is nowhere any more".to_owned());
             break;
@@ -247,6 +250,25 @@ impl Player {
             }
         }
         world.connect_all();
+    }
+
+    /// An ambush may have given a directory the mode that a file was to get, so that nobody can look into it: a person
+    /// who is told so opens it. Gives whether there was one.
+    fn open_closed(&mut self, world: &mut World) -> bool {
+        let mut opened = false;
+        for here in (0..world.machines.len()).map(Here) {
+            let tree = &world.machines[here.0].disk.tree;
+            let is_closed = |ino| matches!(tree.get(ino).body, Body::Dir(_)) && tree.get(ino).mode & SEARCH == 0;
+            let closed: Vec<RelPath> =
+                tree.walk().into_iter().filter(|(_, ino)| is_closed(*ino)).map(|(p, _)| p).collect();
+            for path in closed {
+                let act = Act::Chmod(path, 0o755);
+                self.say(world, || format!("{here:?} {act:?}"));
+                world.act(here, &act).expect("a directory that stands there");
+                opened = true;
+            }
+        }
+        opened
     }
 
     fn act(&mut self, world: &mut World, here: Here) {

@@ -15,7 +15,7 @@ use crate::apply::{Applied, Applier, Happened, Sources, recover};
 use crate::conflict;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe, put_to_sleep};
+use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe, put_to_sleep, root_base};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -543,6 +543,8 @@ impl<S: Store> Engine<S> {
 
     fn sweep(&mut self) {
         self.swept = false;
+        // What still cannot be looked at, and is not excluded by now, is found anew.
+        self.problems.clear();
         self.queue.push_back(Spot::Deep(NodeId::ROOT));
         self.effects.push_back(Effect::StatusChanged);
     }
@@ -700,6 +702,7 @@ impl<S: Store> Engine<S> {
     fn look<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
         let take = self.queue.len().min(self.portions.spots);
         let spots: Vec<Spot> = self.queue.drain(..take).collect();
+        self.look_again(&spots)?;
         let importing = self.state.importing;
         let mut observer = Observer {
             state: &mut self.state,
@@ -747,6 +750,29 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
+    /// What could not be looked at, at or below the entries that are to be looked at: they may have gone, or have been
+    /// opened, since.
+    fn look_again(&mut self, spots: &[Spot]) -> StoreResult<()> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        for spot in spots {
+            let Spot::Entry(dir, name) = spot else { continue };
+            let dir = if *dir == NodeId::ROOT { Some(root_base()) } else { self.state.store.base(*dir)? };
+            let Some(dir) = dir else { continue };
+            for path in self.forget_problems(&crate::disk::join(&base_path(&self.state.store, &dir)?, name)) {
+                let again = match self.at(&path)? {
+                    Some(base) if base.class == Class::Dir && base.state == BaseState::Live => {
+                        Some(Spot::Deep(base.id))
+                    }
+                    _ => self.spot_of(&path)?.filter(|again| again != spot),
+                };
+                self.queue.extend(again);
+            }
+        }
+        Ok(())
+    }
+
     fn looked(&mut self, looked: Looked, now_ms: u64) {
         self.queue.extend(looked.more);
         for path in looked.gone.iter().chain(looked.moved.iter().map(|(path, _)| path)) {
@@ -769,9 +795,10 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Forgets what was wrong at a path and below it: nothing stands there any more, or something else.
-    fn forget_problems(&mut self, path: &[u8]) {
-        self.problems.retain(|at, _| !(at.starts_with(path) && at.get(path.len()).is_none_or(|&next| next == b'/')));
+    /// Forgets what was wrong at a path and below it. Gives where that was.
+    fn forget_problems(&mut self, path: &[u8]) -> Vec<RelPath> {
+        let is_there = |at: &RelPath| at.starts_with(path) && at.get(path.len()).is_none_or(|&next| next == b'/');
+        self.problems.extract_if(.., |at, _| is_there(at)).map(|(at, _)| at).collect()
     }
 
     /// Has directories watched that were made here.
