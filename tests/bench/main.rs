@@ -49,7 +49,7 @@ fn run(wanted: Vec<String>) -> Result<()> {
         let rounds = if chosen("first-sync") { first_sync::ROUNDS } else { 1 };
         worlds = first_sync::measure(&source, rounds, &mut report)?;
     }
-    if let Some(world) = worlds.last() {
+    if let Some(world) = worlds.last_mut() {
         if chosen("save") {
             save::measure(world, &mut report)?;
         }
