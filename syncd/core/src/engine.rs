@@ -363,6 +363,8 @@ impl<S: Store> Engine<S> {
     /// Nothing has happened for a while: what is in memory for speed alone goes.
     pub fn rest(&mut self) {
         if self.fetch.is_idle() {
+            self.queue.shrink_to_fit();
+            self.effects.shrink_to_fit();
             self.state.store.rest();
         }
     }

@@ -5,8 +5,10 @@
 //! Knows nothing of inotify.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use syncd_core::disk::RelPath;
@@ -26,13 +28,15 @@ pub(super) fn identity(path: &Path) -> Option<Identity> {
     meta.is_dir().then(|| (meta.ino(), meta.created().ok()))
 }
 
+type ByPath = BTreeMap<Arc<[u8]>, Identity>;
+
 /// The directories that have a watch.
 #[derive(Default)]
 pub(super) struct Watched {
-    by_path: BTreeMap<RelPath, Identity>,
+    by_path: ByPath,
     /// The path that an inode was watched under last, also where it is not any more.
-    by_identity: BTreeMap<Identity, RelPath>,
-    departed: BTreeMap<RelPath, Identity>,
+    by_identity: BTreeMap<Identity, Arc<[u8]>>,
+    departed: ByPath,
 }
 
 impl Watched {
@@ -43,25 +47,26 @@ impl Watched {
 
     /// Whether this directory is watched under this path.
     pub(super) fn has(&self, path: &RelPath, identity: Identity) -> bool {
-        self.by_path.get(path) == Some(&identity)
+        self.by_path.get(path.as_slice()) == Some(&identity)
     }
 
     /// Another path that notify may still have this directory's watch under.
     pub(super) fn earlier(&self, path: &RelPath, identity: Identity) -> Option<RelPath> {
-        let earlier = self.by_identity.get(&identity).filter(|earlier| *earlier != path)?;
+        let earlier = self.by_identity.get(&identity).filter(|earlier| ***earlier != **path)?;
         let reused = self.by_path.get(earlier).is_some_and(|other| *other != identity);
-        (!reused).then(|| earlier.clone())
+        (!reused).then(|| earlier.to_vec())
     }
 
     /// A directory comes under watch.
     pub(super) fn insert(&mut self, path: &RelPath, identity: Identity) {
-        if let Some(earlier) = self.by_identity.insert(identity, path.clone()).filter(|earlier| earlier != path)
+        let path: Arc<[u8]> = path.as_slice().into();
+        if let Some(earlier) = self.by_identity.insert(identity, path.clone()).filter(|earlier| *earlier != path)
             && self.by_path.get(&earlier) == Some(&identity)
         {
             self.by_path.remove(&earlier);
         }
-        self.by_path.insert(path.clone(), identity);
-        self.departed.remove(path);
+        self.departed.remove(&path);
+        self.by_path.insert(path, identity);
         let by_path = &self.by_path;
         if self.by_identity.len() > 2 * by_path.len() + DEPARTED {
             self.by_identity.retain(|identity, path| by_path.get(path) == Some(identity));
@@ -70,13 +75,13 @@ impl Watched {
 
     /// A directory could not be watched.
     pub(super) fn remove(&mut self, path: &RelPath) {
-        self.by_path.remove(path);
+        self.by_path.remove(path.as_slice());
     }
 
     /// Something was moved away from a path. Gives what is to be watched again, if it should be back there already.
     pub(super) fn moved(&mut self, path: &RelPath) -> Directories {
         let gone = self.forget(path);
-        self.departed.extend(gone.iter().cloned());
+        self.departed.extend(gone.iter().map(|(path, identity)| (path.as_slice().into(), *identity)));
         if self.departed.len() > DEPARTED {
             // Whoever comes back after so many others is found when the engine looks at everything.
             self.departed.clear();
@@ -92,7 +97,7 @@ impl Watched {
     /// A directory was removed. Gives what is to be watched again, as notify has ended the watch that the next one at
     /// this path may have had already.
     pub(super) fn removed(&mut self, path: &RelPath) -> Directories {
-        if let Some(identity) = self.by_path.get(path) {
+        if let Some(identity) = self.by_path.get(path.as_slice()) {
             self.by_identity.remove(identity);
         }
         self.forget(path)
@@ -101,17 +106,18 @@ impl Watched {
     fn forget(&mut self, path: &RelPath) -> Directories {
         let gone = at_and_below(&self.by_path, path);
         for (path, _) in &gone {
-            self.by_path.remove(path);
+            self.by_path.remove(path.as_slice());
         }
         gone
     }
 }
 
-fn at_and_below(paths: &BTreeMap<RelPath, Identity>, path: &RelPath) -> Directories {
+fn at_and_below(paths: &ByPath, path: &RelPath) -> Directories {
     let below = [path.as_slice(), b"/"].concat();
-    let all_below = paths.range(below.clone()..).take_while(|(path, _)| path.starts_with(&below));
-    let found = paths.get_key_value(path).into_iter().chain(all_below);
-    found.map(|(path, identity)| (path.clone(), *identity)).collect()
+    let from = (Bound::Included(below.as_slice()), Bound::Unbounded);
+    let all_below = paths.range::<[u8], _>(from).take_while(|(path, _)| path.starts_with(&below));
+    let found = paths.get_key_value(path.as_slice()).into_iter().chain(all_below);
+    found.map(|(path, identity)| (path.to_vec(), *identity)).collect()
 }
 
 #[cfg(test)]
