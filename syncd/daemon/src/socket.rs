@@ -30,6 +30,8 @@ use tracing::{debug, trace};
 
 /// Kernel buffers asked for, in bytes, largest first. Without privilege the kernel gives what its limit allows.
 const BUFFERS: [usize; 2] = [8 << 20, 4 << 20];
+/// Batches of packets taken in with one call. QUIC offers 32 buffers of 94 kB, and what was once used stays in memory.
+const AT_ONCE: usize = 8;
 /// Packets kept for the next call because their batch belonged to somebody else.
 const MAX_HELD: usize = 1024;
 /// A packet sent after hearing nothing for this long asks for a sign of life from the relay.
@@ -377,6 +379,8 @@ impl AsyncUdpSocket for PathSocket {
         }
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
+            let some = buffers.len().min(metas.len()).min(AT_ONCE);
+            let (buffers, metas) = (&mut buffers[..some], &mut metas[..some]);
             let received = self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), buffers, metas));
             // An error here is some other address's trouble, told late: the socket goes on.
             let Ok(count) = received else { continue };
