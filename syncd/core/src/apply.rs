@@ -13,7 +13,7 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Name, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Source, StageName, Stat, join};
-use crate::observe::{PARKED, Spot, base_path, describe, root_base};
+use crate::observe::{PARKED, Spot, base_or_root, base_path, describe};
 use crate::plan::{Placed, Step};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
@@ -567,8 +567,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     ) -> StoreResult<Vec<RelPath>> {
         let mut dirs = Vec::new();
         for &id in touched {
-            let base = if id == NodeId::ROOT { Some(root_base()) } else { self.state.store.base(id)? };
-            if let Some(base) = base {
+            if let Some(base) = base_or_root(&self.state.store, id)? {
                 dirs.push((self.path_of(&base)?, base));
             }
         }
@@ -668,7 +667,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     fn path_in(&self, dir: NodeId, name: &Name) -> Result<RelPath, Fault> {
-        let dir = if dir == NodeId::ROOT { root_base() } else { self.state.store.base(dir)?.ok_or(Fault::Early)? };
+        let dir = base_or_root(&self.state.store, dir)?.ok_or(Fault::Early)?;
         Ok(join(&self.path_of(&dir)?, name))
     }
 }
@@ -686,11 +685,10 @@ pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut 
     let mut tidy = true;
     state.store.begin()?;
     for (name, stat) in left {
-        let known = state.store.kept(&name.0)?.is_some();
-        if !known && put_back(&state.store, disk, &name, &stat)? {
-            continue;
-        }
-        if !known {
+        if state.store.kept(&name.0)?.is_none() {
+            if put_back(&state.store, disk, &name, &stat)? {
+                continue;
+            }
             let Ok(value) = disk.read_staged(&name) else {
                 tidy = false;
                 continue;

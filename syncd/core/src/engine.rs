@@ -15,7 +15,7 @@ use crate::apply::{Applied, Applier, Happened, Sources, recover};
 use crate::conflict;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_path, describe, put_to_sleep, root_base};
+use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, put_to_sleep};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -760,8 +760,7 @@ impl<S: Store> Engine<S> {
         }
         for spot in spots {
             let Spot::Entry(dir, name) = spot else { continue };
-            let dir = if *dir == NodeId::ROOT { Some(root_base()) } else { self.state.store.base(*dir)? };
-            let Some(dir) = dir else { continue };
+            let Some(dir) = base_or_root(&self.state.store, *dir)? else { continue };
             for path in self.forget_problems(&crate::disk::join(&base_path(&self.state.store, &dir)?, name)) {
                 let again = match self.at(&path)? {
                     Some(base) if base.class == Class::Dir && base.state == BaseState::Live => {

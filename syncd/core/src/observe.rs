@@ -108,19 +108,15 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 false => standing.push(found),
             }
         }
-        for found in standing {
+        for found in standing.into_iter().chain(leaves) {
             if !self.is_where_it_was_found(&found)? {
                 continue;
             }
             self.touched.insert(found.parent.id);
-            self.directory(found, now)?;
-        }
-        for found in leaves {
-            if !self.is_where_it_was_found(&found)? {
-                continue;
+            match found.stat.kind {
+                Kind::Dir => self.directory(found, now)?,
+                Kind::File | Kind::Link | Kind::Other => self.leaf(found, now)?,
             }
-            self.touched.insert(found.parent.id);
-            self.leaf(found, now)?;
         }
         for dir in std::mem::take(&mut self.touched) {
             self.directory_time(dir, now)?;
@@ -859,10 +855,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     }
 
     fn directory_base(&self, dir: NodeId) -> StoreResult<Option<Base>> {
-        if dir == NodeId::ROOT {
-            return Ok(Some(root_base()));
-        }
-        Ok(self.state.store.base(dir)?.filter(|base| base.class == Class::Dir))
+        Ok(base_or_root(&self.state.store, dir)?.filter(|base| base.class == Class::Dir))
     }
 
     fn path_of(&self, base: &Base) -> StoreResult<RelPath> {
@@ -895,6 +888,11 @@ pub fn put_to_sleep<S: Store>(store: &mut S, missing: &mut Missing, base: Base) 
         store.put_base(&base)?;
     }
     Ok(())
+}
+
+/// A base entry, or the root's.
+pub fn base_or_root<S: Store>(store: &S, id: NodeId) -> StoreResult<Option<Base>> {
+    if id == NodeId::ROOT { Ok(Some(root_base())) } else { store.base(id) }
 }
 
 /// The base entry of the root, which is never stored.

@@ -51,6 +51,7 @@ thread_local! {
 
 pub use bring::Bringing;
 pub use unfinished::Unfinished;
+use unfinished::part_name;
 
 /// The real disk. Clones share it.
 #[derive(Clone)]
@@ -171,7 +172,7 @@ impl RealDisk {
 
     /// Gives up what was put together of a content.
     pub fn drop_part(&self, hash: ContentHash) -> io::Result<()> {
-        self.clone().discard(&StageName(format!("{PART}{hash}")))
+        self.clone().discard(&part_name(hash))
     }
 
     /// Whether so many bytes fit on the home's file system and still leave room for everybody else.

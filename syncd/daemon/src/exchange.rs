@@ -577,16 +577,14 @@ async fn fetch_ranges(
         let whole = write_ranges(&mut content, &ranges, ready)?;
         Ok((content, whole))
     });
-    let writing = tokio::spawn(writing);
-    let reading = gather(&mut recv, &handfuls).await;
-    drop(handfuls);
-    let (content, whole) = writing.await.map_err(|error| ended(error.to_string()))??;
+    let (reading, written) = tokio::join!(gather(&mut recv, handfuls), writing);
+    let (content, whole) = written?;
     reading?;
     if whole { Ok(content) } else { Err(ended("the content broke off".into()).into()) }
 }
 
 /// Passes on what comes, packet by packet, in handfuls that are worth waking the writer for.
-async fn gather(recv: &mut RecvStream, handfuls: &mpsc::Sender<Vec<Bytes>>) -> Result<(), FrameError> {
+async fn gather(recv: &mut RecvStream, handfuls: mpsc::Sender<Vec<Bytes>>) -> Result<(), FrameError> {
     let (mut handful, mut bytes) = (Vec::new(), 0);
     loop {
         let chunk = recv.read_chunk(BLOCK, true).await.map_err(|error| FrameError::Ended(error.to_string()))?;

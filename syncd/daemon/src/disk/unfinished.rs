@@ -19,6 +19,11 @@ const BLOCK: usize = 1 << 20;
 /// What offsets, lengths and addresses of direct writes are multiples of, in bytes: the largest block of common disks.
 const ALIGNMENT: usize = 4096;
 
+/// The name in staging of a large content.
+pub(super) fn part_name(hash: ContentHash) -> StageName {
+    StageName(format!("{PART}{hash}"))
+}
+
 /// A content of which parts are still to come.
 pub struct Unfinished {
     disk: RealDisk,
@@ -36,7 +41,7 @@ pub struct Unfinished {
 impl Unfinished {
     /// Begins, or goes on from what an earlier try has left.
     pub(super) fn open(disk: RealDisk, hash: ContentHash) -> io::Result<Self> {
-        let name = format!("{PART}{hash}");
+        let StageName(name) = part_name(hash);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file: File = rustix::fs::openat(&disk.0.staging, &name, flags, Mode::from_raw_mode(0o600))?.into();
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -80,7 +85,7 @@ impl Unfinished {
             io::Seek::rewind(&mut self.file)?;
             self.in_order = self.disk.pour(&mut self.file, &mut self.hasher, None)?;
         }
-        let name = StageName(format!("{PART}{}", self.hash));
+        let name = part_name(self.hash);
         if self.hasher.finalize() != self.hash.0 {
             self.disk.discard(&name)?;
             return Ok(None);
