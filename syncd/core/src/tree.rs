@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Class, Flag, Name, Place, Row, Versions};
+use smallvec::{SmallVec, smallvec};
 
 use crate::row::{all_flagged, flagged, winner};
 use crate::store::{Store, StoreResult};
@@ -20,22 +21,28 @@ pub struct Entry {
     /// Its name there.
     pub name: Name,
     /// Its nodes, the leading one first: the live one with the least id.
-    pub members: Vec<NodeId>,
+    pub members: Members,
 }
+
+/// The nodes of an entry: nearly always one.
+type Members = SmallVec<[NodeId; 1]>;
 
 /// What is derived from the directories' rows.
 #[derive(Clone, Default, Debug)]
 pub struct Shape {
     entries: BTreeMap<NodeId, Entry>,
-    leaders: BTreeMap<NodeId, NodeId>,
-    children: BTreeMap<NodeId, BTreeMap<Name, NodeId>>,
+    /// The nodes that are shown in an entry and do not lead it.
+    led: BTreeMap<NodeId, NodeId>,
+    /// The leading nodes of the directories in a directory, by name.
+    children: BTreeMap<NodeId, Vec<NodeId>>,
     dead: BTreeSet<NodeId>,
 }
 
 impl Shape {
     /// The entry that a directory node is shown in, by its leading node; `None` while it is not shown.
     pub fn leader(&self, node: NodeId) -> Option<NodeId> {
-        if node == NodeId::ROOT { Some(node) } else { self.leaders.get(&node).copied() }
+        let leads = node == NodeId::ROOT || self.entries.contains_key(&node);
+        if leads { Some(node) } else { self.led.get(&node).copied() }
     }
 
     /// An entry by its leading node. The root has none.
@@ -51,12 +58,32 @@ impl Shape {
 
     /// The directory at a name.
     pub fn child(&self, leader: NodeId, name: &Name) -> Option<NodeId> {
-        self.children.get(&leader)?.get(name).copied()
+        let children = self.children.get(&leader)?;
+        self.position(children, name).ok().map(|at| children[at])
+    }
+
+    fn position(&self, children: &[NodeId], name: &Name) -> Result<usize, usize> {
+        children.binary_search_by(|child| self.entries[child].name.cmp(name))
     }
 
     /// The directories in a directory.
     pub fn children(&self, leader: NodeId) -> impl Iterator<Item = (&Name, NodeId)> {
-        self.children.get(&leader).into_iter().flatten().map(|(name, id)| (name, *id))
+        self.children.get(&leader).into_iter().flatten().map(|id| (&self.entries[id].name, *id))
+    }
+
+    /// Takes in an entry of one node, at a name that is free.
+    fn add(&mut self, node: NodeId, entry: Entry) {
+        let mut children = self.children.remove(&entry.parent).unwrap_or_default();
+        if let Err(at) = self.position(&children, &entry.name) {
+            children.insert(at, node);
+        }
+        self.children.insert(entry.parent, children);
+        self.entries.insert(node, entry);
+    }
+
+    /// The nodes that are shown in any entry.
+    fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.entries.keys().chain(self.led.keys()).copied()
     }
 
     /// Whether a directory is deleted. It may be shown all the same, for a live child's sake.
@@ -183,10 +210,7 @@ impl Tree {
         if self.shape.child(parent, &place.name).is_some() {
             return false;
         }
-        let entry = Entry { parent, name: place.name.clone(), members: vec![row.id] };
-        self.shape.leaders.insert(row.id, row.id);
-        self.shape.children.entry(parent).or_default().insert(place.name.clone(), row.id);
-        self.shape.entries.insert(row.id, entry);
+        self.shape.add(row.id, Entry { parent, name: place.name.clone(), members: smallvec![row.id] });
         self.entered.push(row.id);
         true
     }
@@ -370,21 +394,19 @@ fn group(places: &BTreeMap<NodeId, (NodeId, Name)>, shown: &BTreeSet<NodeId>, de
     let mut shape = Shape { dead, ..Shape::default() };
     let mut queue = vec![NodeId::ROOT];
     while let Some(leader) = queue.pop() {
-        let mut by_name: BTreeMap<&Name, Vec<NodeId>> = BTreeMap::new();
+        let mut by_name: BTreeMap<&Name, Members> = BTreeMap::new();
         for member in shape.members(leader) {
             for (name, node) in placed.get(member).into_iter().flatten() {
                 by_name.entry(name).or_default().push(*node);
             }
         }
-        let mut children = BTreeMap::new();
+        let mut children = Vec::with_capacity(by_name.len());
         for (name, mut members) in by_name {
             members.sort_by_key(|id| (shape.dead.contains(id), *id));
             let first = members[0];
-            for &member in &members {
-                shape.leaders.insert(member, first);
-            }
+            shape.led.extend(members[1..].iter().map(|&member| (member, first)));
             shape.entries.insert(first, Entry { parent: leader, name: name.clone(), members });
-            children.insert(name.clone(), first);
+            children.push(first);
             queue.push(first);
         }
         if !children.is_empty() {
@@ -397,11 +419,11 @@ fn group(places: &BTreeMap<NodeId, (NodeId, Name)>, shown: &BTreeSet<NodeId>, de
 /// Collects the nodes whose entry differs between two shapes, with the leaves whose directory came, went or
 /// changed its members.
 fn touch_differences<S: Store>(old: &Shape, new: &Shape, store: &S, touched: &mut BTreeSet<NodeId>) -> StoreResult<()> {
-    let nodes: BTreeSet<NodeId> = old.leaders.keys().chain(new.leaders.keys()).copied().collect();
+    let nodes: BTreeSet<NodeId> = old.nodes().chain(new.nodes()).collect();
     for node in nodes {
-        let (before, after) = (old.leaders.get(&node), new.leaders.get(&node));
-        let entry_before = before.and_then(|leader| old.entries.get(leader));
-        let entry_after = after.and_then(|leader| new.entries.get(leader));
+        let (before, after) = (old.leader(node), new.leader(node));
+        let entry_before = before.and_then(|leader| old.entry(leader));
+        let entry_after = after.and_then(|leader| new.entry(leader));
         if before == after && entry_before == entry_after {
             continue;
         }
