@@ -58,7 +58,7 @@ impl NodeId {
     pub const ROOT: Self = Self([0; 16]);
 }
 
-/// One life of one device's index. A lost or restored index starts a new life.
+/// One life of one device's index: those of its changes that were numbered between two starts of its daemon.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReplicaId(pub u64);
 
@@ -73,6 +73,11 @@ impl fmt::Debug for ReplicaId {
         write!(f, "r{:x}", self.0)
     }
 }
+
+/// One run of a daemon on its index, named so that a place in the order of its changes can be told from the same place
+/// after the index went back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RunId(pub u64);
 
 /// The number of a device within its account: the position of its AddDevice entry in the device log.
 /// Every device and the relay know it, and it is never given to another device.

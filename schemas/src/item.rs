@@ -169,6 +169,8 @@ pub enum Value {
         device: DeviceId,
         /// The device's name at its birth; conflict names use it.
         name: String,
+        /// The life before it in the same index, and the last change of that one which this index knew.
+        former: Option<Dot>,
     },
 }
 
@@ -261,6 +263,9 @@ pub enum RowError {
     /// A field over its limit.
     #[error("a field over its limit")]
     TooLong,
+    /// A replica that comes before itself.
+    #[error("a replica that comes before itself")]
+    OwnFormer,
     /// The root directory itself.
     #[error("the root directory has no row")]
     Root,
@@ -347,9 +352,12 @@ impl Content {
                 }
                 true
             }
-            (Value::Replica { name, .. }, Class::Replica) => {
+            (Value::Replica { name, replica, former, .. }, Class::Replica) => {
                 if name.is_empty() || name.len() > 64 {
                     return Err(RowError::TooLong);
+                }
+                if former.is_some_and(|former| former.replica == *replica || former.replica == UNNUMBERED) {
+                    return Err(RowError::OwnFormer);
                 }
                 true
             }

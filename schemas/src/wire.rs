@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::codec::{self, DecodeError};
-use crate::ids::{ContentHash, ReplicaId};
+use crate::ids::{ContentHash, ReplicaId, RunId};
 use crate::item::{Row, RowError, UNNUMBERED};
 
 /// Longest message, in bytes, before and after decompression.
@@ -36,8 +36,17 @@ pub struct Known {
     pub nonce: u64,
 }
 
-/// For each replica, how far it is known.
+/// For each replica, how far it is known. Those that ended, and are known to their end, are left out.
 pub type KnownMap = BTreeMap<ReplicaId, Known>;
+
+/// A place in the order of an index's changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The run of its daemon in which the place was told.
+    pub run: RunId,
+    /// The place.
+    pub seq: u64,
+}
 
 /// What the two sides of a session say.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,10 +55,12 @@ pub enum Message {
     Hello {
         /// The sender's present life.
         replica: ReplicaId,
-        /// What the sender knows.
-        known: KnownMap,
-        /// Up to which row of each replica's index, in that index's order, the sender has its rows.
-        cursors: BTreeMap<ReplicaId, u64>,
+        /// The present run of its daemon; cursors into its index that begin now are of this run.
+        run: RunId,
+        /// What the sender knows of the receiver's lives.
+        yours: KnownMap,
+        /// Up to which row the sender has the receiver's rows.
+        cursor: Option<Cursor>,
     },
     /// Rows after the receiver's cursor.
     Rows {
@@ -153,9 +164,7 @@ impl Message {
         let known_fits =
             |known: &KnownMap| known.len() <= crate::item::MAX_REPLICAS && !known.contains_key(&UNNUMBERED);
         let fits = match self {
-            Self::Hello { replica, known, cursors } => {
-                *replica != UNNUMBERED && known_fits(known) && cursors.len() <= crate::item::MAX_REPLICAS
-            }
+            Self::Hello { replica, yours, .. } => *replica != UNNUMBERED && known_fits(yours),
             Self::Rows { rows, known, .. } => {
                 for row in rows {
                     row.check()?;

@@ -122,12 +122,17 @@ impl SimMachine {
         self.handle(Event::RulesChanged, now_ms);
     }
 
+    /// The device that it is to the account.
+    pub fn device(&self) -> DeviceId {
+        DeviceId([u8::try_from(self.slot.0 & 0xff).expect("a byte"); 32])
+    }
+
     /// Starts the daemon.
     pub fn start(&mut self, now_ms: u64) {
         self.set_clock(now_ms);
         let mut store = std::mem::take(&mut self.store);
         store.dies_with(self.disk.death());
-        let device = DeviceId([u8::try_from(self.slot.0 & 0xff).expect("a byte"); 32]);
+        let device = self.device();
         let (wall_ms, chance) = (self.wall_ms(now_ms), &mut self.chance);
         let mut random = || chance.bits();
         let mut now = Now { wall_ms, random: &mut random };

@@ -188,8 +188,8 @@ impl World {
         for (a, b) in due {
             self.links.get_mut(&(a, b)).expect("just listed").up = true;
             for (one, other) in [(a, b), (b, a)] {
-                let slot = self.machines[other.0].slot;
-                self.machines[one.0].handle(Event::PeerUp(slot), self.now_ms);
+                let (slot, device) = (self.machines[other.0].slot, self.machines[other.0].device());
+                self.machines[one.0].handle(Event::PeerUp(slot, device), self.now_ms);
             }
         }
     }

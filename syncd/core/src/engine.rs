@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
-use hearth_schemas::item::{Attributes, Class, Dot, Flag, Name, Row, SettingValue, Value};
+use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use crate::apply::{Applied, Applier, Happened, Sources, recover};
@@ -51,7 +51,7 @@ pub enum Event {
     /// Everything that stirred so far is to be looked at without waiting for it to settle.
     Hurry,
     /// A peer is connected and authorised.
-    PeerUp(Slot),
+    PeerUp(Slot, DeviceId),
     /// A peer is gone.
     PeerDown(Slot),
     /// A peer said something.
@@ -285,8 +285,8 @@ impl<S: Store> Engine<S> {
                     self.effects.push_back(Effect::Send(*peer, Message::Flush { token: self.flush }));
                 }
             }
-            Event::PeerUp(peer) => {
-                let (session, hello) = Session::begin(peer, &self.state)?;
+            Event::PeerUp(peer, device) => {
+                let (session, hello) = Session::begin(peer, device, &self.state)?;
                 self.sessions.insert(peer, session);
                 self.effects.push_back(Effect::Send(peer, hello));
                 self.effects.push_back(Effect::Send(peer, Message::Flush { token: self.flush }));
@@ -498,7 +498,7 @@ impl<S: Store> Engine<S> {
             Err(error) => {
                 self.effects.retain(|effect| !is_promise(effect));
                 self.state.store.rollback();
-                self.state.tree = crate::tree::Tree::load(&self.state.store)?;
+                self.state.load()?;
                 self.planning = true;
                 self.planned_upto = None;
                 self.sweep();
@@ -839,8 +839,8 @@ impl<S: Store> Engine<S> {
     fn said(&mut self, peer: Slot, message: Message, now: &mut Now) -> StoreResult<()> {
         let Some(session) = self.sessions.get_mut(&peer) else { return Ok(()) };
         match message {
-            Message::Hello { replica, known, cursors } => {
-                match session.hello(&self.state, replica, &known, &cursors)? {
+            Message::Hello { replica, run, yours, cursor } => {
+                match session.hello(&self.state, (replica, run), &yours, cursor)? {
                     Ok(true) => {}
                     Ok(false) => self.become_another(now)?,
                     Err(error) => self.end(peer, error),
@@ -901,8 +901,11 @@ impl<S: Store> Engine<S> {
     /// back by somebody else.
     fn bury(&mut self, node: NodeId) -> StoreResult<()> {
         let Some(row) = self.state.store.row(node)? else { return Ok(()) };
-        let own = |dot: &Dot| dot.replica == self.state.replica;
-        if row::all_flagged(&row) && row.content.keys().all(own) {
+        let mut own = true;
+        for dot in row.content.keys() {
+            own &= self.state.lives_on(dot.replica, self.state.device)? == Some(true);
+        }
+        if row::all_flagged(&row) && own {
             let member = Member { node, dots: all_dots(&row), origin: None };
             self.state.delete_member(&member, Flag::Itself)?;
             self.fetch.forget(node);

@@ -2,15 +2,14 @@
 //!
 //! Rows flow both ways by cursor over each side's own order of changes; what a side *knows* is said only when no row
 //! is left behind the cursor, so that a row in flight is never taken for a deleted one. A row that is just what the
-//! peer sent does not go back to it. Before a replica numbers
-//! anything, the peer's memory of it is checked: an index that went back, or was cloned, begins a new life. Moving
-//! contents is [`crate::fetch`]'s.
+//! peer sent does not go back to it. The peer's memory of this device is checked: an index that went back, or was
+//! cloned, imports what is on its disk. Moving contents is [`crate::fetch`]'s.
 
 use std::collections::BTreeSet;
 
-use hearth_schemas::ids::{ReplicaId, Slot};
+use hearth_schemas::ids::{DeviceId, ReplicaId, RunId, Slot};
 use hearth_schemas::item::UNNUMBERED;
-use hearth_schemas::wire::{KnownMap, MAX_ROWS, Message};
+use hearth_schemas::wire::{Cursor, KnownMap, MAX_ROWS, Message};
 
 use crate::state::{Contradiction, Merged, State};
 use crate::store::{Store, StoreResult};
@@ -38,8 +37,9 @@ pub struct Standing {
 pub struct Session {
     /// Which peer.
     pub peer: Slot,
-    /// The peer's present life, once it said hello.
+    /// The life that the peer said hello with.
     pub replica: Option<ReplicaId>,
+    run: RunId,
     /// Whether all that it had at the beginning has been taken in.
     pub heard: bool,
     /// How it stands.
@@ -73,16 +73,18 @@ pub enum SessionError {
 }
 
 impl Session {
-    /// Begins a conversation; the first message goes out at once.
-    pub fn begin<S: Store>(peer: Slot, state: &State<S>) -> StoreResult<(Self, Message)> {
+    /// Begins a conversation with a peer, which is this device; the first message goes out at once.
+    pub fn begin<S: Store>(peer: Slot, device: DeviceId, state: &State<S>) -> StoreResult<(Self, Message)> {
         let hello = Message::Hello {
             replica: state.replica,
-            known: state.store.known().clone(),
-            cursors: state.store.cursors()?,
+            run: state.run,
+            yours: state.known_of(device)?,
+            cursor: state.store.cursor(peer)?,
         };
         let session = Self {
             peer,
             replica: None,
+            run: RunId::default(),
             heard: false,
             standing: None,
             asked_flush: 0,
@@ -100,20 +102,17 @@ impl Session {
     pub fn hello<S: Store>(
         &mut self,
         state: &State<S>,
-        replica: ReplicaId,
-        known: &KnownMap,
-        cursors: &std::collections::BTreeMap<ReplicaId, u64>,
+        (replica, run): (ReplicaId, RunId),
+        yours: &KnownMap,
+        cursor: Option<Cursor>,
     ) -> StoreResult<Result<bool, SessionError>> {
         if self.replica.is_some() || replica == state.replica {
             // A clone of this very index introduces itself: both must become someone else.
             return Ok(if self.replica.is_some() { Err(SessionError::OutOfTurn) } else { Ok(false) });
         }
-        self.replica = Some(replica);
-        let cursor = cursors.get(&state.replica).copied().unwrap_or(0);
-        self.sent_upto = if cursor > state.store.last_seq()? { 0 } else { cursor };
-        let Some(remembered) = known.get(&state.replica).filter(|known| known.seq > 0) else { return Ok(Ok(true)) };
-        let published = state.store.value(&format!("published/{:016x}/{:016x}", state.replica.0, remembered.seq))?;
-        Ok(Ok(published.as_deref() == Some(&remembered.nonce.to_le_bytes()[..])))
+        (self.replica, self.run) = (Some(replica), run);
+        self.sent_upto = state.resume(cursor)?;
+        Ok(Ok(!state.went_back(yours)?))
     }
 
     /// Frames for the peer of at most so many rows each, as many as may be on their way.
@@ -174,7 +173,9 @@ impl Session {
         end: bool,
         known: Option<KnownMap>,
     ) -> StoreResult<Result<Vec<hearth_schemas::ids::NodeId>, SessionError>> {
-        let Some(replica) = self.replica else { return Ok(Err(SessionError::OutOfTurn)) };
+        if self.replica.is_none() {
+            return Ok(Err(SessionError::OutOfTurn));
+        }
         let mut changed = Vec::new();
         for row in rows {
             if row.place.values().any(|place| place.parent == row.id) {
@@ -191,17 +192,9 @@ impl Session {
                 Err(contradiction) => return Ok(Err(contradiction.into())),
             }
         }
-        state.store.set_cursor(replica, upto)?;
+        state.store.set_cursor(self.peer, Cursor { run: self.run, seq: upto })?;
         if let Some(theirs) = known {
-            let mut ours = state.store.known().clone();
-            for (replica, known) in theirs {
-                let mine = ours.entry(replica).or_default();
-                if replica != state.replica && known.seq > mine.seq {
-                    *mine = known;
-                }
-            }
-            ours.retain(|_, known| known.seq > 0);
-            state.store.set_known(ours)?;
+            state.learn(&theirs)?;
         }
         self.heard |= end;
         Ok(Ok(changed))

@@ -2,15 +2,17 @@
 //!
 //! [`crate::observe`] turns what is seen on disk into these writes, [`crate::session`] joins rows from peers through
 //! [`State::merge`], [`crate::plan`] reads the view. A local change carries an *unnumbered* dot until
-//! [`State::number`] gives it one, so that changes made offline collapse to the last.
+//! [`State::number`] gives it one, so that changes made offline collapse to the last. What this run numbers it numbers
+//! as a replica of its own (decision 21).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_schemas::ids::{DeviceId, NodeId, ReplicaId};
+use hearth_schemas::codec;
+use hearth_schemas::ids::{DeviceId, NodeId, ReplicaId, RunId};
 use hearth_schemas::item::{
     Attributes, Class, Content, Dot, Flag, MAX_HLC, Meta, Name, Place, Row, Stamp, UNNUMBERED, Value,
 };
-use hearth_schemas::wire::Known;
+use hearth_schemas::wire::{Cursor, Known, KnownMap};
 
 use crate::conflict::derived_id;
 use crate::row;
@@ -44,8 +46,16 @@ pub struct State<S> {
     pub store: S,
     /// The directories.
     pub tree: Tree,
-    /// The present life of the index.
+    /// The present life of the index: the last that it began.
     pub replica: ReplicaId,
+    /// This run of the daemon.
+    pub run: RunId,
+    /// The runs so far with the position of the first change of each, this run last.
+    runs: Vec<(RunId, u64)>,
+    /// Whether the present life began in this run. If not, there may be another index in which it went on.
+    began: bool,
+    /// The replicas that a later life of their device followed, and the last change of each that this one knew.
+    ended: BTreeMap<ReplicaId, u64>,
     /// This device.
     pub device: DeviceId,
     /// Its name, for conflict names and history.
@@ -61,11 +71,14 @@ impl<S: Store> State<S> {
     /// Opens the index of a device. An index without a replica starts a life; `first` says whether the account
     /// begins with it.
     pub fn open(store: S, device: DeviceId, device_name: &str, first: bool, now: &mut Now) -> StoreResult<Self> {
-        let tree = Tree::load(&store)?;
         let mut state = Self {
             store,
-            tree,
+            tree: Tree::default(),
             replica: UNNUMBERED,
+            run: RunId((now.random)()),
+            runs: Vec::new(),
+            began: false,
+            ended: BTreeMap::new(),
             device,
             device_name: device_name.to_owned(),
             hlc: 0,
@@ -73,13 +86,10 @@ impl<S: Store> State<S> {
             marked: BTreeSet::new(),
             importing: false,
         };
-        match state.store.value("replica")? {
-            Some(bytes) => {
-                let id = bytes.try_into().map_err(|_| corrupt("replica"))?;
-                state.replica = ReplicaId(u64::from_le_bytes(id));
-                state.importing = state.store.value("importing")?.is_some();
-            }
-            None => state.begin_life(!first, now)?,
+        state.note_run()?;
+        state.load()?;
+        if state.replica == UNNUMBERED {
+            state.begin_life(!first, now)?;
         }
         if let Some(bytes) = state.store.value("hlc")? {
             state.hlc = u64::from_le_bytes(bytes.try_into().map_err(|_| corrupt("hlc"))?);
@@ -93,25 +103,136 @@ impl<S: Store> State<S> {
         Ok(state)
     }
 
-    /// Starts a life of this index: its first row introduces it. What a life imports yields to what is known.
+    /// Reads from the index what of it is in memory. What is in memory and was not written is forgotten.
+    pub fn load(&mut self) -> StoreResult<()> {
+        self.tree = Tree::load(&self.store)?;
+        self.ended.clear();
+        for row in self.store.rows_of(Class::Replica)? {
+            self.note_life(&row);
+        }
+        if let Some(bytes) = self.store.value("replica")? {
+            let replica = ReplicaId(u64::from_le_bytes(bytes.try_into().map_err(|_| corrupt("replica"))?));
+            self.began &= replica == self.replica;
+            self.replica = replica;
+        }
+        self.importing = self.store.value("importing")?.is_some();
+        Ok(())
+    }
+
+    /// Starts a life of this index in which it is imported what is on the disk, or with which the account begins.
     pub fn begin_life(&mut self, importing: bool, now: &mut Now) -> StoreResult<()> {
+        self.importing = importing;
+        if importing {
+            self.store.set_value("importing", b"1")?;
+        }
+        self.go_on_as_another(now)
+    }
+
+    /// Starts a life of this index: its first row introduces it.
+    fn go_on_as_another(&mut self, now: &mut Now) -> StoreResult<()> {
+        let former = self.store.known().get(&self.replica).map(|known| Dot { replica: self.replica, seq: known.seq });
         self.replica = loop {
             let id = ReplicaId((now.random)());
             if id != UNNUMBERED {
                 break id;
             }
         };
-        self.importing = importing;
+        self.began = true;
         self.store.set_value("replica", &self.replica.0.to_le_bytes())?;
-        if importing {
-            self.store.set_value("importing", b"1")?;
-        }
-        let value = Value::Replica { replica: self.replica, device: self.device, name: self.device_name.clone() };
+        let (replica, device, name) = (self.replica, self.device, self.device_name.clone());
+        let value = Value::Replica { replica, device, name, former };
         let mut row = Row::empty(replica_row_id(self.replica), Class::Replica);
         let (dot, stamp) = (self.dot(), self.stamp(now));
         let content = self.content(value, None, Attributes::default(), stamp, now);
         row::write(&mut row.content, &mut row.ctx, &[], dot, content);
         self.put(&row)
+    }
+
+    /// Remembers where in the order of changes this run begins.
+    fn note_run(&mut self) -> StoreResult<()> {
+        if let Some(bytes) = self.store.value("runs")? {
+            self.runs = codec::decode(&bytes, MAX_RUNS_BYTES).map_err(|_| corrupt("runs"))?;
+        }
+        self.runs.push((self.run, self.store.last_seq()? + 1));
+        let forgotten = self.runs.len().saturating_sub(RUNS);
+        self.runs.drain(..forgotten);
+        // Where this cannot be written, later runs do not find this one, and tell everything again.
+        let _ = self.store.set_value("runs", &codec::encode(&self.runs));
+        Ok(())
+    }
+
+    /// The position up to which a peer has the rows of this index.
+    pub fn resume(&self, cursor: Option<Cursor>) -> StoreResult<u64> {
+        let Some(cursor) = cursor else { return Ok(0) };
+        let Some(at) = self.runs.iter().position(|(run, _)| *run == cursor.run) else { return Ok(0) };
+        let last = match self.runs.get(at + 1) {
+            Some((_, first)) => first - 1,
+            None => self.store.last_seq()?,
+        };
+        // What that run told beyond this was in an index that went back since.
+        Ok(cursor.seq.min(last))
+    }
+
+    /// Takes note of a life that ended.
+    fn note_life(&mut self, row: &Row) {
+        for content in row.content.values() {
+            if let Value::Replica { former: Some(former), .. } = content.value {
+                let end = self.ended.entry(former.replica).or_default();
+                *end = former.seq.max(*end);
+            }
+        }
+    }
+
+    /// Whether a replica is a life of a device. `None` if its row is not known.
+    pub fn lives_on(&self, replica: ReplicaId, device: DeviceId) -> StoreResult<Option<bool>> {
+        let row = self.store.row(replica_row_id(replica))?;
+        Ok(row.and_then(|row| match row::winner(&row.content)?.1.value {
+            Value::Replica { device: found, .. } => Some(found == device),
+            Value::Dir | Value::File { .. } | Value::Link { .. } | Value::Setting { .. } => None,
+        }))
+    }
+
+    /// What is known of the lives of a device.
+    pub fn known_of(&self, device: DeviceId) -> StoreResult<KnownMap> {
+        let mut known = KnownMap::new();
+        for (&replica, &upto) in self.store.known() {
+            if self.lives_on(replica, device)? == Some(true) {
+                known.insert(replica, upto);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Whether a device that knows this of the lives of this one has met an index of it that was further than this
+    /// one, or that is a clone of it.
+    pub fn went_back(&self, theirs: &KnownMap) -> StoreResult<bool> {
+        for (&replica, theirs) in theirs {
+            let ours = self.store.known().get(&replica).copied().unwrap_or_default();
+            let ahead = theirs.seq > ours.seq || (theirs.seq == ours.seq && theirs.nonce != ours.nonce);
+            let unknown = || Ok(self.lives_on(replica, self.device)?.is_none());
+            if (replica == self.replica && ahead) || (!self.began && unknown()?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes in how far a peer knows each replica, when everything that it knows has been joined.
+    pub fn learn(&mut self, theirs: &KnownMap) -> StoreResult<()> {
+        let mut known = self.store.known().clone();
+        for (&replica, &theirs) in theirs {
+            let ours = known.entry(replica).or_default();
+            if theirs.seq > ours.seq && !(self.began && replica == self.replica) {
+                *ours = theirs;
+            }
+        }
+        self.set_known(known)
+    }
+
+    /// Keeps of what is known the lives that are not known to their end.
+    fn set_known(&mut self, mut known: KnownMap) -> StoreResult<()> {
+        known.retain(|replica, known| known.seq > self.ended.get(replica).copied().unwrap_or(0));
+        self.store.set_known(known)
     }
 
     /// Ends the import: from here on what is seen on disk is a person's act.
@@ -143,6 +264,9 @@ impl<S: Store> State<S> {
         self.mark(row.id)?;
         self.store.put_row(row)?;
         self.tree.note(row);
+        if row.class == Class::Replica {
+            self.note_life(row);
+        }
         Ok(())
     }
 
@@ -261,10 +385,15 @@ impl<S: Store> State<S> {
 
     /// Gives every unnumbered change its number.
     pub fn number(&mut self, now: &mut Now) -> StoreResult<()> {
-        let open = self.store.unnumbered()?;
-        if open.is_empty() {
+        if self.store.unnumbered()?.is_empty() {
             return Ok(());
         }
+        if !self.began {
+            self.go_on_as_another(now)?;
+        }
+        let mut open = self.store.unnumbered()?;
+        let introduction = replica_row_id(self.replica);
+        open.sort_by_key(|id| *id != introduction);
         let mut known = self.store.known().clone();
         let mut seq = known.get(&self.replica).map_or(0, |known| known.seq);
         for id in open {
@@ -296,9 +425,7 @@ impl<S: Store> State<S> {
             }
         }
         known.insert(self.replica, Known { seq, nonce: (now.random)() });
-        let nonce = known[&self.replica].nonce;
-        self.store.set_value(&format!("published/{:016x}/{seq:016x}", self.replica.0), &nonce.to_le_bytes())?;
-        self.store.set_known(known)?;
+        self.set_known(known)?;
         self.store.set_value("hlc", &self.hlc.to_le_bytes())?;
         self.next_unnumbered = 1;
         Ok(())
@@ -386,6 +513,10 @@ impl<S: Store> State<S> {
     }
 }
 
+/// Runs whose beginning is remembered. A device that was away for longer is told everything again.
+const RUNS: usize = 1000;
+/// Longest encoding of them, in bytes.
+const MAX_RUNS_BYTES: usize = 32 * RUNS;
 /// Permission bits of a file that began as a symlink.
 const FILE_MODE: u16 = 0o644;
 

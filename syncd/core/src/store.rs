@@ -4,11 +4,9 @@
 //! [`Store::commit`] hold together or not at all; after a power cut the index may be as it was at an earlier commit,
 //! but not earlier than the last [`Store::sync`].
 
-use std::collections::BTreeMap;
-
-use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
+use hearth_schemas::ids::{ContentHash, NodeId, Slot};
 use hearth_schemas::item::{Attributes, Class, Dot, Name, Row, Value};
-use hearth_schemas::wire::KnownMap;
+use hearth_schemas::wire::{Cursor, KnownMap};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Handle, Stat};
@@ -156,12 +154,10 @@ pub trait Store {
     fn known(&self) -> &KnownMap;
     /// Replaces that.
     fn set_known(&mut self, known: KnownMap) -> StoreResult<()>;
-    /// Up to which of a peer replica's rows ours are current.
-    fn cursor(&self, replica: ReplicaId) -> StoreResult<u64>;
-    /// All cursors.
-    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>>;
-    /// Sets a cursor.
-    fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()>;
+    /// Up to which of a peer's rows ours are current.
+    fn cursor(&self, peer: Slot) -> StoreResult<Option<Cursor>>;
+    /// Sets a peer's cursor.
+    fn set_cursor(&mut self, peer: Slot, cursor: Cursor) -> StoreResult<()>;
 
     /// A base entry by its key.
     fn base(&self, id: NodeId) -> StoreResult<Option<Base>>;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_schemas::codec;
-use hearth_schemas::ids::{ContentHash, Slot};
+use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
 use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde_bytes::ByteBuf;
@@ -72,7 +72,7 @@ impl Exchange {
     }
 
     /// Starts talking to a peer; `opener` tells who opens the control stream.
-    pub fn peer_up(&self, slot: Slot, connection: Connection, opener: bool) {
+    pub fn peer_up(&self, slot: Slot, device: DeviceId, connection: Connection, opener: bool) {
         self.peer_down(slot);
         let (out, outbox) = mpsc::unbounded_channel();
         let sending = Arc::new(Semaphore::new(SENDING));
@@ -80,7 +80,7 @@ impl Exchange {
         let talk = Talk { exchange: self.clone(), slot, connection: connection.clone() };
         let task = tokio::spawn(talk.run(outbox, opener)).abort_handle();
         self.lock().insert(slot, Peer { connection, out, sending, fetching, task });
-        self.0.driver.tell(Event::PeerUp(slot));
+        self.0.driver.tell(Event::PeerUp(slot, device));
     }
 
     /// A peer is gone.

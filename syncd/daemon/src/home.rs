@@ -360,7 +360,7 @@ impl Connect {
                 NetEvent::Relay(relay::Event::Presence { .. } | relay::Event::Signal { .. }) => {}
                 NetEvent::PeerUp { slot, device, connection, opener } => {
                     self.note("connected", device, "connected");
-                    self.exchange.peer_up(slot, connection, opener);
+                    self.exchange.peer_up(slot, device, connection, opener);
                 }
                 NetEvent::PeerDown { slot } => {
                     self.exchange.peer_down(slot);

@@ -12,9 +12,9 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use hearth_schemas::codec;
-use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
+use hearth_schemas::ids::{ContentHash, NodeId, RunId, Slot};
 use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
-use hearth_schemas::wire::KnownMap;
+use hearth_schemas::wire::{Cursor, KnownMap};
 use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Params, params};
@@ -463,26 +463,18 @@ impl Store for SqliteStore {
         Ok(())
     }
 
-    fn cursor(&self, replica: ReplicaId) -> StoreResult<u64> {
-        let seq: Option<i64> = self.one("SELECT seq FROM cursors WHERE replica = ?1", [replica.0.cast_signed()])?;
-        Ok(seq.map_or(0, unsigned))
+    fn cursor(&self, peer: Slot) -> StoreResult<Option<Cursor>> {
+        let sql = "SELECT run, seq FROM cursors WHERE peer = ?1";
+        let found = self.db.prepare_cached(sql).and_then(|mut statement| {
+            statement.query_row([peer.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).optional()
+        });
+        let cursor = |(run, seq): (i64, i64)| Cursor { run: RunId(run.cast_unsigned()), seq: unsigned(seq) };
+        found.map(|found| found.map(cursor)).map_err(failed)
     }
 
-    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>> {
-        let mut statement = self.db.prepare_cached("SELECT replica, seq FROM cursors").map_err(failed)?;
-        let found =
-            statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).map_err(failed)?;
-        let mut out = BTreeMap::new();
-        for row in found {
-            let (replica, seq) = row.map_err(failed)?;
-            out.insert(ReplicaId(replica.cast_unsigned()), unsigned(seq));
-        }
-        Ok(out)
-    }
-
-    fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()> {
-        let sql = "INSERT OR REPLACE INTO cursors (replica, seq) VALUES (?1, ?2)";
-        self.write(sql, params![replica.0.cast_signed(), signed(seq)])
+    fn set_cursor(&mut self, peer: Slot, cursor: Cursor) -> StoreResult<()> {
+        let sql = "INSERT OR REPLACE INTO cursors (peer, run, seq) VALUES (?1, ?2, ?3)";
+        self.write(sql, params![peer.0, cursor.run.0.cast_signed(), signed(cursor.seq)])
     }
 
     fn base(&self, id: NodeId) -> StoreResult<Option<Base>> {
@@ -766,6 +758,7 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 mod tests {
     use std::collections::BTreeMap;
 
+    use hearth_schemas::ids::ReplicaId;
     use hearth_schemas::item::{Attributes, Content, Dot, FileTime, Flag, Place, Stamp};
     use hearth_schemas::wire::Known;
     use syncd_core::disk::{Kind, Stat};
@@ -859,7 +852,8 @@ mod tests {
             }
             8 => {
                 let known = BTreeMap::from([(ReplicaId(a + 1), Known { seq: b + 1, nonce: dice.below(99) })]);
-                store.set_known(known).and_then(|()| store.set_cursor(ReplicaId(a + 1), b))
+                let cursor = Cursor { run: RunId(a), seq: b };
+                store.set_known(known).and_then(|()| store.set_cursor(Slot(1), cursor))
             }
             _ => store.set_value(&format!("key/{a}"), &[7; 3]).and_then(|()| store.remove_value(&format!("key/{b}"))),
         };
@@ -870,7 +864,7 @@ mod tests {
         let mut out = vec![
             format!("{:?}", store.digest()),
             format!("{:?}", store.known()),
-            format!("{:?}", store.cursors()),
+            format!("{:?}", store.cursor(Slot(1))),
             format!("{:?}", store.unnumbered()),
             format!("{:?}", store.count_base()),
             format!("{:?}", store.marked(None, 100)),

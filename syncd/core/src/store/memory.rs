@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId};
+use hearth_schemas::ids::{ContentHash, NodeId, Slot};
 use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
-use hearth_schemas::wire::KnownMap;
+use hearth_schemas::wire::{Cursor, KnownMap};
 
 use super::{Base, Kept, Store, StoreResult};
 use crate::disk::Handle;
@@ -47,7 +47,7 @@ struct Tables {
     last_seq: u64,
     digest: u64,
     known: KnownMap,
-    cursors: BTreeMap<ReplicaId, u64>,
+    cursors: BTreeMap<Slot, Cursor>,
     bases: BTreeMap<NodeId, Base>,
     members: BTreeMap<NodeId, NodeId>,
     names: BTreeMap<NodeId, BTreeMap<Name, NodeId>>,
@@ -170,16 +170,12 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn cursor(&self, replica: ReplicaId) -> StoreResult<u64> {
-        Ok(self.tables.cursors.get(&replica).copied().unwrap_or(0))
+    fn cursor(&self, peer: Slot) -> StoreResult<Option<Cursor>> {
+        Ok(self.tables.cursors.get(&peer).copied())
     }
 
-    fn cursors(&self) -> StoreResult<BTreeMap<ReplicaId, u64>> {
-        Ok(self.tables.cursors.clone())
-    }
-
-    fn set_cursor(&mut self, replica: ReplicaId, seq: u64) -> StoreResult<()> {
-        self.tables.cursors.insert(replica, seq);
+    fn set_cursor(&mut self, peer: Slot, cursor: Cursor) -> StoreResult<()> {
+        self.tables.cursors.insert(peer, cursor);
         Ok(())
     }
 
