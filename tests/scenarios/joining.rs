@@ -64,6 +64,69 @@ fn an_index_from_a_backup_deletes_nothing() {
     world.assert_same_everywhere("a.txt", "edited after the backup");
 }
 
+/// Counter-example to a replica for each index: the laptop, restored, first meets the server, which never heard of what the
+/// laptop had told the desktop, and so cannot tell it that it went back.
+#[test]
+fn an_index_from_a_backup_that_meets_who_heard_less_gives_no_number_twice() {
+    let mut world = World::new(331);
+    let [laptop, server, desktop] = world.paired(["laptop", "server", "desktop"]);
+    world.write(laptop, "a.txt", "known to all");
+    world.settle();
+    world.crash(laptop, Crash::Kill);
+    let backup = world.machines[laptop.0].index();
+    world.go_offline(server);
+    world.start(laptop);
+    world.write(laptop, "a.txt", "told to the desktop alone");
+    world.write(laptop, "b.txt", "as well");
+    world.run_until_quiet();
+    world.crash(laptop, Crash::Kill);
+    world.machines[laptop.0].restore_index(backup);
+    world.go_offline(desktop);
+    world.connect(laptop, server);
+    world.start(laptop);
+    world.run_until_quiet();
+    world.write(laptop, "c.txt", "told to the server");
+    world.write(laptop, "a.txt", "told to the server, too");
+    world.run_until_quiet();
+    assert_eq!(world.read(server, "a.txt").as_deref(), Some("told to the server, too"));
+    world.connect_all();
+    world.settle();
+    world.assert_same_everywhere("b.txt", "as well");
+    world.assert_same_everywhere("c.txt", "told to the server");
+    let of_a = world.listing(laptop).into_iter().filter(|(path, _)| path.starts_with("a")).count();
+    assert_eq!(of_a, 2, "what each was told is there: {:?}", world.listing(laptop));
+}
+
+#[test]
+fn a_machine_from_an_old_image_takes_nothing_back() {
+    let mut world = World::new(332);
+    let [laptop, server, desktop] = world.paired(["laptop", "server", "desktop"]);
+    for (path, text) in [("stays.txt", "1"), ("goes.txt", "2"), ("dir/moves.txt", "3"), ("changes.txt", "4")] {
+        world.write(laptop, path, text);
+    }
+    world.settle();
+    world.crash(laptop, Crash::Kill);
+    let (index, tree) = (world.machines[laptop.0].index(), world.machines[laptop.0].disk.tree.clone());
+    world.start(laptop);
+    world.write(laptop, "new.txt", "5");
+    world.write(laptop, "changes.txt", "6");
+    world.remove(laptop, "goes.txt");
+    world.rename(laptop, "dir", "moved");
+    world.settle();
+    world.go_offline(desktop);
+    world.crash(laptop, Crash::Kill);
+    world.machines[laptop.0].restore_index(index);
+    world.machines[laptop.0].disk.tree = tree;
+    world.start(laptop);
+    world.write(laptop, "after.txt", "7");
+    world.run_until_quiet();
+    world.connect_all();
+    world.settle();
+    world.assert_paths_everywhere(&["after.txt", "changes.txt", "moved", "moved/moves.txt", "new.txt", "stays.txt"]);
+    world.assert_same_everywhere("changes.txt", "6");
+    assert_eq!(world.read(server, "new.txt").as_deref(), Some("5"));
+}
+
 #[test]
 fn a_root_that_is_another_directory_deletes_nothing() {
     let mut world = World::new(34);
