@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -336,6 +337,30 @@ fn what_the_rules_keep_out_stays_and_why_says_so() -> Result<()> {
         let why: Value = pair.laptop.ask([&"why".into(), &pair.laptop.home_inside().join(path)])?;
         ensure!(why["class"] == class, "{path}: {why}");
     }
+    let _socket = UnixListener::bind(pair.laptop.path("project/socket"))?;
+    let why: Value = pair.laptop.ask([&"why".into(), &pair.laptop.home_inside().join("project/socket")])?;
+    ensure!(why["travels"] == false && why["source"] == "kind", "no rule keeps a socket: {why}");
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_is_away_was_seen() -> Result<()> {
+    let mut pair = Pair::joined()?;
+    let seen = |laptop: &Machine| -> Result<String> {
+        let devices: Value = laptop.ask(["device", "list"])?;
+        let desktop = devices.as_array().and_then(|all| all.iter().find(|device| device["name"] == "desktop"));
+        let seen = desktop.context("the desktop is listed")?["last_seen"].as_str();
+        Ok(seen.context("it has been connected")?.to_owned())
+    };
+    let connected = seen(&pair.laptop)?;
+    pair.desktop.stop()?;
+    let laptop = &pair.laptop;
+    let later = |_: &_| seen(laptop).is_ok_and(|now| now > connected);
+    laptop.until_status("the desktop, seen until it stopped", SOON, later)?;
+    let gone = seen(laptop)?;
+    pair.laptop.kill()?;
+    pair.laptop.start()?;
+    ensure!(seen(&pair.laptop)? == gone, "a restart forgets nobody");
     Ok(())
 }
 

@@ -30,11 +30,15 @@ use crate::keys::{KeyStore, Member, Stored};
 use crate::membership::{append, catch_up, entropy};
 use crate::net::{Identity, NetEvent, Network};
 use crate::preferences::Preferences;
+use crate::seen;
 use crate::store::SqliteStore;
 use crate::watch::{Stirred, Stirs, Watcher};
 
 /// How long a request of a person waits for the relay to be reached.
 const RELAY_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How often it is remembered who is connected.
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Least time between two looks at the directories that cannot be watched, and how much of it one directory is worth.
 const LOOK_BEYOND: std::time::Duration = std::time::Duration::from_secs(5);
@@ -212,6 +216,7 @@ impl Home {
                 Connect {
                     network: network.clone(),
                     exchange,
+                    driver: driver.clone(),
                     membership: Arc::clone(&membership),
                     activity,
                     trouble,
@@ -326,6 +331,7 @@ async fn watch_disk(mut stirred: Stirs, driver: Driver) {
 struct Connect {
     network: Network,
     exchange: Exchange,
+    driver: Driver,
     membership: Arc<Membership>,
     activity: Arc<Activity>,
     trouble: watch::Sender<Option<String>>,
@@ -334,7 +340,16 @@ struct Connect {
 
 impl Connect {
     async fn run(self, mut events: mpsc::Receiver<NetEvent>) {
-        while let Some(event) = events.recv().await {
+        let mut hour = tokio::time::interval(HOUR);
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                _ = hour.tick() => {
+                    self.connected_still().await;
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
             match event {
                 NetEvent::RelayUp { session } => {
                     self.trouble.send_replace(None);
@@ -360,12 +375,14 @@ impl Connect {
                 NetEvent::Relay(relay::Event::Presence { .. } | relay::Event::Signal { .. }) => {}
                 NetEvent::PeerUp { slot, device, connection, opener } => {
                     self.note("connected", device, "connected");
+                    seen::note(&self.driver, vec![device]).await;
                     self.exchange.peer_up(slot, device, connection, opener);
                 }
                 NetEvent::PeerDown { slot } => {
                     self.exchange.peer_down(slot);
                     if let Some(device) = self.membership.account().active_slot(slot) {
                         self.note("disconnected", device.id, "disconnected");
+                        seen::note(&self.driver, vec![device.id]).await;
                     }
                 }
                 NetEvent::PeerForked { slot, .. } => {
@@ -379,6 +396,13 @@ impl Connect {
                 }
             }
         }
+    }
+
+    /// A machine that loses its power does not say goodbye to anybody.
+    async fn connected_still(&self) {
+        let account = self.membership.account();
+        let connected = account.active_devices().filter(|device| self.network.path(device.slot).kind.is_some());
+        seen::note(&self.driver, connected.map(|device| device.id).collect()).await;
     }
 
     fn note(&self, event: &str, device: DeviceId, text: &str) {

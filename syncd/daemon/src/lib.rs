@@ -18,6 +18,7 @@ pub mod preferences;
 pub mod prefixed;
 pub mod relay;
 pub mod rulebook;
+pub mod seen;
 pub mod service;
 pub mod settings;
 pub mod socket;

@@ -12,6 +12,7 @@ use hearth_schemas::paths::Paths;
 use hearth_schemas::relay::{Reply, Request};
 use serde_json::{Value, json};
 use syncd_core::account;
+use syncd_core::disk::{Disk, Kind, Stat};
 use syncd_core::engine::Event;
 use syncd_core::pairing::Invitation;
 use tokio::sync::{Mutex, MutexGuard};
@@ -26,6 +27,7 @@ use crate::membership::{self, append, entropy, told, unreachable};
 use crate::net::PathKind;
 use crate::preferences::Preferences;
 use crate::rulebook::Rulebook;
+use crate::seen;
 
 mod doctor;
 pub(crate) use doctor::finding;
@@ -210,6 +212,7 @@ impl Service for Daemon {
         let account = home.membership.account();
         let names = account::names(&account, &home.membership.secrets());
         let own = home.membership.keys().id();
+        let seen = seen::when(&home.driver).await;
         let devices = account.active_devices().map(|device| {
             let this = device.id == own;
             json!({
@@ -218,7 +221,7 @@ impl Service for Daemon {
                 "this": this,
                 "online": this || home.network.path(device.slot).online,
                 "added": answer::time(device.added_ms),
-                "last_seen": Value::Null,
+                "last_seen": seen.get(&device.id).copied().map(answer::time),
             })
         });
         Ok(devices.collect())
@@ -290,10 +293,16 @@ impl Service for Daemon {
     async fn why(&self, path: PathBuf) -> Answer {
         let below = answer::below_home(&self.paths, &path)?;
         let is_dir = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-        match self.home().await {
-            Ok(home) => Ok(home.preferences.rulebook.why(&below, is_dir)),
-            Err(_) => Ok(Rulebook::open(&self.paths).why(&below, is_dir)),
+        let Ok(home) = self.home().await else { return Ok(Rulebook::open(&self.paths).why(&below, is_dir)) };
+        let mut answer = home.preferences.rulebook.why(&below, is_dir);
+        let found = home.driver.ask(move |_, disk| disk.stat(&below)).await.map_err(told)?;
+        if let Some(reason) = beyond_syncing(&found) {
+            answer["travels"] = Value::Bool(false);
+            answer["rule"] = Value::String(String::new());
+            answer["source"] = Value::String("kind".to_owned());
+            answer["reason"] = Value::String(reason.to_owned());
         }
+        Ok(answer)
     }
 
     async fn rules_list(&self, asking: bool) -> Answer {
@@ -379,6 +388,19 @@ fn without_account(trouble: Option<&(String, String)>) -> Value {
         "held": 0,
         "problems": problems,
     })
+}
+
+/// Why what is at a path is not synced, whatever the rules say.
+fn beyond_syncing(found: &std::io::Result<Option<Stat>>) -> Option<&'static str> {
+    match found {
+        Ok(Some(stat)) if stat.kind == Kind::Other => {
+            Some("a socket, pipe, device or mount point holds nothing that can be synced")
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+            Some("it is on another file system than the home")
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// What `status` says of a home at work.
