@@ -11,7 +11,9 @@ use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
+use self::holding::Holding;
 use crate::apply::{Applied, Applier, Happened, Sources, recover};
+use crate::brake::Verdict;
 use crate::conflict;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
@@ -23,6 +25,8 @@ use crate::session::{Session, SessionError, Standing};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
 use crate::view::{all_dots, setting_row_id};
+
+mod holding;
 
 /// How long an entry must have been left alone before it is looked at, in milliseconds.
 const SETTLE_MS: u64 = 100;
@@ -79,6 +83,8 @@ pub enum Event {
     SettingTold,
     /// Stop or go on exchanging and applying.
     Paused(bool),
+    /// A person says of a hold, by its id, whether it was meant.
+    Judged(String, Verdict),
     /// The rules are others than when the index was last in use: everything is looked at and planned anew.
     RulesChanged,
 }
@@ -214,6 +220,7 @@ pub struct Engine<S> {
     planning: bool,
     paused: bool,
     flush: u64,
+    holding: Holding,
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
@@ -249,6 +256,7 @@ impl<S: Store> Engine<S> {
             planning: true,
             paused: false,
             flush: 0,
+            holding: Holding::default(),
             telling: 0,
             by: String::new(),
             displaced: Vec::new(),
@@ -294,6 +302,7 @@ impl<S: Store> Engine<S> {
             Event::PeerDown(peer) => {
                 self.sessions.remove(&peer);
                 self.fetch.lost(peer);
+                self.told();
                 self.effects.push_back(Effect::StatusChanged);
             }
             Event::Said(peer, message) => self.said(peer, message, now)?,
@@ -318,6 +327,9 @@ impl<S: Store> Engine<S> {
             Event::Refused(peer, hash) => self.refused(hash, peer, now)?,
             Event::NoRoom(hash) => self.no_room(hash, now)?,
             Event::SettingChanged { key, device, value } => self.set_setting(key, device, value, now)?,
+            Event::Judged(id, verdict) => {
+                self.judge(&id, verdict, now)?;
+            }
             Event::SettingTold => self.telling = self.telling.saturating_sub(1),
             Event::Paused(paused) => {
                 self.paused = paused;
@@ -379,7 +391,10 @@ impl<S: Store> Engine<S> {
         let settle = self.open.values().map(|(at, _)| *at).min();
         let blocked = self.blocked.values().min().copied();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        [settle, blocked, watch, self.untidy, self.fetch.retry_at(&self.peers())].into_iter().flatten().min()
+        [settle, blocked, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How things stand.
@@ -487,7 +502,8 @@ impl<S: Store> Engine<S> {
 
     /// The winning value of every setting, as the effects that would tell them.
     pub fn settings(&self) -> StoreResult<Vec<Effect>> {
-        let rows = self.state.store.rows_of(Class::Setting)?;
+        let mut rows = self.state.store.rows_of(Class::Setting)?;
+        rows.retain(|row| !holding::tells_of_holds(row));
         rows.iter().filter_map(|row| self.telling_of(row).transpose()).collect()
     }
 
@@ -499,6 +515,7 @@ impl<S: Store> Engine<S> {
                 self.effects.retain(|effect| !is_promise(effect));
                 self.state.store.rollback();
                 self.state.load()?;
+                self.holding.forget();
                 self.planning = true;
                 self.planned_upto = None;
                 self.sweep();
@@ -520,8 +537,9 @@ impl<S: Store> Engine<S> {
     }
 
     fn work_inner<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        self.load_holds(now)?;
         self.ripen(now.wall_ms);
-        let may_look = !self.state.importing || self.sessions.values().any(|session| session.heard);
+        let may_look = !self.state.importing || self.is_heard();
         if may_look && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
             self.exchange(now)?;
@@ -822,9 +840,10 @@ impl<S: Store> Engine<S> {
         if self.paused {
             return Ok(false);
         }
-        let heard = self.sessions.values().any(|session| session.heard);
-        if heard {
-            self.state.number(now)?;
+        self.carry_out_verdicts(now)?;
+        if self.is_heard() {
+            let held = self.hold_outgoing(now)?;
+            self.state.number(&held, now)?;
         }
         let mut sent = false;
         for session in self.sessions.values_mut() {
@@ -834,6 +853,11 @@ impl<S: Store> Engine<S> {
             self.effects.extend(out.into_iter().map(|message| Effect::Send(session.peer, message)));
         }
         Ok(sent)
+    }
+
+    /// Whether some peer has told all that it had.
+    fn is_heard(&self) -> bool {
+        self.sessions.values().any(|session| session.heard)
     }
 
     fn said(&mut self, peer: Slot, message: Message, now: &mut Now) -> StoreResult<()> {
@@ -851,9 +875,11 @@ impl<S: Store> Engine<S> {
                     if !changed.is_empty() {
                         self.by = self.state.view().birth_name(session.replica.unwrap_or(ReplicaId(0)))?;
                     }
-                    for node in changed {
+                    for (node, before) in changed {
                         self.blocked.remove(&node);
+                        self.arrived(before.as_ref(), node, now)?;
                     }
+                    self.told();
                     self.effects.push_back(Effect::StatusChanged);
                 }
                 Err(error) => self.end(peer, error),
@@ -965,7 +991,8 @@ impl<S: Store> Engine<S> {
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && !self.has_problems() && !self.paused;
         let only_blocked = self.ready.is_empty() && self.fetch.is_idle() && !self.planning;
-        let stuck = !looking && !clean && (self.paused || (only_blocked && self.has_problems()));
+        let blocked = self.has_problems() || self.holds_anything();
+        let stuck = !looking && !clean && (self.paused || (only_blocked && blocked));
         Ok(Standing {
             known: self.state.store.known().clone(),
             digest: self.state.store.digest(),
@@ -979,6 +1006,7 @@ impl<S: Store> Engine<S> {
 
     /// Plans and applies some of what is marked. Gives whether anything was done.
     fn apply_some<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        self.hold_incoming(now)?;
         // What was marked may lie before what was planned last, and may need another content than it waits for.
         let marked = self.state.take_marked();
         let mut replan = !marked.is_empty();
@@ -1018,7 +1046,11 @@ impl<S: Store> Engine<S> {
         }
         let (settings, nodes) = self.settings_among(nodes)?;
         for row in settings {
-            self.announce(&row)?;
+            if self.note_hold(&row)? {
+                self.remember_told(&row)?;
+            } else {
+                self.announce(&row)?;
+            }
             self.state.store.unmark(row.id)?;
         }
         self.apply_nodes(disk, &nodes, now)?;
@@ -1040,6 +1072,9 @@ impl<S: Store> Engine<S> {
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
         for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
+            if self.is_held(&change, &nodes) {
+                continue;
+            }
             if self.is_at_hand(&change, &nodes, &mut sources)? {
                 led_by.insert(change.key(), nodes);
                 changes.push(change);

@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod apply;
+pub mod brake;
 pub mod chunk;
 pub mod conflict;
 pub mod disk;

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use hearth_schemas::ids::{DeviceId, ReplicaId, RunId, Slot};
-use hearth_schemas::item::UNNUMBERED;
+use hearth_schemas::ids::{DeviceId, NodeId, ReplicaId, RunId, Slot};
+use hearth_schemas::item::{Row, UNNUMBERED};
 use hearth_schemas::wire::{Cursor, KnownMap, MAX_ROWS, Message};
 
 use crate::state::{Contradiction, Merged, State};
@@ -42,6 +42,8 @@ pub struct Session {
     run: RunId,
     /// Whether all that it had at the beginning has been taken in.
     pub heard: bool,
+    /// Whether more rows of what it is telling are on their way.
+    pub is_telling: bool,
     /// How it stands.
     pub standing: Option<Standing>,
     /// Its latest flush, to be answered.
@@ -86,6 +88,7 @@ impl Session {
             replica: None,
             run: RunId::default(),
             heard: false,
+            is_telling: false,
             standing: None,
             asked_flush: 0,
             sent_upto: 0,
@@ -164,15 +167,15 @@ impl Session {
         Ok(self.in_flight == 0 && self.sent_upto == state.store.last_seq()?)
     }
 
-    /// Takes a frame of rows into the state. Gives the nodes that changed.
+    /// Takes a frame of rows into the state. Gives the nodes that changed, with what their rows were.
     pub fn rows<S: Store>(
         &mut self,
         state: &mut State<S>,
-        rows: Vec<hearth_schemas::item::Row>,
+        rows: Vec<Row>,
         upto: u64,
         end: bool,
         known: Option<KnownMap>,
-    ) -> StoreResult<Result<Vec<hearth_schemas::ids::NodeId>, SessionError>> {
+    ) -> StoreResult<Result<Vec<(NodeId, Option<Row>)>, SessionError>> {
         if self.replica.is_none() {
             return Ok(Err(SessionError::OutOfTurn));
         }
@@ -183,12 +186,11 @@ impl Session {
             }
             match state.merge(&row)? {
                 Ok(Merged::Ours) => {}
-                Ok(merged) => {
-                    changed.push(row.id);
-                    if merged == Merged::Theirs {
-                        self.theirs.insert(state.store.last_seq()?);
-                    }
+                Ok(Merged::Theirs(before)) => {
+                    changed.push((row.id, before));
+                    self.theirs.insert(state.store.last_seq()?);
                 }
+                Ok(Merged::Both(before)) => changed.push((row.id, before)),
                 Err(contradiction) => return Ok(Err(contradiction.into())),
             }
         }
@@ -197,6 +199,7 @@ impl Session {
             state.learn(&theirs)?;
         }
         self.heard |= end;
+        self.is_telling = !end;
         Ok(Ok(changed))
     }
 

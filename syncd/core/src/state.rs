@@ -12,7 +12,7 @@ use hearth_schemas::ids::{DeviceId, NodeId, ReplicaId, RunId};
 use hearth_schemas::item::{
     Attributes, Class, Content, Dot, Flag, MAX_HLC, Meta, Name, Place, Row, Stamp, UNNUMBERED, Value,
 };
-use hearth_schemas::wire::{Cursor, Known, KnownMap};
+use hearth_schemas::wire::{Cursor, Known, KnownMap, MAX_MESSAGE};
 
 use crate::conflict::derived_id;
 use crate::row;
@@ -257,6 +257,9 @@ impl<S: Store> State<S> {
     /// Writes a row to index and tree and marks what may have to follow on disk.
     pub fn put(&mut self, row: &Row) -> StoreResult<()> {
         if let Some(old) = self.store.row(row.id)? {
+            if is_entry(row) && row.ctx.contains_key(&UNNUMBERED) && !old.ctx.contains_key(&UNNUMBERED) {
+                self.store.set_value(&before_key(row.id), &codec::encode(&old))?;
+            }
             self.mark_derived(&old)?;
             self.leave(&old, row)?;
         }
@@ -336,20 +339,28 @@ impl<S: Store> State<S> {
 
     /// Joins a peer's row into the state. The row has passed [`Row::check`].
     pub fn merge(&mut self, theirs: &Row) -> StoreResult<Result<Merged, Contradiction>> {
-        let joined = match self.store.row(theirs.id)? {
+        let ours = self.store.row(theirs.id)?;
+        let joined = match &ours {
             Some(ours) => {
-                if row::contradicts(&ours, theirs) {
+                if row::contradicts(ours, theirs) {
                     return Ok(Err(Contradiction));
                 }
-                let joined = row::join(&ours, theirs);
-                if joined == ours {
+                let joined = row::join(ours, theirs);
+                if joined == *ours {
                     return Ok(Ok(Merged::Ours));
                 }
                 joined
             }
             None => theirs.clone(),
         };
-        let merged = if joined == *theirs { Merged::Theirs } else { Merged::Both };
+        let merged = if joined == *theirs { Merged::Theirs(ours) } else { Merged::Both(ours) };
+        if is_entry(&joined) && joined.ctx.contains_key(&UNNUMBERED) {
+            let before = match self.before(theirs.id)? {
+                Some(before) => row::join(&before, theirs),
+                None => theirs.clone(),
+            };
+            self.store.set_value(&before_key(theirs.id), &codec::encode(&before))?;
+        }
         let stamps = joined.place.values().map(|v| v.stamp.hlc).chain(joined.content.values().map(|v| v.stamp.hlc));
         if let Some(latest) = stamps.chain(joined.meta.values().map(|v| v.stamp.hlc)).max() {
             self.hlc = self.hlc.max(latest);
@@ -383,15 +394,49 @@ impl<S: Store> State<S> {
         Content { value, base, depth: 0, born, stamp, wall_ms: now.wall_ms, flag: Flag::Live }
     }
 
-    /// Gives every unnumbered change its number.
-    pub fn number(&mut self, now: &mut Now) -> StoreResult<()> {
-        if self.store.unnumbered()?.is_empty() {
+    /// What a node was before the changes here that have no number yet. `None` where there are none, or nobody else has
+    /// ever heard of it.
+    pub fn before(&self, node: NodeId) -> StoreResult<Option<Row>> {
+        let bytes = self.store.value(&before_key(node))?;
+        bytes.map(|bytes| codec::decode(&bytes, MAX_MESSAGE).map_err(|_| corrupt("a row's earlier state"))).transpose()
+    }
+
+    /// Takes the changes of a node that have no number yet back: it is again what others know. The disk has to follow.
+    pub fn take_back(&mut self, node: NodeId) -> StoreResult<()> {
+        if let Some(before) = self.before(node)? {
+            self.store.remove_value(&before_key(node))?;
+            self.put(&before)?;
+        }
+        Ok(())
+    }
+
+    /// Brings a node that is deleted back to life as it was last, or gives it the content back that an entry here has.
+    pub fn revive(&mut self, node: NodeId, base: &Base, now: &Now) -> StoreResult<()> {
+        let Some(mut row) = self.store.row(node)? else { return Ok(()) };
+        let stamp = self.stamp(now);
+        if let Some((_, place)) = row::winner(&row.place).filter(|_| row::flagged(&row.place)) {
+            let place = Place { stamp, flag: Flag::Live, ..place.clone() };
+            let (seen, dot) = (row.place.keys().copied().collect::<Vec<_>>(), self.dot());
+            row::write(&mut row.place, &mut row.ctx, &seen, dot, place);
+        }
+        if let Some((_, is)) = row::winner(&row.content) {
+            let content = self.content(base.value.clone(), Some(&is.value), base.attributes.clone(), stamp, now);
+            let seen: Vec<Dot> = row.content.keys().copied().collect();
+            self.write_content(&mut row, &seen, content);
+        }
+        self.put(&row)
+    }
+
+    /// Gives every unnumbered change its number, but those of the nodes that are `held`.
+    pub fn number(&mut self, held: &BTreeSet<NodeId>, now: &mut Now) -> StoreResult<()> {
+        if self.store.unnumbered()?.iter().all(|id| held.contains(id)) {
             return Ok(());
         }
         if !self.began {
             self.go_on_as_another(now)?;
         }
         let mut open = self.store.unnumbered()?;
+        open.retain(|id| !held.contains(id));
         let introduction = replica_row_id(self.replica);
         open.sort_by_key(|id| *id != introduction);
         let mut known = self.store.known().clone();
@@ -417,6 +462,7 @@ impl<S: Store> State<S> {
                 .collect();
             row::renumber(&mut row, &number);
             self.renumber_base(id, &number, &derived)?;
+            self.store.remove_value(&before_key(id))?;
             self.store.put_row(&row)?;
             self.tree.note(&row);
             if row.content.len() > 1 {
@@ -427,7 +473,9 @@ impl<S: Store> State<S> {
         known.insert(self.replica, Known { seq, nonce: (now.random)() });
         self.set_known(known)?;
         self.store.set_value("hlc", &self.hlc.to_le_bytes())?;
-        self.next_unnumbered = 1;
+        if held.is_empty() {
+            self.next_unnumbered = 1;
+        }
         Ok(())
     }
 
@@ -526,14 +574,14 @@ const FILE_MODE: u16 = 0o644;
 pub struct Contradiction;
 
 /// What a row is after a peer's was joined into it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Merged {
     /// What it was: the peer's says nothing new.
     Ours,
-    /// What the peer's is.
-    Theirs,
-    /// More than either.
-    Both,
+    /// What the peer's is; with what it was here.
+    Theirs(Option<Row>),
+    /// More than either; with what it was here.
+    Both(Option<Row>),
 }
 
 fn renumber_dots(dots: &mut Dots, number: &BTreeMap<Dot, Dot>) {
@@ -544,6 +592,15 @@ fn renumber_dots(dots: &mut Dots, number: &BTreeMap<Dot, Dot>) {
             }
         }
     }
+}
+
+/// Whether a disk shows it.
+fn is_entry(row: &Row) -> bool {
+    matches!(row.class, Class::Dir | Class::Leaf)
+}
+
+fn before_key(node: NodeId) -> String {
+    format!("before/{node}")
 }
 
 fn corrupt(what: &str) -> crate::store::StoreError {

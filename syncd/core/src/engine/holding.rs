@@ -1,0 +1,448 @@
+//! Holds back what looks like an accident, until a person says whether it was meant ([`crate::brake`]).
+//!
+//! Going out, losses are not numbered, so no peer hears of them. Coming in, they are merged and not applied. A hold never
+//! changes what is joined; it only delays numbers and disks. Every machine is told of every hold by a row of the
+//! account, and the person's word travels the same way. What was released is written down by the numbers of its
+//! changes, so that no other machine asks again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_schemas::codec;
+use hearth_schemas::ids::{NodeId, ReplicaId};
+use hearth_schemas::item::{Class, Dot, Row, SettingValue, Value};
+use serde::{Deserialize, Serialize};
+
+use super::{Effect, Engine};
+use crate::brake::{Hold, Limits, Loss, Lost, Toll, Verdict, lost};
+use crate::plan::Change;
+use crate::row::{self, file_size};
+use crate::state::Now;
+use crate::store::{Base, BaseState, Store, StoreResult};
+
+/// The rows that tell of holds have keys that begin with this.
+const PREFIX: &str = "hearth:hold:";
+/// The key of the row that tells which changes were released.
+const MEANT: &str = "hearth:meant";
+/// The type of these values.
+const KIND: &str = "hearth";
+/// Longest such value, in bytes.
+const MAX_VALUE: usize = 1 << 20;
+/// So many losses that go out together may be the beginning of more.
+const BURST: usize = 20;
+/// How long nothing more must have been lost until they are judged, in milliseconds.
+const CALM_MS: u64 = 1000;
+/// Losses that are judged however long they go on, so that somebody who deletes all the time is heard at last.
+const PATIENCE_MS: u64 = 20_000;
+/// A home that is empty, and that so many items have gone from, was not emptied by a person at work.
+const EMPTIED: usize = 10;
+/// Where the index keeps what is held of what came in, and up to where what came in was judged.
+const HELD: &str = "held";
+const JUDGED: &str = "judged";
+/// So many rows may be read again at the next start.
+const UNJUDGED: u64 = 1000;
+
+/// What is held, and what may have to be.
+#[derive(Default)]
+pub(super) struct Holding {
+    /// From where on.
+    pub(super) limits: Limits,
+    /// Every hold of the account, by its id.
+    holds: BTreeMap<String, Hold>,
+    /// The highest change of each replica that was released.
+    meant: BTreeMap<ReplicaId, u64>,
+    /// Losses here that have no number yet.
+    outgoing: BTreeMap<NodeId, Lost>,
+    /// When the first and the last of them was found.
+    burst: (u64, u64),
+    /// Losses here that were numbered not long ago.
+    numbered: Vec<Lost>,
+    /// Losses that came in not long ago.
+    arrived: BTreeMap<NodeId, Arrived>,
+    /// Those of them that are held.
+    held: BTreeMap<NodeId, Arrived>,
+    /// Up to which position of the index what came in was judged.
+    judged: u64,
+    is_loaded: bool,
+}
+
+/// A loss that came from another machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Arrived {
+    lost: Lost,
+    /// The changes that brought it.
+    by: Vec<Dot>,
+}
+
+impl Holding {
+    /// The index went back to its last commit: what it says is read again.
+    pub(super) fn forget(&mut self) {
+        let (limits, mut arrived) = (self.limits, std::mem::take(&mut self.arrived));
+        arrived.append(&mut self.held);
+        *self = Self { limits, arrived, ..Self::default() };
+    }
+
+    fn own(&self, incoming: bool, device: hearth_schemas::ids::DeviceId) -> Option<String> {
+        let own = |hold: &Hold| hold.device == device && hold.incoming == incoming;
+        self.holds.iter().find(|(_, hold)| own(hold)).map(|(id, _)| id.clone())
+    }
+
+    fn was_meant(&self, arrived: &Arrived) -> bool {
+        arrived.by.iter().all(|dot| self.meant.get(&dot.replica).is_some_and(|upto| dot.seq <= *upto))
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// Sets from where on losses are held.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.holding.limits = limits;
+    }
+
+    /// Every hold of the account that waits for a person, by its id.
+    pub fn holds(&self) -> impl Iterator<Item = (&str, &Hold)> {
+        self.holding.holds.iter().filter(|(_, hold)| hold.verdict.is_none()).map(|(id, hold)| (id.as_str(), hold))
+    }
+
+    /// Reads from the index, once, the holds of the account and what came in and was not judged.
+    pub(super) fn load_holds(&mut self, now: &Now) -> StoreResult<()> {
+        if std::mem::replace(&mut self.holding.is_loaded, true) {
+            return Ok(());
+        }
+        for row in self.state.store.rows_of(Class::Setting)? {
+            self.note_hold(&row)?;
+        }
+        if let Some(bytes) = self.state.store.value(HELD)? {
+            self.holding.held = codec::decode(&bytes, usize::MAX).unwrap_or_default();
+        }
+        let judged = self.state.store.value(JUDGED)?.and_then(|bytes| bytes.try_into().ok());
+        self.holding.judged = judged.map_or(0, u64::from_le_bytes);
+        for (_, row) in self.state.store.rows_after(self.holding.judged, usize::MAX)? {
+            let Some(base) = self.state.store.base_of(row.id)?.filter(|_| !self.holding.held.contains_key(&row.id))
+            else {
+                continue;
+            };
+            if let Some(lost) = due(&base, &row, now.wall_ms) {
+                let by = row.ctx.iter().map(|(&replica, &seq)| Dot { replica, seq }).collect();
+                self.holding.arrived.insert(row.id, Arrived { lost, by });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a row that tells of a hold; `false` if it is another.
+    pub(super) fn note_hold(&mut self, row: &Row) -> StoreResult<bool> {
+        let mut is_ours = false;
+        for content in row.content.values() {
+            let Value::Setting { key, value, .. } = &content.value else { continue };
+            let decoded = value.as_ref().map(|value| value.bytes.as_slice());
+            if key == MEANT {
+                is_ours = true;
+                let meant: BTreeMap<ReplicaId, u64> =
+                    decoded.and_then(|bytes| codec::decode(bytes, MAX_VALUE).ok()).unwrap_or_default();
+                for (replica, upto) in meant {
+                    let ours = self.holding.meant.entry(replica).or_default();
+                    *ours = upto.max(*ours);
+                }
+            } else if let Some(id) = key.strip_prefix(PREFIX) {
+                is_ours = true;
+                match decoded.map(|bytes| codec::decode::<Hold>(bytes, MAX_VALUE)) {
+                    // A person's word outlives a count that changed meanwhile.
+                    Some(Ok(hold)) => {
+                        let known = self.holding.holds.entry(id.to_owned()).or_insert_with(|| hold.clone());
+                        *known = Hold { verdict: hold.verdict.or(known.verdict), ..hold };
+                    }
+                    Some(Err(_)) => {}
+                    None => {
+                        self.holding.holds.remove(id);
+                    }
+                }
+            }
+        }
+        if is_ours {
+            self.effects.push_back(Effect::StatusChanged);
+        }
+        Ok(is_ours)
+    }
+
+    /// Says of a hold whether it was meant. Gives whether there is such a hold.
+    pub(super) fn judge(&mut self, id: &str, verdict: Verdict, now: &mut Now) -> StoreResult<bool> {
+        let Some(hold) = self.holding.holds.get(id).filter(|hold| hold.verdict.is_none()) else { return Ok(false) };
+        let hold = Hold { verdict: Some(verdict), ..hold.clone() };
+        self.publish(id, Some(hold), now)?;
+        Ok(true)
+    }
+
+    /// Ends the holds of this device that a person has judged.
+    pub(super) fn carry_out_verdicts(&mut self, now: &mut Now) -> StoreResult<()> {
+        let device = self.state.device;
+        let judged = |(id, hold): (&String, &Hold)| {
+            (hold.device == device).then_some(())?;
+            Some((id.clone(), hold.incoming, hold.verdict?))
+        };
+        let judged: Vec<_> = self.holding.holds.iter().filter_map(judged).collect();
+        for (id, incoming, verdict) in judged {
+            match (incoming, verdict) {
+                (false, Verdict::Release) => {
+                    if !self.is_heard() {
+                        continue;
+                    }
+                    self.state.number(&BTreeSet::new(), now)?;
+                    let upto = self.state.store.known().get(&self.state.replica).map_or(0, |known| known.seq);
+                    self.mean([Dot { replica: self.state.replica, seq: upto }], now)?;
+                    self.holding.outgoing.clear();
+                    self.holding.numbered.clear();
+                }
+                (false, Verdict::Undo) => {
+                    for node in std::mem::take(&mut self.holding.outgoing).into_keys() {
+                        self.state.take_back(node)?;
+                    }
+                }
+                (true, Verdict::Release) => {
+                    let held = std::mem::take(&mut self.holding.held);
+                    let by: Vec<Dot> = held.into_values().flat_map(|arrived| arrived.by).collect();
+                    self.mean(by, now)?;
+                    self.save_held()?;
+                }
+                (true, Verdict::Undo) => {
+                    for node in std::mem::take(&mut self.holding.held).into_keys() {
+                        if let Some(base) = self.state.store.base_of(node)? {
+                            self.state.revive(node, &base, now)?;
+                        }
+                    }
+                    self.save_held()?;
+                }
+            }
+            self.publish(&id, None, now)?;
+            self.plan_anew();
+        }
+        Ok(())
+    }
+
+    /// The nodes that are not to be numbered now: their losses are held, or more may follow.
+    pub(super) fn hold_outgoing(&mut self, now: &mut Now) -> StoreResult<BTreeSet<NodeId>> {
+        let open: BTreeSet<NodeId> = self.state.store.unnumbered()?.into_iter().collect();
+        self.holding.outgoing.retain(|node, _| open.contains(node));
+        for node in open {
+            if self.holding.outgoing.contains_key(&node) {
+                continue;
+            }
+            if let Some(lost) = self.loss_of(node, now.wall_ms)? {
+                let is_first = self.holding.outgoing.is_empty();
+                self.holding.burst = (if is_first { now.wall_ms } else { self.holding.burst.0 }, now.wall_ms);
+                self.holding.outgoing.insert(node, lost);
+            }
+        }
+        if self.holding.outgoing.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let own = self.holding.own(false, self.state.device);
+        if own.is_none() && self.may_go_on_losing(now.wall_ms) {
+            return Ok(self.holding.outgoing.keys().copied().collect());
+        }
+        let nodes: Vec<NodeId> = self.holding.outgoing.keys().copied().collect();
+        for node in nodes {
+            // It may have come back.
+            if self.loss_of(node, now.wall_ms)?.is_none() {
+                self.holding.outgoing.remove(&node);
+            }
+        }
+        if own.is_none() && !self.goes_too_far()? {
+            let window = self.holding.limits.window_ms;
+            self.holding.numbered.retain(|lost| lost.at_ms + window > now.wall_ms);
+            self.holding.numbered.extend(std::mem::take(&mut self.holding.outgoing).into_values());
+            return Ok(BTreeSet::new());
+        }
+        let toll = self.holding.outgoing.values().copied().collect();
+        self.hold(false, toll, now)?;
+        Ok(self.holding.outgoing.keys().copied().collect())
+    }
+
+    /// When burst of losses is to be judged, in milliseconds of wall clock.
+    pub(super) fn judged_at(&self) -> Option<u64> {
+        let (first, last) = self.holding.burst;
+        let waits = self.holding.outgoing.len() >= BURST && self.holding.own(false, self.state.device).is_none();
+        waits.then_some((last + CALM_MS).min(first + PATIENCE_MS))
+    }
+
+    fn may_go_on_losing(&self, now_ms: u64) -> bool {
+        self.judged_at().is_some_and(|at| now_ms < at)
+    }
+
+    fn loss_of(&self, node: NodeId, at_ms: u64) -> StoreResult<Option<Lost>> {
+        let Some(before) = self.state.before(node)? else { return Ok(None) };
+        Ok(self.state.store.row(node)?.and_then(|row| lost(&before, &row, at_ms)))
+    }
+
+    fn goes_too_far(&self) -> StoreResult<bool> {
+        let holding = &self.holding;
+        let emptied = holding.limits != Limits::OFF && holding.outgoing.len() >= EMPTIED && {
+            let entries = self.state.store.base_in(NodeId::ROOT)?;
+            entries.is_empty()
+        };
+        let all = self.state.store.count_base()? + holding.outgoing.len() as u64;
+        let lost = holding.outgoing.values().chain(&holding.numbered).copied();
+        Ok(emptied || holding.limits.are_exceeded(lost, all))
+    }
+
+    /// Takes note of a row that a peer's changed.
+    pub(super) fn arrived(&mut self, before: Option<&Row>, node: NodeId, now: &Now) -> StoreResult<()> {
+        let Some((before, row)) = before.zip(self.state.store.row(node)?) else { return Ok(()) };
+        let Some(lost) = lost(before, &row, now.wall_ms) else { return Ok(()) };
+        if self.state.store.base_of(node)?.is_none() {
+            return Ok(());
+        }
+        let risen = row.ctx.iter().filter(|&(replica, seq)| before.ctx.get(replica) != Some(seq));
+        let by = risen.map(|(&replica, &seq)| Dot { replica, seq }).collect();
+        self.holding.arrived.insert(node, Arrived { lost, by });
+        Ok(())
+    }
+
+    /// Decides whether losses that came in are held.
+    pub(super) fn hold_incoming(&mut self, now: &mut Now) -> StoreResult<()> {
+        if self.is_being_told() {
+            return Ok(());
+        }
+        let last = self.state.store.last_seq()?;
+        if last > self.holding.judged + UNJUDGED || !self.holding.arrived.is_empty() {
+            self.holding.judged = last;
+            self.state.store.set_value(JUDGED, &last.to_le_bytes())?;
+        }
+        if self.holding.arrived.is_empty() && self.holding.held.is_empty() {
+            return Ok(());
+        }
+        let own = self.holding.own(true, self.state.device);
+        if !self.holding.held.is_empty() {
+            let mut held = std::mem::take(&mut self.holding.held);
+            held.retain(|_, arrived| !self.holding.was_meant(arrived));
+            self.holding.held = held;
+            if let Some(id) = own.as_ref().filter(|_| self.holding.held.is_empty()) {
+                // Another machine was told that all of it was meant.
+                self.save_held()?;
+                self.publish(id, None, now)?;
+                self.plan_anew();
+                return Ok(());
+            }
+        }
+        let mut arrived = std::mem::take(&mut self.holding.arrived);
+        let window = self.holding.limits.window_ms;
+        arrived.retain(|_, a| a.lost.at_ms + window > now.wall_ms && !self.holding.was_meant(a));
+        let all = self.state.store.count_base()?;
+        let too_far = || self.holding.limits.are_exceeded(arrived.values().map(|a| a.lost), all);
+        if own.is_none() && !too_far() {
+            self.holding.arrived = arrived;
+            return Ok(());
+        }
+        let count = self.holding.held.len();
+        for (node, arrived) in arrived {
+            let (Some(base), Some(row)) = (self.state.store.base_of(node)?, self.state.store.row(node)?) else {
+                continue;
+            };
+            // What has been applied is in history.
+            if due(&base, &row, now.wall_ms).is_some() {
+                self.holding.held.insert(node, arrived);
+            }
+        }
+        if self.holding.held.len() > count {
+            self.save_held()?;
+            let toll = self.holding.held.values().map(|arrived| arrived.lost).collect();
+            self.hold(true, toll, now)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a change is not to be applied now.
+    pub(super) fn is_held(&mut self, change: &Change, nodes: &BTreeSet<NodeId>) -> bool {
+        let Some((base, _)) = &change.base else { return false };
+        let loses = change.placed.as_ref().is_none_or(|placed| placed.target.value != base.value);
+        let told = self.is_being_told();
+        let holding = &self.holding;
+        loses
+            && nodes.iter().any(|node| holding.held.contains_key(node) || (told && holding.arrived.contains_key(node)))
+    }
+
+    /// Whether this device holds anything.
+    pub(super) fn holds_anything(&self) -> bool {
+        self.holding.holds.values().any(|hold| hold.device == self.state.device)
+    }
+
+    /// Whether a peer is in the middle of telling what it knows.
+    fn is_being_told(&self) -> bool {
+        self.sessions.values().any(|session| session.is_telling)
+    }
+
+    /// What waited for the end of a peer's telling can be planned.
+    pub(super) fn told(&mut self) {
+        if !self.holding.arrived.is_empty() && !self.is_being_told() {
+            self.plan_anew();
+        }
+    }
+
+    fn plan_anew(&mut self) {
+        self.planning = true;
+        self.planned_upto = None;
+        self.effects.push_back(Effect::StatusChanged);
+    }
+
+    /// Begins a hold, or tells how it has grown.
+    fn hold(&mut self, incoming: bool, toll: Toll, now: &mut Now) -> StoreResult<()> {
+        let device = self.state.device;
+        let id = match self.holding.own(incoming, device) {
+            Some(id) => id,
+            None => format!("{:08x}", (now.random)() >> 32),
+        };
+        let known = self.holding.holds.get(&id);
+        if known.is_some_and(|hold| hold.toll == toll || hold.verdict.is_some()) {
+            return Ok(());
+        }
+        let since_ms = known.map_or(now.wall_ms, |hold| hold.since_ms);
+        self.publish(&id, Some(Hold { device, incoming, since_ms, toll, verdict: None }), now)
+    }
+
+    fn publish(&mut self, id: &str, hold: Option<Hold>, now: &mut Now) -> StoreResult<()> {
+        match &hold {
+            Some(hold) => self.holding.holds.insert(id.to_owned(), hold.clone()),
+            None => self.holding.holds.remove(id),
+        };
+        let value = hold.map(|hold| SettingValue { kind: KIND.to_owned(), bytes: codec::encode(&hold) });
+        self.effects.push_back(Effect::StatusChanged);
+        self.set_setting(format!("{PREFIX}{id}"), None, value, now)
+    }
+
+    /// Writes down that changes were meant, so that nobody asks again.
+    fn mean(&mut self, by: impl IntoIterator<Item = Dot>, now: &mut Now) -> StoreResult<()> {
+        for dot in by {
+            let upto = self.holding.meant.entry(dot.replica).or_default();
+            *upto = dot.seq.max(*upto);
+        }
+        let value = SettingValue { kind: KIND.to_owned(), bytes: codec::encode(&self.holding.meant) };
+        self.set_setting(MEANT.to_owned(), None, Some(value), now)
+    }
+
+    fn save_held(&mut self) -> StoreResult<()> {
+        if self.holding.held.is_empty() {
+            return self.state.store.remove_value(HELD);
+        }
+        self.state.store.set_value(HELD, &codec::encode(&self.holding.held))
+    }
+}
+
+/// What an entry here is to lose by its row, if it is.
+fn due(base: &Base, row: &Row, at_ms: u64) -> Option<Lost> {
+    let bytes = file_size(&base.value);
+    if base.state != BaseState::Live || !matches!(row.class, Class::Dir | Class::Leaf) {
+        return None;
+    }
+    if row::all_flagged(row) {
+        return Some(Lost { at_ms, loss: Loss::Removed, bytes });
+    }
+    let (_, content) = row::winner(&row.content)?;
+    (content.value != base.value).then_some(Lost { at_ms, loss: Loss::Replaced, bytes })
+}
+
+/// Whether a setting's key is one of these rows', which no settings database has.
+pub(super) fn tells_of_holds(row: &Row) -> bool {
+    let key = row::winner(&row.content).and_then(|(_, content)| match &content.value {
+        Value::Setting { key, .. } => Some(key.as_str()),
+        Value::Dir | Value::File { .. } | Value::Link { .. } | Value::Replica { .. } => None,
+    });
+    key.is_some_and(|key| key == MEANT || key.starts_with(PREFIX))
+}
