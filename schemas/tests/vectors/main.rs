@@ -8,6 +8,7 @@
 
 mod epoch;
 mod file;
+mod item;
 mod log;
 mod name;
 mod pairing;
