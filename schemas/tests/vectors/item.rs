@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId};
 use hearth_schemas::item::{
-    Attributes, Class, Content, Context, Dot, FileTime, Flag, MAX_HLC, MAX_KEY, MAX_NAME, MAX_REPLICAS, MAX_SETTING,
-    MAX_TARGET, MAX_VERSIONS, Meta, Name, Place, Row, SettingValue, Stamp, UNNUMBERED, Value, Versions,
+    Attributes, Class, Content, Context, Dot, FileTime, Flag, MAX_DEVICE_NAME, MAX_HLC, MAX_KEY, MAX_NAME,
+    MAX_REPLICAS, MAX_SETTING, MAX_TARGET, MAX_VERSIONS, Meta, Name, Place, Row, SettingValue, Stamp, UNNUMBERED,
+    Value, Versions,
 };
 use hearth_schemas::wire::MAX_MESSAGE;
 use serde_bytes::ByteBuf;
@@ -29,9 +30,11 @@ fn rows_have_the_outcome_that_is_written() {
         "Malformed",
         "NotCanonical",
         "OutsideContext",
+        "Unnumbered",
         "BadName",
         "Stamp",
         "WrongClass",
+        "BadTarget",
         "TooLong",
         "OwnFormer",
         "Root",
@@ -83,7 +86,7 @@ fn good() -> Vec<(&'static str, Row)> {
         ("longest-target", link(&[b'x'; MAX_TARGET])),
         ("longest-setting", setting(None, Some(vec![7; MAX_SETTING]))),
         ("longest-key", with(&setting(None, None), |row| key(row, MAX_KEY))),
-        ("longest-device-name", replica(HERE, &"x".repeat(64), None)),
+        ("longest-device-name", replica(HERE, &"x".repeat(MAX_DEVICE_NAME), None)),
     ]
 }
 
@@ -114,7 +117,8 @@ fn impossible() -> Vec<(&'static str, &'static str, Row)> {
         ("no-context", "OutsideContext", seen(&[])),
         ("number-0", "OutsideContext", by(HERE, 0)),
         ("unnumbered-version", "OutsideContext", by(UNNUMBERED, 1)),
-        ("unnumbered-in-context", "OutsideContext", seen(&[(UNNUMBERED, 1), (HERE, 3)])),
+        ("number-0-in-context", "OutsideContext", seen(&[(HERE, 3), (THERE, 0)])),
+        ("unnumbered-in-context", "Unnumbered", seen(&[(UNNUMBERED, 1), (HERE, 3)])),
         ("empty-name", "BadName", named(b"")),
         ("name-dot", "BadName", named(b".")),
         ("name-dots", "BadName", named(b"..")),
@@ -124,6 +128,7 @@ fn impossible() -> Vec<(&'static str, &'static str, Row)> {
         ("stamp-of-place", "Stamp", with(&file, |row| late(&mut place(row).stamp))),
         ("stamp-of-content", "Stamp", with(&file, |row| late(&mut content(row).stamp))),
         ("stamp-of-attributes", "Stamp", with(&file, |row| late(&mut attributes(row).stamp))),
+        ("unnumbered-stamp", "Unnumbered", with(&file, |row| content(row).stamp.replica = UNNUMBERED)),
         ("file-in-directory", "WrongClass", holding(&directory, &file)),
         ("link-in-directory", "WrongClass", holding(&directory, &link(b"x"))),
         ("directory-in-leaf", "WrongClass", holding(&file, &directory)),
@@ -140,13 +145,18 @@ fn impossible() -> Vec<(&'static str, &'static str, Row)> {
         ("nanoseconds", "Attributes", with(&file, |row| attributes(row).attributes.mtime = mtime)),
         ("mode-at-birth", "Attributes", with(&file, |row| content(row).born.mode = mode)),
         ("nanoseconds-at-birth", "Attributes", with(&file, |row| content(row).born.mtime = mtime)),
+        ("empty-target", "BadTarget", link(b"")),
+        ("target-zero", "BadTarget", link(b"a\0b")),
         ("target-too-long", "TooLong", link(&[b'x'; MAX_TARGET + 1])),
         ("setting-too-long", "TooLong", setting(None, Some(vec![7; MAX_SETTING + 1]))),
         ("key-too-long", "TooLong", with(&unset, |row| key(row, MAX_KEY + 1))),
         ("kind-too-long", "TooLong", with(&setting(None, Some(vec![7])), |row| kind(row, 256))),
-        ("device-name-too-long", "TooLong", replica(HERE, &"x".repeat(65), None)),
+        ("empty-device-name", "BadName", replica(HERE, "", None)),
+        ("device-name-too-long", "TooLong", replica(HERE, &"x".repeat(MAX_DEVICE_NAME + 1), None)),
         ("too-many-versions", "TooLong", with(&file, |row| row.meta = versions(MAX_VERSIONS + 1))),
         ("too-many-replicas", "TooLong", with(&file, |row| row.ctx = ctx(MAX_REPLICAS + 1))),
+        ("unnumbered-replica", "Unnumbered", replica(UNNUMBERED, "laptop", None)),
+        ("unnumbered-former", "Unnumbered", replica(HERE, "laptop", Some(Dot { replica: UNNUMBERED, seq: 1 }))),
         ("own-former", "OwnFormer", replica(HERE, "laptop", Some(Dot { replica: HERE, seq: 1 }))),
     ]
 }
