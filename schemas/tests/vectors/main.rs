@@ -12,4 +12,6 @@ mod item;
 mod log;
 mod name;
 mod pairing;
+mod ready;
+mod wire;
 mod world;
