@@ -6,6 +6,7 @@
 //!
 //! A module for each file; how the files are written and read is in [`file`], an account to write about in [`world`].
 
+mod datagram;
 mod epoch;
 mod file;
 mod item;
@@ -13,5 +14,6 @@ mod log;
 mod name;
 mod pairing;
 mod ready;
+mod relay;
 mod wire;
 mod world;
