@@ -13,6 +13,8 @@ use crate::ids::{ContentHash, DeviceId, NodeId, ReplicaId};
 
 /// Longest name of a directory entry, in bytes.
 pub const MAX_NAME: usize = 255;
+/// Longest name of a device, in bytes.
+pub const MAX_DEVICE_NAME: usize = 64;
 /// Longest symlink target, in bytes.
 pub const MAX_TARGET: usize = 4095;
 /// Longest value of a setting, in bytes.
@@ -248,10 +250,10 @@ pub struct Row {
 /// Why a row cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
-    /// A version's dot is not in the context, or numbers from 1 are not kept.
+    /// A version's dot is not in the context, or a number is 0.
     #[error("a version stands outside its row's context")]
     OutsideContext,
-    /// A name that no directory entry can have.
+    /// A name that no directory entry, or no device, can have.
     #[error("a name that cannot be")]
     BadName,
     /// A stamp past the year 9999.
@@ -260,9 +262,15 @@ pub enum RowError {
     /// Content or place that the class does not have.
     #[error("content that does not fit the class")]
     WrongClass,
+    /// A symlink's target that is empty, or with a zero byte.
+    #[error("a symlink's target that cannot be")]
+    BadTarget,
     /// A field over its limit.
     #[error("a field over its limit")]
     TooLong,
+    /// [`UNNUMBERED`], where a replica is named.
+    #[error("the replica of changes without a number")]
+    Unnumbered,
     /// A replica that comes before itself.
     #[error("a replica that comes before itself")]
     OwnFormer,
@@ -290,19 +298,17 @@ impl Row {
         {
             return Err(RowError::TooLong);
         }
-        let dots = self.place.keys().chain(self.content.keys()).chain(self.meta.keys());
-        for dot in dots {
-            let inside = dot.replica != UNNUMBERED && dot.seq > 0 && self.ctx.get(&dot.replica) >= Some(&dot.seq);
-            if !inside {
-                return Err(RowError::OutsideContext);
-            }
-        }
         if self.ctx.contains_key(&UNNUMBERED) {
+            return Err(RowError::Unnumbered);
+        }
+        let mut dots = self.place.keys().chain(self.content.keys()).chain(self.meta.keys());
+        let inside = |dot: &Dot| dot.seq > 0 && self.ctx.get(&dot.replica) >= Some(&dot.seq);
+        if self.ctx.values().any(|&seq| seq == 0) || !dots.all(inside) {
             return Err(RowError::OutsideContext);
         }
         let stamps = self.place.values().map(|v| v.stamp).chain(self.content.values().map(|v| v.stamp));
-        if stamps.chain(self.meta.values().map(|v| v.stamp)).any(|stamp| stamp.hlc > MAX_HLC) {
-            return Err(RowError::Stamp);
+        for stamp in stamps.chain(self.meta.values().map(|v| v.stamp)) {
+            stamp.check()?;
         }
         let tree = matches!(self.class, Class::Dir | Class::Leaf);
         let without_tree = self.place.is_empty() && self.meta.is_empty();
@@ -326,6 +332,18 @@ impl Row {
     }
 }
 
+impl Stamp {
+    fn check(&self) -> Result<(), RowError> {
+        if self.hlc > MAX_HLC {
+            return Err(RowError::Stamp);
+        }
+        if self.replica == UNNUMBERED {
+            return Err(RowError::Unnumbered);
+        }
+        Ok(())
+    }
+}
+
 impl Attributes {
     fn check(&self) -> Result<(), RowError> {
         if self.mode > 0o777 || self.mtime.nanos >= 1_000_000_000 {
@@ -340,8 +358,11 @@ impl Content {
         let fits = match (&self.value, class) {
             (Value::Dir, Class::Dir) | (Value::File { .. }, Class::Leaf) => true,
             (Value::Link { target }, Class::Leaf) => {
-                if target.is_empty() || target.len() > MAX_TARGET || target.contains(&0) {
+                if target.len() > MAX_TARGET {
                     return Err(RowError::TooLong);
+                }
+                if target.is_empty() || target.contains(&0) {
+                    return Err(RowError::BadTarget);
                 }
                 true
             }
@@ -353,10 +374,17 @@ impl Content {
                 true
             }
             (Value::Replica { name, replica, former, .. }, Class::Replica) => {
-                if name.is_empty() || name.len() > 64 {
+                if name.is_empty() {
+                    return Err(RowError::BadName);
+                }
+                if name.len() > MAX_DEVICE_NAME {
                     return Err(RowError::TooLong);
                 }
-                if former.is_some_and(|former| former.replica == *replica || former.replica == UNNUMBERED) {
+                let former = former.map(|former| former.replica);
+                if *replica == UNNUMBERED || former == Some(UNNUMBERED) {
+                    return Err(RowError::Unnumbered);
+                }
+                if former == Some(*replica) {
                     return Err(RowError::OwnFormer);
                 }
                 true
