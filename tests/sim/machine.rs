@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
+use syncd_core::brake::Limits;
 use syncd_core::disk::Source;
 use syncd_core::engine::{Effect, Engine, Event, Portions};
 use syncd_core::select::Select;
@@ -36,6 +37,8 @@ pub struct SimMachine {
     pub excluded: BTreeSet<Vec<u8>>,
     /// How much it does at a time, from its next start.
     pub portions: Portions,
+    /// What it holds back, from its next start.
+    pub limits: Limits,
     /// Down until then; `None` while it is up.
     pub down_until: Option<u64>,
     /// Whether records of its history were lost with its index.
@@ -73,6 +76,7 @@ impl SimMachine {
             sightless: 0,
             excluded: BTreeSet::new(),
             portions: Portions::default(),
+            limits: Limits::default(),
             down_until: Some(u64::MAX),
             forgot_history: false,
             engine: None,
@@ -143,6 +147,7 @@ impl SimMachine {
             engine.handle(Event::RulesChanged, &mut now).expect("an index in memory");
         }
         engine.portions = self.portions;
+        engine.set_limits(self.limits);
         self.rules = Some(self.excluded.clone());
         self.engine = Some(engine);
         self.stirred = true;

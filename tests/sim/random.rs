@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use syncd_core::brake::{Limits, Share, Verdict};
 use syncd_core::disk::RelPath;
 use syncd_core::engine::{Event, Portions};
 
@@ -38,7 +39,20 @@ pub struct Hardships {
     pub joins: bool,
     /// Files get second names.
     pub links: bool,
+    /// A few removals or replacements are too many: they are held, and people say whether they were meant.
+    pub brakes: bool,
 }
+
+/// The first of the seeds whose worlds have brakes.
+pub const BRAKED: u64 = 1 << 40;
+
+/// What is too much there.
+const LIMITS: Limits = Limits {
+    removes: Share { items: 1, percent: 10 },
+    bytes: u64::MAX,
+    replaces: Share { items: 2, percent: 10 },
+    window_ms: 600_000,
+};
 
 impl Hardships {
     /// The hardships of a seed: each alone, then all kinds of mixtures.
@@ -59,6 +73,7 @@ impl Hardships {
             clocks: has(6),
             joins: has(7),
             links: has(8),
+            brakes: seed >= BRAKED,
         }
     }
 }
@@ -80,6 +95,9 @@ pub fn play(seed: u64, tell: bool) {
         player.mend(&mut world);
         world.run_until_quiet();
         if player.open_closed(&mut world) {
+            world.run_until_quiet();
+        }
+        while player.judge(&mut world) {
             world.run_until_quiet();
         }
         if world.is_at_a_loss() {
@@ -134,6 +152,9 @@ impl Player {
         }
         for &here in &all {
             world.machines[here.0].portions = portions;
+            if self.hardships.brakes {
+                world.machines[here.0].limits = LIMITS;
+            }
             world.start(here);
         }
         world.connect_all();
@@ -157,6 +178,9 @@ impl Player {
             let here = all[self.chance.below(all.len())];
             match self.chance.below(10) {
                 0..=5 => self.act(world, here),
+                6 if self.hardships.brakes && self.chance.percent(20) => {
+                    self.judge(world);
+                }
                 6 | 7 => {
                     let ms = [0, 30, 150, 700, 3000][self.chance.below(5)];
                     self.say(world, || format!("{ms} ms pass"));
@@ -269,6 +293,21 @@ impl Player {
             }
         }
         opened
+    }
+
+    /// Somebody says of a hold that they see whether it was meant. Gives whether there was one.
+    fn judge(&mut self, world: &mut World) -> bool {
+        let mut seen: Vec<(Here, String)> = Vec::new();
+        for here in (0..world.machines.len()).map(Here).filter(|here| world.machines[here.0].is_up()) {
+            let holds = world.machines[here.0].engine().holds();
+            seen.extend(holds.map(|(id, _)| (here, id.to_owned())));
+        }
+        let Some((here, id)) = self.chance.pick(&seen).cloned() else { return false };
+        let verdict = if self.chance.percent(50) { Verdict::Release } else { Verdict::Undo };
+        self.say(world, || format!("{here:?} says of {id}: {verdict:?}"));
+        let now_ms = world.now_ms;
+        world.machines[here.0].handle(Event::Judged(id, verdict), now_ms);
+        true
     }
 
     fn act(&mut self, world: &mut World, here: Here) {

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    completions, conflicts, device, doctor, history, init, join, log, man, pause, restore, rules, settings, status,
-    wait, why,
+    completions, conflicts, device, doctor, held, history, init, join, log, man, pause, restore, rules, settings,
+    status, wait, why,
 };
 
 /// Keep a person's home folder and desktop settings the same on all of their machines.
@@ -38,6 +38,7 @@ pub(crate) enum Command {
     History(history::History),
     Restore(restore::Restore),
     Conflicts(conflicts::Conflicts),
+    Held(held::Held),
     #[command(subcommand)]
     Settings(settings::Settings),
     Doctor(doctor::Doctor),

@@ -18,6 +18,7 @@ pub(crate) mod completions;
 pub(crate) mod conflicts;
 pub(crate) mod device;
 pub(crate) mod doctor;
+pub(crate) mod held;
 pub(crate) mod history;
 pub(crate) mod init;
 pub(crate) mod join;
@@ -48,6 +49,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::History(command) => command.run(context).await,
         Command::Restore(command) => command.run(context).await,
         Command::Conflicts(command) => command.run(context).await,
+        Command::Held(command) => command.run(context).await,
         Command::Settings(command) => command.run(context).await,
         Command::Doctor(command) => command.run(context).await,
         Command::Completions(command) => command.run(),

@@ -381,6 +381,21 @@ fn conflicts() {
 }
 
 #[test]
+fn held() {
+    let list = json!([
+        {"id": "5f0c", "device": "laptop", "removes": 5000, "replaces": 0, "bytes": 81_000_000, "since": hours_ago(1)},
+        {"id": "77aa", "device": "attic", "removes": 1, "replaces": 2400, "bytes": 12, "since": hours_ago(30)},
+    ]);
+    let machine = Machine::running().answers("Held", list).answers("HeldJudge", json!({"ids": ["5f0c", "77aa"]}));
+    let lines = ["held", "held release 5f0c", "held undo --all", "held release", "held undo 5f0c --all"];
+    assert_snapshot!("held", lines.map(|line| machine.run(line)).join("\n"));
+    assert_snapshot!("held_calls", machine.calls());
+    assert_snapshot!("held_none", Machine::running().answers("Held", json!([])).run("held"));
+    let unknown = Failure::failed("nothing is held under 1234", "see `hearth held`");
+    assert_snapshot!("held_unknown", Machine::running().fails("HeldJudge", unknown).run("held undo 1234"));
+}
+
+#[test]
 fn settings() {
     let key = "/org/gnome/desktop/interface/color-scheme";
     let layers = json!([{"layer": "account", "value": "'prefer-dark'"}, {"layer": "default", "value": "'default'"}]);

@@ -1072,10 +1072,7 @@ impl<S: Store> Engine<S> {
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
         for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
-            if self.is_held(&change, &nodes) {
-                continue;
-            }
-            if self.is_at_hand(&change, &nodes, &mut sources)? {
+            if !self.is_held(&change, &nodes) && self.is_at_hand(&change, &nodes, &mut sources)? {
                 led_by.insert(change.key(), nodes);
                 changes.push(change);
             } else {
@@ -1097,7 +1094,8 @@ impl<S: Store> Engine<S> {
         self.applied(applied, &planned, &led_by, &open, now)
     }
 
-    /// Takes in what became of a plan for the nodes that were `planned`; `open` are those that wait for a content.
+    /// Takes in what became of a plan for the nodes that were `planned`; `open` are those that wait for a content
+    /// or a person.
     fn applied(
         &mut self,
         applied: Applied,

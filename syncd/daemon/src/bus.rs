@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use hearth_schemas::address::RelayAddress;
 use jiff::Timestamp;
 use serde_json::Value;
+pub use syncd_core::brake::Verdict;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 use zbus::fdo::{DBusProxy, RequestNameFlags};
@@ -93,6 +94,10 @@ pub trait Service: Send + Sync + 'static {
     fn restore(&self, restore: Restore) -> impl Future<Output = Answer> + Send;
     /// Lists the conflicts.
     fn conflicts(&self) -> impl Future<Output = Answer> + Send;
+    /// Lists what is held, on any machine, until a person says whether it was meant.
+    fn held(&self) -> impl Future<Output = Answer> + Send;
+    /// Says of a hold, or of all, whether it was meant.
+    fn held_judge(&self, id: Option<String>, verdict: Verdict) -> impl Future<Output = Answer> + Send;
     /// Lists the settings whose key contains or matches `pattern`, all if it is empty.
     fn settings_list(&self, pattern: String) -> impl Future<Output = Answer> + Send;
     /// A setting's value, and in which layers it is set.
@@ -664,6 +669,36 @@ impl<S: Service> Served<S> {
     async fn conflicts(&self) -> Result<String, Failure> {
         let service = Arc::clone(&self.service);
         self.answer(async move { service.conflicts().await }).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn held(&self) -> Result<String, Failure> {
+        let service = Arc::clone(&self.service);
+        self.answer(async move { service.held().await }).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn held_release(
+        &self,
+        id: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, Failure> {
+        self.caller.may_do_privileged_things(&header, connection).await?;
+        let (service, id) = (Arc::clone(&self.service), filled(id, String::is_empty));
+        self.answer(async move { service.held_judge(id, Verdict::Release).await }).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn held_undo(
+        &self,
+        id: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, Failure> {
+        self.caller.may_do_privileged_things(&header, connection).await?;
+        let (service, id) = (Arc::clone(&self.service), filled(id, String::is_empty));
+        self.answer(async move { service.held_judge(id, Verdict::Undo).await }).await
     }
 
     #[zbus(out_args("result"))]

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use syncd_core::brake::Hold;
 use syncd_core::disk::RelPath;
 use syncd_core::engine::{Effect, Engine, Event, Summary};
 use syncd_core::state::Now;
@@ -53,6 +54,8 @@ pub struct Picture {
     pub paused: bool,
     /// Number of conflict siblings on this disk.
     pub conflicts: usize,
+    /// What is held, on any machine, by its id.
+    pub holds: Vec<(String, Hold)>,
     /// Wall clock of the last moment that everything seen was looked at, in milliseconds since 1970.
     pub fresh_ms: Option<u64>,
     /// Rises with each picture.
@@ -233,6 +236,7 @@ impl Run {
                 paused: self.engine.is_paused(),
                 fresh_ms: self.fresh_ms,
                 conflicts,
+                holds: self.engine.holds().map(|(id, hold)| (id.to_owned(), hold.clone())).collect(),
                 number: picture.number + 1,
             };
         });

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::activity::Activity;
+use crate::config::Config;
 use crate::disk::RealDisk;
 use crate::driver::{Driver, with_now};
 use crate::exchange::Exchange;
@@ -131,6 +132,8 @@ pub struct Home {
     pub preferences: Arc<Preferences>,
     /// Why the relay is not connected, if it is not.
     pub relay_trouble: watch::Receiver<Option<String>>,
+    /// What is wrong with this machine's configuration.
+    pub config_trouble: Option<String>,
     /// Where messages of a pairing room go while a code is out.
     pub pairing: Arc<Mutex<Option<mpsc::Sender<relay::Event>>>>,
     tasks: Vec<AbortHandle>,
@@ -186,7 +189,12 @@ impl Home {
         let state = with_now(|now| State::open(store, device, &name, first, now)).context("opening the index")?;
 
         preferences.load(&state, device)?;
-        let engine = Engine::new(state, preferences.rulebook.select());
+        let (config, config_trouble) = Config::read(&paths.config.join("config.toml"));
+        if let Some(trouble) = &config_trouble {
+            tracing::warn!("{trouble}; the defaults hold");
+        }
+        let mut engine = Engine::new(state, preferences.rulebook.select());
+        engine.set_limits(config.brakes.limits());
         let (driver, effects, thread) = Driver::start(engine, disk.clone()).context("starting the engine")?;
         let exchange = Exchange::new(driver.clone(), disk.clone(), content_key);
         let (watcher, stirred) = Watcher::start(&paths.home, &paths.state, preferences.unwatched())?;
@@ -235,6 +243,7 @@ impl Home {
             watcher,
             preferences,
             relay_trouble,
+            config_trouble,
             pairing,
             tasks,
             thread: Some(thread),

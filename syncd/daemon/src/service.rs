@@ -12,6 +12,7 @@ use hearth_schemas::paths::Paths;
 use hearth_schemas::relay::{Reply, Request};
 use serde_json::{Value, json};
 use syncd_core::account;
+use syncd_core::brake::Verdict;
 use syncd_core::disk::{Disk, Kind, Stat};
 use syncd_core::engine::Event;
 use syncd_core::pairing::Invitation;
@@ -20,7 +21,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::activity::Activity;
 use crate::answer;
 use crate::bus::{Answer, Barrier, Failure, JoinSettings, JoinWith, NewRule, Restore, Service, Signals};
-use crate::driver::{Picture, Stopped, wall_ms};
+use crate::driver::{Picture, Stopped, wall_ms, with_now};
 use crate::home::{Begin, Home, Membership};
 use crate::keys::{KeyStore, KeysError, Member, Stored};
 use crate::membership::{self, append, entropy, told, unreachable};
@@ -339,6 +340,47 @@ impl Service for Daemon {
         history::conflicts(&*self.home().await?).await
     }
 
+    async fn held(&self) -> Answer {
+        let home = self.home().await?;
+        let holds = home.driver.ask(|engine, _| {
+            let holds = engine.holds().map(|(id, hold)| (id.to_owned(), hold.clone()));
+            holds.collect::<Vec<_>>()
+        });
+        let told = holds.await.map_err(stopping)?.into_iter().map(|(id, hold)| {
+            json!({
+                "id": id,
+                "device": home.membership.name_of(hold.device),
+                "removes": hold.toll.removes,
+                "replaces": hold.toll.replaces,
+                "bytes": hold.toll.bytes,
+                "since": answer::time(hold.since_ms),
+                "incoming": hold.incoming,
+            })
+        });
+        Ok(told.collect())
+    }
+
+    async fn held_judge(&self, id: Option<String>, verdict: Verdict) -> Answer {
+        let home = self.home().await?;
+        let wanted = id.clone();
+        let judged = home.driver.ask(move |engine, _| {
+            let fits = |held: &str| wanted.as_deref().is_none_or(|id| id == held);
+            let ids: Vec<String> = engine.holds().map(|(id, _)| id.to_owned()).filter(|id| fits(id)).collect();
+            ids.iter().try_for_each(|id| with_now(|now| engine.handle(Event::Judged(id.clone(), verdict), now)))?;
+            Ok(ids)
+        });
+        let ids = judged.await.map_err(stopping)?.map_err(|error| index_failed(&error))?;
+        if let Some(id) = id.filter(|_| ids.is_empty()) {
+            return Err(Failure::failed(format!("nothing is held under {id}"), "see `hearth held`"));
+        }
+        let (event, text) = match verdict {
+            Verdict::Release => ("released", "what was held is released"),
+            Verdict::Undo => ("undone", "what was held is taken back"),
+        };
+        self.activity.note(event, None, None, text);
+        Ok(json!({ "ids": ids }))
+    }
+
     async fn settings_list(&self, pattern: String) -> Answer {
         self.home().await?.preferences.list(&pattern).await
     }
@@ -436,7 +478,7 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
         "peers": peers,
         "pending": { "incoming": picture.summary.incoming, "outgoing": if alone { 0 } else { picture.summary.outgoing } },
         "conflicts": picture.conflicts,
-        "held": 0,
+        "held": picture.holds.len(),
         "problems": problems,
     })
 }
@@ -455,6 +497,9 @@ fn problems_of(home: &Home, _paths: &Paths, picture: &Picture, revoked: bool) ->
     }
     if let Some(reason) = home.relay_trouble.borrow().as_ref() {
         problems.push(general(format!("not connected to the relay: {reason}"), "it is tried again by itself"));
+    }
+    if let Some(trouble) = &home.config_trouble {
+        problems.push(general(trouble.clone(), "correct it, then restart the daemon; until then the defaults hold"));
     }
     problems.extend(home.watcher.problems().iter().map(answer::problem));
     problems.extend(home.preferences.problems());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use hearth_schemas::address::RelayAddress;
 use serde_json::{Value, json};
 use syncd::bus::{
-    Answer, Barrier, Bus, Failure, JoinSettings, JoinWith, NewRule, PrivateSocket, Restore, Service, Signals,
+    Answer, Barrier, Bus, Failure, JoinSettings, JoinWith, NewRule, PrivateSocket, Restore, Service, Signals, Verdict,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -129,6 +129,12 @@ impl Service for SimService {
     }
     async fn conflicts(&self) -> Answer {
         self.asked("Conflicts", String::new()).await
+    }
+    async fn held(&self) -> Answer {
+        self.asked("Held", String::new()).await
+    }
+    async fn held_judge(&self, id: Option<String>, verdict: Verdict) -> Answer {
+        self.asked("HeldJudge", format!("{id:?} {verdict:?}")).await
     }
     async fn settings_list(&self, pattern: String) -> Answer {
         self.asked("SettingsList", pattern).await

@@ -27,11 +27,9 @@ const MEANT: &str = "hearth:meant";
 const KIND: &str = "hearth";
 /// Longest such value, in bytes.
 const MAX_VALUE: usize = 1 << 20;
-/// So many losses that go out together may be the beginning of more.
-const BURST: usize = 20;
-/// How long nothing more must have been lost until they are judged, in milliseconds.
-const CALM_MS: u64 = 1000;
-/// Losses that are judged however long they go on, so that somebody who deletes all the time is heard at last.
+/// How long nothing more must have been removed until removals are judged, and told, in milliseconds.
+const CALM_MS: u64 = 400;
+/// How long removals wait for that at most, so that somebody who removes all the time is heard at last, in milliseconds.
 const PATIENCE_MS: u64 = 20_000;
 /// A home that is empty, and that so many items have gone from, was not emptied by a person at work.
 const EMPTIED: usize = 10;
@@ -52,8 +50,8 @@ pub(super) struct Holding {
     meant: BTreeMap<ReplicaId, u64>,
     /// Losses here that have no number yet.
     outgoing: BTreeMap<NodeId, Lost>,
-    /// When the first and the last of them was found.
-    burst: (u64, u64),
+    /// When the first and the last removal among them was found.
+    burst: Option<(u64, u64)>,
     /// Losses here that were numbered not long ago.
     numbered: Vec<Lost>,
     /// Losses that came in not long ago.
@@ -226,18 +224,19 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             if let Some(lost) = self.loss_of(node, now.wall_ms)? {
-                let is_first = self.holding.outgoing.is_empty();
-                self.holding.burst = (if is_first { now.wall_ms } else { self.holding.burst.0 }, now.wall_ms);
+                if lost.loss == Loss::Removed {
+                    let first = self.holding.burst.map_or(now.wall_ms, |(first, _)| first);
+                    self.holding.burst = Some((first, now.wall_ms));
+                }
                 self.holding.outgoing.insert(node, lost);
             }
         }
         if self.holding.outgoing.is_empty() {
+            self.holding.burst = None;
             return Ok(BTreeSet::new());
         }
         let own = self.holding.own(false, self.state.device);
-        if own.is_none() && self.may_go_on_losing(now.wall_ms) {
-            return Ok(self.holding.outgoing.keys().copied().collect());
-        }
+        let more_may_follow = self.judged_at().is_some_and(|at| now.wall_ms < at);
         let nodes: Vec<NodeId> = self.holding.outgoing.keys().copied().collect();
         for node in nodes {
             // It may have come back.
@@ -247,24 +246,26 @@ impl<S: Store> Engine<S> {
         }
         if own.is_none() && !self.goes_too_far()? {
             let window = self.holding.limits.window_ms;
-            self.holding.numbered.retain(|lost| lost.at_ms + window > now.wall_ms);
-            self.holding.numbered.extend(std::mem::take(&mut self.holding.outgoing).into_values());
-            return Ok(BTreeSet::new());
+            let holding = &mut self.holding;
+            holding.numbered.retain(|lost| lost.at_ms + window > now.wall_ms);
+            let waits = |lost: &Lost| more_may_follow && lost.loss == Loss::Removed;
+            let going = holding.outgoing.extract_if(.., |_, lost| !waits(lost));
+            holding.numbered.extend(going.map(|(_, lost)| lost));
+            if holding.outgoing.is_empty() {
+                holding.burst = None;
+            }
+            return Ok(holding.outgoing.keys().copied().collect());
         }
         let toll = self.holding.outgoing.values().copied().collect();
         self.hold(false, toll, now)?;
         Ok(self.holding.outgoing.keys().copied().collect())
     }
 
-    /// When burst of losses is to be judged, in milliseconds of wall clock.
+    /// When removals here are judged, and told if they are not held, in milliseconds of wall clock.
     pub(super) fn judged_at(&self) -> Option<u64> {
-        let (first, last) = self.holding.burst;
-        let waits = self.holding.outgoing.len() >= BURST && self.holding.own(false, self.state.device).is_none();
-        waits.then_some((last + CALM_MS).min(first + PATIENCE_MS))
-    }
-
-    fn may_go_on_losing(&self, now_ms: u64) -> bool {
-        self.judged_at().is_some_and(|at| now_ms < at)
+        let (first, last) = self.holding.burst?;
+        let is_open = self.holding.own(false, self.state.device).is_none();
+        (is_open && self.is_heard() && !self.paused).then_some((last + CALM_MS).min(first + PATIENCE_MS))
     }
 
     fn loss_of(&self, node: NodeId, at_ms: u64) -> StoreResult<Option<Lost>> {

@@ -105,6 +105,11 @@ fn blocked(home: &Home, paths: &Paths, picture: &Picture, revoked: bool) -> Vec<
     if picture.paused {
         blocked.push(json!({ "path": Value::Null, "what": "syncing is paused", "hint": "go on with `hearth resume`" }));
     }
+    for (id, hold) in &picture.holds {
+        let what = format!("{} removals and {} replacements are held ({id})", hold.toll.removes, hold.toll.replaces);
+        let hint = "see `hearth held`; `hearth held release` or `hearth held undo` ends it";
+        blocked.push(json!({ "path": Value::Null, "what": what, "hint": hint }));
+    }
     if blocked.is_empty() {
         let what = "another machine cannot take everything";
         blocked.push(json!({ "path": Value::Null, "what": what, "hint": "see `hearth status` there" }));
