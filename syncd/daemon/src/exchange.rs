@@ -532,9 +532,10 @@ fn fill_from_older(
     key: &[u8; 32],
     content: &mut Unfinished,
 ) -> io::Result<Vec<(u64, u64)>> {
-    let older = disk.open_source(&Source::Copy(older))?;
-    // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
     let wanted_len = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
+    // It may have been moved since it was thought of, and be so each time that it is tried again.
+    let Ok(older) = disk.open_source(&Source::Copy(older)) else { return Ok(vec![(0, wanted_len)]) };
+    // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
     let own = cut(older.try_clone()?, wanted_len, key)?;
     let mut missing = Vec::new();
     let mut block = vec![0; BLOCK];
@@ -628,4 +629,29 @@ fn write_ranges(
 
 async fn blocking<R: Send + 'static>(act: impl FnOnce() -> io::Result<R> + Send + 'static) -> io::Result<R> {
     tokio::task::spawn_blocking(act).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    #[test]
+    fn an_older_version_that_was_moved_away_saves_nothing_and_stops_nothing() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let at = |name| folder.path().join(name);
+        for name in ["home", "data", "state"] {
+            std::fs::create_dir(at(name)).expect("made");
+        }
+        let disk = RealDisk::open(&at("home"), &at("data"), &at("state"), KEY).expect("opens");
+        let bytes = [5; 300_000];
+        let list = cut(&bytes[..], 300_000, &KEY).expect("cut");
+        let mut content = disk.open_part(ContentHash([1; 32])).expect("staged");
+        let mut missing = |path: &[u8]| fill_from_older(&disk, path.to_vec(), &list, &KEY, &mut content);
+
+        assert_eq!(missing(b"gone/film.bin").expect("goes on without it"), [(0, 300_000)]);
+        std::fs::write(at("home/film.bin"), bytes).expect("written");
+        assert_eq!(missing(b"film.bin").expect("read"), []);
+    }
 }
