@@ -1,7 +1,9 @@
 //! The main job with the real programs: two machines, a relay and a network between them, all in namespaces.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
@@ -144,6 +146,23 @@ fn what_was_deleted_and_overwritten_comes_back_from_history() -> Result<()> {
     pair.laptop.until_content("older.txt", b"second verse", SOON)?;
     pair.settle(SOON)?;
     pair.assert_alike()
+}
+
+#[test]
+fn a_link_restored_elsewhere_leads_where_it_led_byte_for_byte() -> Result<()> {
+    let pair = Pair::joined()?;
+    let target = OsStr::from_bytes(b"invalid \xff target");
+    symlink(target, pair.laptop.path("link"))?;
+    pair.desktop.until_there("link", true, SOON)?;
+    pair.settle(SOON)?;
+    fs::remove_file(pair.laptop.path("link"))?;
+    pair.desktop.until_there("link", false, SOON)?;
+    pair.settle(SOON)?;
+    let elsewhere = pair.scratch().join("restored");
+    let path = pair.desktop.home_inside().join("link");
+    let _: Value = pair.desktop.ask([&"restore".into(), &path, &"--to".into(), &elsewhere])?;
+    ensure!(fs::read_link(&elsewhere)?.as_os_str() == target, "{:?}", fs::read_link(&elsewhere)?);
+    Ok(())
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub struct Displaced {
     pub version: String,
     /// Relative to the home.
     pub path: String,
+    /// The same in Base64, where it is no text.
+    pub path_b64: Option<String>,
     /// When it was displaced.
     pub time: String,
     /// The device that wrote what displaced it.

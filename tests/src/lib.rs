@@ -9,6 +9,8 @@
 //! `watch` asks again when a file or a process changed, and the product's own `hearth wait` is the barrier.
 
 pub mod answer;
+#[path = "../blackbox/blackbox.rs"]
+pub mod blackbox;
 pub mod lab;
 pub mod machine;
 pub mod pair;

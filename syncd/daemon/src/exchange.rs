@@ -55,6 +55,39 @@ struct Shared {
     disk: RealDisk,
     content_key: [u8; 32],
     peers: Mutex<BTreeMap<Slot, Peer>>,
+    bringing: Mutex<Bringing>,
+}
+
+/// Large contents that are being brought, one at a time for each: two would write into one part, and the slower of
+/// them into the file that it has become.
+#[derive(Default)]
+struct Bringing(BTreeMap<ContentHash, Option<Wanted>>);
+
+/// From whom a large content is to come, and with what at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    slot: Slot,
+    size: u64,
+    older: Option<RelPath>,
+}
+
+impl Bringing {
+    /// Whether to begin; if not, what is wanted is kept in case that what is under way fails.
+    fn begin(&mut self, hash: ContentHash, wanted: &Wanted) -> bool {
+        let Some(again) = self.0.get_mut(&hash) else {
+            self.0.insert(hash, None);
+            return true;
+        };
+        *again = Some(wanted.clone());
+        false
+    }
+
+    /// It is over; gives what to try next, if it failed and was asked for once more meanwhile.
+    fn end(&mut self, hash: ContentHash, failed: bool) -> Option<Wanted> {
+        let again = self.0.remove(&hash).flatten().filter(|_| failed)?;
+        self.0.insert(hash, None);
+        Some(again)
+    }
 }
 
 struct Peer {
@@ -68,7 +101,7 @@ struct Peer {
 impl Exchange {
     /// Makes an exchange without peers.
     pub fn new(driver: Driver, disk: RealDisk, content_key: [u8; 32]) -> Self {
-        Self(Arc::new(Shared { driver, disk, content_key, peers: Mutex::default() }))
+        Self(Arc::new(Shared { driver, disk, content_key, peers: Mutex::default(), bringing: Mutex::default() }))
     }
 
     /// Starts talking to a peer; `opener` tells who opens the control stream.
@@ -109,7 +142,7 @@ impl Exchange {
                 }
             }
             Effect::Serve(slot, contents) => self.serve(slot, contents),
-            Effect::Fetch { peer, hash, size, older } => self.fetch(peer, hash, size, older),
+            Effect::Fetch { peer, hash, size, older } => self.fetch(hash, Wanted { slot: peer, size, older }),
             other => return Some(other),
         }
         None
@@ -132,21 +165,41 @@ impl Exchange {
         });
     }
 
-    fn fetch(&self, slot: Slot, hash: ContentHash, size: u64, older: Option<RelPath>) {
-        let peers = self.lock();
-        let Some(peer) = peers.get(&slot) else { return };
-        let (connection, fetching) = (peer.connection.clone(), Arc::clone(&peer.fetching));
-        let shared = Arc::clone(&self.0);
+    fn fetch(&self, hash: ContentHash, mut wanted: Wanted) {
+        if !self.bringing().begin(hash, &wanted) {
+            return;
+        }
+        let exchange = self.clone();
         tokio::spawn(async move {
-            let Ok(_permit) = fetching.acquire_owned().await else { return };
-            let result = bring(&shared, &connection, hash, size, older).await;
-            if matches!(result, Err(Failed::NoRoom)) {
-                // What does not fit leaves nothing behind; what cannot be removed only takes room.
-                let disk = shared.disk.clone();
-                let _ = blocking(move || disk.drop_part(hash)).await;
+            loop {
+                let result = exchange.bring_from(hash, &wanted).await;
+                let failed = !matches!(result, Some(Ok(Some(_)) | Err(Failed::NoRoom)));
+                let again = exchange.bringing().end(hash, failed);
+                match (again, result) {
+                    (Some(again), _) => wanted = again,
+                    (None, Some(result)) => return exchange.0.driver.tell(brought(wanted.slot, hash, result)),
+                    (None, None) => return,
+                }
             }
-            shared.driver.tell(brought(slot, hash, result));
         });
+    }
+
+    /// Brings a large content; `None` if the peer is gone.
+    async fn bring_from(&self, hash: ContentHash, wanted: &Wanted) -> Option<Result<Option<StageName>, Failed>> {
+        let peer = |peer: &Peer| (peer.connection.clone(), Arc::clone(&peer.fetching));
+        let (connection, fetching) = self.lock().get(&wanted.slot).map(peer)?;
+        let _permit = fetching.acquire_owned().await.ok()?;
+        let result = bring(&self.0, &connection, hash, wanted.size, wanted.older.clone()).await;
+        if matches!(result, Err(Failed::NoRoom)) {
+            // What does not fit leaves nothing behind; what cannot be removed only takes room.
+            let disk = self.0.disk.clone();
+            let _ = blocking(move || disk.drop_part(hash)).await;
+        }
+        Some(result)
+    }
+
+    fn bringing(&self) -> std::sync::MutexGuard<'_, Bringing> {
+        self.0.bringing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Slot, Peer>> {
@@ -532,9 +585,10 @@ fn fill_from_older(
     key: &[u8; 32],
     content: &mut Unfinished,
 ) -> io::Result<Vec<(u64, u64)>> {
-    let older = disk.open_source(&Source::Copy(older))?;
-    // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
     let wanted_len = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
+    // It may have been moved since it was thought of, and be so each time that it is tried again.
+    let Ok(older) = disk.open_source(&Source::Copy(older)) else { return Ok(vec![(0, wanted_len)]) };
+    // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
     let own = cut(older.try_clone()?, wanted_len, key)?;
     let mut missing = Vec::new();
     let mut block = vec![0; BLOCK];
@@ -628,4 +682,41 @@ fn write_ranges(
 
 async fn blocking<R: Send + 'static>(act: impl FnOnce() -> io::Result<R> + Send + 'static) -> io::Result<R> {
     tokio::task::spawn_blocking(act).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    #[test]
+    fn a_content_is_brought_by_one_at_a_time_and_by_the_next_if_that_fails() {
+        let (mut bringing, hash) = (Bringing::default(), ContentHash([1; 32]));
+        let from = |slot| Wanted { slot: Slot(slot), size: 300_000, older: None };
+        assert!(bringing.begin(hash, &from(1)) && bringing.begin(ContentHash([2; 32]), &from(1)));
+        assert!(!bringing.begin(hash, &from(2)) && !bringing.begin(hash, &from(3)));
+        assert_eq!(bringing.end(hash, true), Some(from(3)));
+        assert!(!bringing.begin(hash, &from(2)), "it is under way again");
+        assert_eq!(bringing.end(hash, false), None);
+        assert!(bringing.begin(hash, &from(1)), "over and done with");
+    }
+
+    #[test]
+    fn an_older_version_that_was_moved_away_saves_nothing_and_stops_nothing() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let at = |name| folder.path().join(name);
+        for name in ["home", "data", "state"] {
+            std::fs::create_dir(at(name)).expect("made");
+        }
+        let disk = RealDisk::open(&at("home"), &at("data"), &at("state"), KEY).expect("opens");
+        let bytes = [5; 300_000];
+        let list = cut(&bytes[..], 300_000, &KEY).expect("cut");
+        let mut content = disk.open_part(ContentHash([1; 32])).expect("staged");
+        let mut missing = |path: &[u8]| fill_from_older(&disk, path.to_vec(), &list, &KEY, &mut content);
+
+        assert_eq!(missing(b"gone/film.bin").expect("goes on without it"), [(0, 300_000)]);
+        std::fs::write(at("home/film.bin"), bytes).expect("written");
+        assert_eq!(missing(b"film.bin").expect("read"), []);
+    }
 }

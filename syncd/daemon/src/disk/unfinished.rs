@@ -79,7 +79,10 @@ impl Unfinished {
     /// Verifies the content and makes it durable; gives its name in staging, `None` if it is not what it is called.
     pub fn finish(mut self, size: u64) -> io::Result<Option<StageName>> {
         self.block.spill(&self.file)?;
-        self.file.set_len(size)?;
+        // What is whole already may be on its way to its place, with its own time.
+        if self.file.metadata()?.len() != size {
+            self.file.set_len(size)?;
+        }
         if self.in_order != size {
             self.hasher.reset();
             io::Seek::rewind(&mut self.file)?;

@@ -1,7 +1,9 @@
 //! History, restoring, conflicts: what was displaced here, and how it comes back.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use hearth_schemas::item::Value as Held;
@@ -154,7 +156,7 @@ fn make_parents(disk: &mut RealDisk, path: &[u8]) -> io::Result<()> {
 
 fn copy_out(disk: &RealDisk, row: &Kept, to: &std::path::Path) -> io::Result<()> {
     if let Held::Link { target } = &row.value {
-        return std::os::unix::fs::symlink(std::ffi::OsStr::new(&*String::from_utf8_lossy(target)), to);
+        return std::os::unix::fs::symlink(OsStr::from_bytes(target), to);
     }
     let mut from = disk.open_source(&Source::Kept(StageName(row.name.clone())))?;
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(to)?;
