@@ -13,7 +13,7 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Name, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Source, StageName, Stat, join};
-use crate::observe::{PARKED, Spot, base_or_root, base_path, describe};
+use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, own_name};
 use crate::plan::{Placed, Step};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
@@ -39,6 +39,8 @@ pub struct Applied {
     pub displaced: Vec<StageName>,
     /// Directories that were moved, each with the path that it had.
     pub moved: Vec<(RelPath, NodeId)>,
+    /// Base keys of the entries that were parked; each has its place by now, or is to be moved on from there.
+    pub parked: Vec<NodeId>,
     /// Contents of which what was brought is used up.
     pub spent: BTreeSet<ContentHash>,
 }
@@ -294,6 +296,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             self.applied.moved.push((from, id));
         }
         self.follow(&mut base, &to)?;
+        self.applied.parked.push(id);
         Ok(self.state.store.put_base(&base)?)
     }
 
@@ -459,6 +462,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         let mut removed = self.widening(base.parent, |disk| disk.rmdir(&path));
         if matches!(&removed, Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty)
+            && is_parked(&base)
             && self.hand_over(&base, &path)?
         {
             removed = self.widening(base.parent, |disk| disk.rmdir(&path));
@@ -469,6 +473,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 // What is left in it is not ours: it stays as a residue.
                 base.state = BaseState::Dormant;
                 self.applied.look.push(Spot::Listing(id));
+                self.applied.parked.extend(is_parked(&base).then_some(id));
                 return Ok(self.state.store.put_base(&base)?);
             }
             Err(Fault::Changed) if self.disk.stat(&path).is_ok_and(|stat| stat.is_none()) => {}
@@ -480,9 +485,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     /// What is not ours in a parked directory keeps its path: it goes into the directory that has that name by now.
     /// Gives whether there is one.
     fn hand_over(&mut self, parked: &Base, path: &[u8]) -> Result<bool, Fault> {
-        let Some((from, _)) = self.applied.moved.iter().rfind(|(_, dir)| *dir == parked.id) else { return Ok(false) };
-        let name = from.rsplit(|&byte| byte == b'/').next().and_then(Name::new);
-        let heir = name.map(|name| self.state.store.base_at(parked.parent, &name)).transpose()?.flatten();
+        let name = own_name(&self.state.store, parked)?;
+        let heir = self.state.store.base_at(parked.parent, &name)?;
         let Some(mut heir) = heir.filter(|heir| heir.class == Class::Dir && heir.id != parked.id) else {
             return Ok(false);
         };

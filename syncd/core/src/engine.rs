@@ -17,7 +17,7 @@ use crate::brake::Verdict;
 use crate::conflict;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
-use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, put_to_sleep};
+use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, is_parked, put_to_sleep};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -210,6 +210,8 @@ pub struct Engine<S> {
     /// Nodes whose place is not free yet; they are planned again when something has moved.
     waiting: BTreeSet<NodeId>,
     blocked: BTreeMap<NodeId, u64>,
+    /// Entries that were parked, and when what is still there is to be moved on.
+    parked: BTreeMap<NodeId, u64>,
     /// When staging is to be tidied: at the start, and again while something in it cannot be moved.
     untidy: Option<u64>,
     /// What could not be looked at.
@@ -249,6 +251,7 @@ impl<S: Store> Engine<S> {
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
+            parked: BTreeMap::new(),
             untidy: Some(0),
             problems: BTreeMap::new(),
             troubles: BTreeMap::new(),
@@ -390,8 +393,9 @@ impl<S: Store> Engine<S> {
     pub fn poll_timeout(&self) -> Option<u64> {
         let settle = self.open.values().map(|(at, _)| *at).min();
         let blocked = self.blocked.values().min().copied();
+        let parked = self.parked.values().min().copied();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        [settle, blocked, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
+        [settle, blocked, parked, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
             .into_iter()
             .flatten()
             .min()
@@ -422,6 +426,7 @@ impl<S: Store> Engine<S> {
                 && self.swept
                 && !looking
                 && incoming == 0
+                && self.parked.is_empty()
                 && !self.has_problems()
                 && !self.state.importing,
             fresh: self.swept && !looking,
@@ -555,11 +560,39 @@ impl<S: Store> Engine<S> {
         if !self.to_watch.0.is_empty() && (calm || now.wall_ms >= self.to_watch.1 + WATCH_LATER_MS) {
             self.watch_made();
         }
+        if self.move_on_parked(now.wall_ms)? {
+            return Ok(true);
+        }
         self.report()?;
         Ok(false)
     }
 
     // ---- looking ----
+
+    /// Nobody is to find a file of theirs under a name that only a plan needed: what is still parked is planned again;
+    /// what nobody plans for goes back to a name of its own, to be looked at there.
+    fn move_on_parked(&mut self, now_ms: u64) -> StoreResult<bool> {
+        let due: Vec<NodeId> = self.parked.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
+        for &id in &due {
+            let Some(base) = self.state.store.base(id)?.filter(is_parked) else {
+                self.parked.remove(&id);
+                continue;
+            };
+            self.parked.insert(id, now_ms + BLOCKED_MS);
+            match base.state {
+                BaseState::Live => {
+                    self.state.mark_members(&base)?;
+                    self.queue.push_back(Spot::Deep(id));
+                }
+                BaseState::Dormant => {
+                    self.queue.push_back(Spot::Entry(base.parent, base.name.clone()));
+                    self.state.forget(base)?;
+                }
+            }
+            self.effects.push_back(Effect::StatusChanged);
+        }
+        Ok(!due.is_empty())
+    }
 
     fn sweep(&mut self) {
         self.swept = false;
@@ -807,6 +840,9 @@ impl<S: Store> Engine<S> {
         for problem in looked.problems {
             self.problems.insert(problem.path.clone(), problem);
         }
+        for id in looked.parked {
+            self.parked.entry(id).or_insert(now_ms + SETTLE_MS);
+        }
         let dirs = looked.watch.into_iter().map(|(_, path)| path).collect();
         self.watch(dirs);
         if looked.changes > 0 {
@@ -989,7 +1025,8 @@ impl<S: Store> Engine<S> {
         let marked = !self.state.store.nothing_marked()?;
         let unnumbered = !self.state.store.unnumbered()?.is_empty();
         let looking = self.is_looking() || !self.swept || self.state.importing;
-        let clean = self.telling == 0 && !looking && !marked && !unnumbered && !self.has_problems() && !self.paused;
+        let tidy = self.parked.is_empty() && !self.has_problems();
+        let clean = self.telling == 0 && !looking && !marked && !unnumbered && tidy && !self.paused;
         let only_blocked = self.ready.is_empty() && self.fetch.is_idle() && !self.planning;
         let blocked = self.has_problems() || self.holds_anything();
         let stuck = !looking && !clean && (self.paused || (only_blocked && blocked));
@@ -1140,6 +1177,9 @@ impl<S: Store> Engine<S> {
             } else {
                 self.waiting.insert(node);
             }
+        }
+        for id in applied.parked {
+            self.parked.insert(id, now.wall_ms + SETTLE_MS);
         }
         self.displaced = applied.displaced;
         self.queue.extend(applied.look);

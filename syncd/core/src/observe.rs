@@ -50,6 +50,8 @@ pub struct Looked {
     pub gone: Vec<RelPath>,
     /// Directories that were moved, each with the path that it had.
     pub moved: Vec<(RelPath, NodeId)>,
+    /// Base keys of the entries that were found parked.
+    pub parked: Vec<NodeId>,
     /// Number of local changes written.
     pub changes: u64,
 }
@@ -237,10 +239,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     ) -> StoreResult<()> {
         let base = self.state.store.base_at(parent.id, &name)?;
         let parked = name.as_bytes().starts_with(PARKED);
-        if parked && base.is_none() {
-            return self.unpark(&parent, &name, &path);
+        match &base {
+            None if parked => return self.unpark(&parent, &name, &path),
+            // What the index knows as parked is to be moved on from here; until then it is an entry as any other.
+            Some(base) if parked => self.looked.parked.push(base.id),
+            Some(_) | None => {}
         }
-        // What the index knows as parked is to be moved on from here; until then it is an entry as any other.
         let in_play = stat.kind != Kind::Other && (parked || self.select.travels(&path, stat.kind == Kind::Dir));
         if !in_play {
             if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
@@ -277,8 +281,14 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn unpark(&mut self, parent: &Base, name: &Name, path: &[u8]) -> StoreResult<()> {
         let dir = self.path_of(parent)?;
         let hex = String::from_utf8_lossy(&name.as_bytes()[PARKED.len()..]).into_owned();
-        let base = NodeId::parse(&hex).map(|id| self.state.store.base(id)).transpose()?.flatten();
-        let wanted = base.as_ref().filter(|base| base.parent == parent.id).map(|base| base.name.clone());
+        let id = NodeId::parse(&hex);
+        let wanted = match id.map(|id| self.state.store.base(id)).transpose()?.flatten() {
+            Some(base) => (base.parent == parent.id).then_some(base.name),
+            None => {
+                let row = id.map(|id| self.state.store.row(id)).transpose()?.flatten();
+                row.and_then(|row| winner(&row.place).map(|(_, place)| place.name.clone()))
+            }
+        };
         let spare = Name::new(format!("recovered-{hex}")).expect("a short name without slashes");
         for name in wanted.into_iter().chain([spare]) {
             match self.disk.rename(path, &join(&dir, &name)) {
@@ -614,18 +624,6 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         Ok(Member { node: row.id, dots: Dots { place, content, meta }, origin: None })
     }
 
-    /// The name of an entry; of a parked one, the name that it has lent away.
-    fn own_name(&self, base: &Base) -> StoreResult<Name> {
-        if base.name.as_bytes().starts_with(PARKED)
-            && let Some(member) = base.members.first()
-            && let Some(row) = self.state.store.row(member.origin.unwrap_or(member.node))?
-            && let Some((_, place)) = winner(&row.place)
-        {
-            return Ok(place.name.clone());
-        }
-        Ok(base.name.clone())
-    }
-
     /// The node of a directory that can take a child: a live member, or a new node at the same place.
     fn live_node(&mut self, dir: &Base, now: &mut Now) -> StoreResult<NodeId> {
         if dir.id == NodeId::ROOT {
@@ -637,7 +635,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             return Ok(live.node);
         }
         let parent = self.state.store.base(dir.parent)?.unwrap_or_else(root_base);
-        let name = self.own_name(&dir)?;
+        let name = own_name(&self.state.store, &dir)?;
         let member = self.new_directory(&parent, &name, &dir.attributes.clone(), now)?;
         let node = member.node;
         dir.state = BaseState::Live;
@@ -703,7 +701,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         };
         let stamp = self.state.stamp(now);
         let mut row = Row::empty(member.node, Class::Leaf);
-        let name = self.own_name(&base)?;
+        let name = own_name(&self.state.store, &base)?;
         let place = vec![self.state.write_place(&mut row, &[], parent, &name, stamp)];
         let content = self.state.content(base.value.clone(), None, base.attributes.clone(), stamp, now);
         let content = vec![self.state.write_content(&mut row, &[], content)];
@@ -738,7 +736,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 None => NodeId::ROOT,
             };
             let mut base = base;
-            let name = self.own_name(&base)?;
+            let name = own_name(&self.state.store, &base)?;
             for member in &mut base.members {
                 let Some(mut row) = self.state.store.row(member.node)? else { continue };
                 let Some(stamp) = winner(&row.place).map(|(_, place)| place.stamp) else { continue };
@@ -888,6 +886,23 @@ pub fn put_to_sleep<S: Store>(store: &mut S, missing: &mut Missing, base: Base) 
         store.put_base(&base)?;
     }
     Ok(())
+}
+
+/// Whether base has an entry under the name that it was parked under.
+pub fn is_parked(base: &Base) -> bool {
+    base.name.as_bytes().starts_with(PARKED)
+}
+
+/// The name of an entry; of a parked one, the name that it has lent away.
+pub fn own_name<S: Store>(store: &S, base: &Base) -> StoreResult<Name> {
+    if is_parked(base)
+        && let Some(member) = base.members.first()
+        && let Some(row) = store.row(member.origin.unwrap_or(member.node))?
+        && let Some((_, place)) = winner(&row.place)
+    {
+        return Ok(place.name.clone());
+    }
+    Ok(base.name.clone())
 }
 
 /// A base entry, or the root's.
