@@ -101,6 +101,13 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_it_shows_the_defaults() {
+        let page = include_str!("../../../docs/user/config.md");
+        let example = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+        assert_eq!(read(example), (Config::default(), None));
+    }
+
+    #[test]
     fn a_word_that_is_not_known_changes_nothing_and_is_told() {
         for text in ["[brakes]\nremove = 7\n", "[brakes]\nremoves = \"many\"\n", "brakes"] {
             let (config, trouble) = read(text);
