@@ -58,6 +58,46 @@ fn what_a_person_writes_while_a_change_is_applied_becomes_a_version() {
 }
 
 #[test]
+fn a_file_that_was_to_be_copied_and_is_not_what_it_was_is_nobody_elses_problem() {
+    let acts = [
+        Act::Link("a.txt".into(), "elsewhere".into()),
+        Act::Remove("a.txt".into()),
+        Act::Save("a.txt".into(), "other".into()),
+        Act::Chmod("a.txt".into(), 0o000),
+    ];
+    for (act, calls) in acts.iter().flat_map(|act| (0..16).map(move |calls| (act, calls))) {
+        let mut world = World::new(70 + u64::from(calls));
+        let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+        world.write(laptop, "a.txt", "same");
+        world.settle();
+        world.write(laptop, "b.txt", "same");
+        world.run_for(100);
+        world.machines[desktop.0].disk.ambush(calls, act.clone());
+        for _ in 0..200 {
+            world.run_for(10);
+            let mut problems = world.machines[desktop.0].engine().problems();
+            assert_eq!(problems.find(|problem| problem.path == b"b.txt"), None, "{act:?} {calls}");
+        }
+        world.machines[desktop.0].disk.call_off();
+        assert_eq!(world.read(desktop, "b.txt").as_deref(), Some("same"), "{act:?} {calls}");
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_from_the_history_is_brought_from_elsewhere() {
+    let mut world = World::new(78);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.settle();
+    world.write(laptop, "a.txt", "two");
+    world.settle();
+    world.machines[desktop.0].disk.tree.history.clear();
+    world.write(laptop, "b.txt", "one");
+    world.settle();
+    world.assert_same_everywhere("b.txt", "one");
+}
+
+#[test]
 fn a_watcher_that_saw_nothing_makes_the_daemon_look() {
     let mut world = World::new(63);
     let [laptop, _desktop] = world.paired(["laptop", "desktop"]);

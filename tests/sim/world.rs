@@ -358,7 +358,7 @@ impl World {
         self.now_ms = until;
     }
 
-    /// Lets time pass until nothing is left to do.
+    /// Lets time pass until nothing is left to do, and nobody tells anybody how things stand any more.
     pub fn run_until_quiet(&mut self) {
         let until = self.now_ms + PATIENCE_MS;
         let mut steps = 0u32;
@@ -366,6 +366,11 @@ impl World {
             steps += 1;
             assert!(steps < 200_000, "the world finds no rest; at {} ms\n{}", self.now_ms, self.describe());
         }
+        let talk = self.letters.values().find_map(|letter| match &letter.body {
+            Post::Message(message @ (Message::Rows { .. } | Message::State { .. })) => Some(message),
+            Post::Message(_) | Post::Content(..) | Post::Fetch(_) | Post::Refused(_) => None,
+        });
+        assert!(talk.is_none() || self.is_at_a_loss(), "the talk finds no end: {talk:?}\n{}", self.describe());
     }
 
     // ---- people ----

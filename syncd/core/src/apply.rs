@@ -43,6 +43,8 @@ pub struct Applied {
     pub parked: Vec<NodeId>,
     /// Contents of which what was brought is used up.
     pub spent: BTreeSet<ContentHash>,
+    /// Files here that did not hold what index or history say of them, each with that content.
+    pub unfit: Vec<(Source, ContentHash)>,
 }
 
 /// What an applied step did, for the activity log.
@@ -218,11 +220,15 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 name = brought.clone();
             }
         }
-        let staged = self.disk.stage(&name, &source, &target.attributes);
-        if matches!(&staged, Err(error) if error.kind() == ErrorKind::NotFound) {
-            self.correct_history(&source, None)?;
-        }
-        let (stat, hash, size) = staged?;
+        let (stat, hash, size) = match self.disk.stage(&name, &source, &target.attributes) {
+            Ok(staged) => staged,
+            Err(error) => {
+                if error.kind() == ErrorKind::NotFound {
+                    self.correct_history(&source, None)?;
+                }
+                return Err(self.unfit(source, wanted, error));
+            }
+        };
         if matches!(source, Source::Brought(_)) {
             // Only now: what could not be staged still lies where it was brought.
             self.applied.spent.extend(wanted);
@@ -231,9 +237,23 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             // The file that held this content has changed since.
             self.disk.discard(&name)?;
             self.correct_history(&source, Some(Value::File { hash, size }))?;
-            return Err(Fault::Changed);
+            return Err(self.unfit(source, wanted, ErrorKind::NotFound.into()));
         }
         Ok((name, stat))
+    }
+
+    /// What it is that a content could not be staged: where it was to be copied from a file here, that is no trouble of
+    /// the entry that needs it, which can have it from elsewhere. Only a lack of room is.
+    fn unfit(&mut self, source: Source, wanted: Option<ContentHash>, error: Error) -> Fault {
+        let no_room =
+            matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem);
+        match (source, wanted) {
+            (source @ (Source::Copy(_) | Source::Kept(_)), Some(hash)) if !no_room => {
+                self.applied.unfit.push((source, hash));
+                Fault::Changed
+            }
+            _ => error.into(),
+        }
     }
 
     /// Takes in that a file in history is not what it was: one that has other names may have been written to under them.

@@ -66,7 +66,7 @@ pub struct Stat {
 }
 
 /// What staging a content needs to know.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Source {
     /// A file of the synced tree: copied (reflinked where possible), and hashed on the way.
     Copy(RelPath),

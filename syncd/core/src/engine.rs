@@ -212,6 +212,8 @@ pub struct Engine<S> {
     blocked: BTreeMap<NodeId, u64>,
     /// Entries that were parked, and when what is still there is to be moved on.
     parked: BTreeMap<NodeId, u64>,
+    /// Files here that did not hold the content that they should, and until when they are not taken for it.
+    doubted: BTreeMap<Source, (ContentHash, u64)>,
     /// When staging is to be tidied: at the start, and again while something in it cannot be moved.
     untidy: Option<u64>,
     /// What could not be looked at.
@@ -252,6 +254,7 @@ impl<S: Store> Engine<S> {
             waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
             parked: BTreeMap::new(),
+            doubted: BTreeMap::new(),
             untidy: Some(0),
             problems: BTreeMap::new(),
             troubles: BTreeMap::new(),
@@ -394,8 +397,13 @@ impl<S: Store> Engine<S> {
         let settle = self.open.values().map(|(at, _)| *at).min();
         let blocked = self.blocked.values().min().copied();
         let parked = self.parked.values().min().copied();
+        let doubted = self.doubted.values().map(|(_, until)| *until).min();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        [settle, blocked, parked, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
+        if self.paused {
+            // What waits for its time to be applied has none.
+            return [settle, self.untidy].into_iter().flatten().min();
+        }
+        [settle, blocked, parked, doubted, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
             .into_iter()
             .flatten()
             .min()
@@ -469,13 +477,17 @@ impl<S: Store> Engine<S> {
 
     /// Where a content lies here.
     pub fn locate(&self, hash: ContentHash) -> StoreResult<Option<Source>> {
-        for base in self.state.store.base_holding(hash)? {
-            if base.class == Class::Leaf {
-                return Ok(Some(Source::Copy(base_path(&self.state.store, &base)?)));
+        let mut holding = self.state.store.base_holding(hash)?;
+        // What is dormant may hold something else by now.
+        holding.sort_by_key(|base| base.state == BaseState::Dormant);
+        for base in holding.iter().filter(|base| base.class == Class::Leaf) {
+            let source = Source::Copy(base_path(&self.state.store, base)?);
+            if !self.doubted.contains_key(&source) {
+                return Ok(Some(source));
             }
         }
-        let kept = self.state.store.kept_holding(hash)?;
-        Ok(kept.map(|kept| Source::Kept(StageName(kept.name))))
+        let kept = self.state.store.kept_holding(hash)?.map(|kept| Source::Kept(StageName(kept.name)));
+        Ok(kept.filter(|source| !self.doubted.contains_key(source)))
     }
 
     /// The conflicts that lie on this disk.
@@ -544,6 +556,7 @@ impl<S: Store> Engine<S> {
     fn work_inner<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
         self.load_holds(now)?;
         self.ripen(now.wall_ms);
+        self.trust_again(now.wall_ms);
         let may_look = !self.state.importing || self.is_heard();
         if may_look && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
@@ -1182,6 +1195,9 @@ impl<S: Store> Engine<S> {
             self.parked.insert(id, now.wall_ms + SETTLE_MS);
         }
         self.displaced = applied.displaced;
+        for (source, hash) in applied.unfit {
+            self.doubt(source, hash, now.wall_ms)?;
+        }
         self.queue.extend(applied.look);
         for (path, _) in &applied.moved {
             self.forget_problems(path);
@@ -1197,6 +1213,30 @@ impl<S: Store> Engine<S> {
             self.effects.push_back(Effect::Did(path, happened, self.by.clone()));
         }
         Ok(())
+    }
+
+    /// Leaves a file alone that did not hold what it should, so that the content is taken from elsewhere, and has it
+    /// looked at.
+    fn doubt(&mut self, source: Source, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
+        if let Source::Copy(path) = &source
+            && let Some(spot) = self.spot_of(path)?
+        {
+            self.open.entry(spot).or_insert((now_ms + SETTLE_MS, now_ms));
+        }
+        self.doubted.insert(source, (hash, now_ms + BLOCKED_MS));
+        Ok(())
+    }
+
+    /// Tries files again that were in doubt for a while, unless a peer was asked for what they held.
+    fn trust_again(&mut self, now_ms: u64) {
+        let over: Vec<_> = self.doubted.extract_if(.., |_, (_, until)| *until <= now_ms).collect();
+        for (source, (hash, _)) in over {
+            if self.fetch.is_asked(&hash) {
+                self.doubted.insert(source, (hash, now_ms + BLOCKED_MS));
+            } else {
+                self.ready.extend(self.fetch.give_up(&hash));
+            }
+        }
     }
 
     /// Whether the content that a change needs is here; if not, it is wanted.

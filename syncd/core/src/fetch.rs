@@ -100,6 +100,11 @@ impl Fetch {
         self.wants.contains_key(hash)
     }
 
+    /// Whether a content was asked of a peer that has yet to answer.
+    pub fn is_asked(&self, hash: &ContentHash) -> bool {
+        self.wants.get(hash).is_some_and(|want| want.asked.is_some())
+    }
+
     /// Whether a node waits for a content.
     pub fn awaits(&self, node: &NodeId) -> bool {
         self.awaited.contains_key(node)

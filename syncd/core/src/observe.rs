@@ -431,7 +431,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 Ok(None)
             }
             (Err(error), _) | (_, Err(error)) => {
-                if error.kind() == ErrorKind::NotFound {
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
                     self.looked.busy.push(spot());
                 } else {
                     self.problem(found.path.clone(), &error);

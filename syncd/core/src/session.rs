@@ -57,6 +57,9 @@ pub struct Session {
     theirs: BTreeSet<u64>,
 }
 
+/// Nodes that a frame changed, with what their rows were.
+pub type Changed = Vec<(NodeId, Option<Row>)>;
+
 /// Why a session was ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
@@ -175,7 +178,7 @@ impl Session {
         upto: u64,
         end: bool,
         known: Option<KnownMap>,
-    ) -> StoreResult<Result<Vec<(NodeId, Option<Row>)>, SessionError>> {
+    ) -> StoreResult<Result<Changed, SessionError>> {
         if self.replica.is_none() {
             return Ok(Err(SessionError::OutOfTurn));
         }

@@ -89,7 +89,9 @@ impl<S: Store> State<S> {
         state.note_run()?;
         state.load()?;
         if state.replica == UNNUMBERED {
+            state.store.begin()?;
             state.begin_life(!first, now)?;
+            state.store.commit()?;
         }
         if let Some(bytes) = state.store.value("hlc")? {
             state.hlc = u64::from_le_bytes(bytes.try_into().map_err(|_| corrupt("hlc"))?);
@@ -440,7 +442,9 @@ impl<S: Store> State<S> {
         let introduction = replica_row_id(self.replica);
         open.sort_by_key(|id| *id != introduction);
         let mut known = self.store.known().clone();
-        let mut seq = known.get(&self.replica).map_or(0, |known| known.seq);
+        // A clone of this index may have followed this life, which is then not told of any more.
+        let ended = self.ended.get(&self.replica).copied().unwrap_or(0);
+        let mut seq = known.get(&self.replica).map_or(0, |known| known.seq).max(ended);
         for id in open {
             let Some(mut row) = self.store.row(id)? else { continue };
             let mut number = BTreeMap::new();

@@ -187,7 +187,7 @@ impl RealDisk {
 
     fn open_file(&self, path: &[u8]) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file: File = rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath())?.into();
+        let file: File = self.open_beneath(path, flags)?.into();
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
     }
 
@@ -214,8 +214,15 @@ impl RealDisk {
 
     fn dir(&self, path: &[u8], access: OFlags) -> io::Result<OwnedFd> {
         let path = if path.is_empty() { b"." } else { path };
-        let flags = access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath())?)
+        self.open_beneath(path, access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+    }
+
+    /// A path that leads over a link does not exist for us: where a directory or a file was, somebody put a link.
+    fn open_beneath(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+        rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath()).map_err(|error| match error {
+            rustix::io::Errno::LOOP => ErrorKind::NotADirectory.into(),
+            other => other.into(),
+        })
     }
 
     /// Refuses a directory that belongs to another file system, as a subvolume does without being a mount.

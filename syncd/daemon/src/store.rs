@@ -226,6 +226,11 @@ impl SqliteStore {
         if self.saved.is_none() || waits >= WAITING { self.flush() } else { Ok(()) }
     }
 
+    fn write_digest(&mut self) -> StoreResult<()> {
+        let digest = self.digest.to_le_bytes();
+        self.set_value("digest", &digest)
+    }
+
     fn forget(&mut self) {
         self.rows.take();
         self.bases.take();
@@ -287,8 +292,7 @@ impl Store for SqliteStore {
     fn commit(&mut self) -> StoreResult<()> {
         self.flush()?;
         if self.saved.as_ref().is_some_and(|(_, _, digest)| *digest != self.digest) {
-            let digest = self.digest.to_le_bytes();
-            self.set_value("digest", &digest)?;
+            self.write_digest()?;
         }
         if self.begun {
             self.db.execute_batch("COMMIT").map_err(failed)?;
@@ -350,7 +354,8 @@ impl Store for SqliteStore {
         })?;
         self.digest = digest.wrapping_sub(old);
         self.last_seq = seq;
-        self.written()
+        self.written()?;
+        if self.saved.is_none() { self.write_digest() } else { Ok(()) }
     }
 
     fn directories(&self) -> StoreResult<Vec<Row>> {
@@ -799,6 +804,17 @@ mod tests {
                 assert_eq!(answers(&sqlite), answers(&memory), "seed {seed}, round {round}");
             }
         }
+    }
+
+    #[test]
+    fn a_row_outside_a_transaction_is_in_the_digest_of_an_index_that_is_opened_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index.db");
+        let (mut store, _) = SqliteStore::open(&path).expect("a fresh index");
+        store.put_row(&row(1, 0, "x", 1)).expect("written");
+        let digest = store.digest();
+        drop(store);
+        assert_eq!(SqliteStore::open(&path).expect("the same index").0.digest(), digest);
     }
 
     #[test]

@@ -262,6 +262,10 @@ fn no_path_leads_through_a_symlink_or_upwards() {
         home.set_attributes(path, &attributes(0o777)).expect_err("refused");
         home.disk.open_source(&Source::Copy(path.to_vec())).expect_err("refused");
     }
+    for path in [&b"door"[..], b"door/secret"] {
+        let error = home.disk.open_source(&Source::Copy(path.to_vec())).expect_err("refused");
+        assert_eq!(error.kind(), std::io::ErrorKind::NotADirectory, "it is another thing than it was");
+    }
     home.disk.list(b"door").expect_err("refused");
     home.disk.list(b"..").expect_err("refused");
     home.disk.hash(b"file").expect_err("refused");
