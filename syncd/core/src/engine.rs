@@ -401,7 +401,7 @@ impl<S: Store> Engine<S> {
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
         if self.paused {
             // What waits for its time to be applied has none.
-            return [settle, self.untidy].into_iter().flatten().min();
+            return [settle, watch, self.untidy].into_iter().flatten().min();
         }
         [settle, blocked, parked, doubted, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
             .into_iter()
