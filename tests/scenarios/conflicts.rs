@@ -124,6 +124,51 @@ fn a_sibling_that_both_edit_has_two_versions_with_flat_names() {
     assert!(paths.iter().all(|path| path.matches("(conflict").count() <= 1), "{paths:?}");
 }
 
+#[test]
+fn what_was_deleted_where_it_was_written_before_anybody_had_it_keeps_no_moved_file_from_agreeing() {
+    let mut world = World::new(12);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "notes.txt", "first");
+    world.settle();
+    tell_and_do_away(&mut world, laptop, "notes.txt", "second", |world| {
+        world.rename(desktop, "notes.txt", "diary.txt");
+    });
+    world.settle();
+    world.assert_paths_everywhere(&["diary.txt"]);
+    world.assert_same_everywhere("diary.txt", "first");
+}
+
+#[test]
+fn a_version_that_nobody_has_is_not_taken_out_while_a_device_is_away() {
+    let mut world = World::new(13);
+    let [laptop, desktop, tablet] = world.paired(["laptop", "desktop", "tablet"]);
+    world.write(laptop, "notes.txt", "first");
+    world.settle();
+    world.go_offline(tablet);
+    tell_and_do_away(&mut world, laptop, "notes.txt", "second", |world| {
+        world.rename(desktop, "notes.txt", "diary.txt");
+    });
+    world.run_for(10_000);
+    for here in [laptop, desktop] {
+        let summary = world.machines[here.0].engine().summary().expect("an index in memory");
+        assert!(summary.awaits_away && !summary.standing.stuck, "{summary:?}");
+    }
+    world.go_online(tablet);
+    world.settle();
+    world.assert_paths_everywhere(&["diary.txt"]);
+}
+
+/// Writes a content and removes it as soon as others have been told of it, before they have it.
+fn tell_and_do_away(world: &mut World, here: Here, path: &str, text: &str, meanwhile: impl FnOnce(&mut World)) {
+    let told = world.sent.rows;
+    world.write(here, path, text);
+    meanwhile(world);
+    while world.sent.rows == told {
+        assert!(world.step(u64::MAX), "others are told");
+    }
+    world.remove(here, path);
+}
+
 /// Two machines, parted, with one file in common.
 fn apart_with(path: &str, text: &str) -> (World, Here, Here) {
     let mut world = World::new(11);

@@ -44,6 +44,8 @@ pub struct SimMachine {
     /// Whether records of its history were lost with its index.
     pub forgot_history: bool,
     engine: Option<Engine<MemoryStore>>,
+    /// The other machines of the account.
+    others: BTreeSet<Slot>,
     rules: Option<BTreeSet<Vec<u8>>>,
     store: MemoryStore,
     first: bool,
@@ -80,6 +82,7 @@ impl SimMachine {
             down_until: Some(u64::MAX),
             forgot_history: false,
             engine: None,
+            others: BTreeSet::new(),
             rules: None,
             store: MemoryStore::default(),
             first,
@@ -117,6 +120,12 @@ impl SimMachine {
         Some(timeout.saturating_add_signed(-self.skew_ms).max(now_ms + 1))
     }
 
+    /// Tells it who is in the account.
+    pub fn enrol(&mut self, all: &BTreeSet<Slot>, now_ms: u64) {
+        self.others = all.iter().copied().filter(|slot| *slot != self.slot).collect();
+        self.handle(Event::Others(self.others.clone()), now_ms);
+    }
+
     /// Gives the running daemon a rule that excludes a path.
     pub fn exclude(&mut self, path: &str, now_ms: u64) {
         self.excluded.insert(path.into());
@@ -148,6 +157,7 @@ impl SimMachine {
         }
         engine.portions = self.portions;
         engine.set_limits(self.limits);
+        engine.handle(Event::Others(self.others.clone()), &mut now).expect("an index in memory");
         self.rules = Some(self.excluded.clone());
         self.engine = Some(engine);
         self.stirred = true;

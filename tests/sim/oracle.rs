@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::item::Value;
 use syncd_core::engine::Event;
 use syncd_core::store::Store;
 
@@ -65,33 +64,6 @@ fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
 /// Contents of the files that stand in a tree.
 fn live(tree: &Tree) -> impl Iterator<Item = ContentHash> {
     tree.walk().into_iter().filter_map(|(_, ino)| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes))
-}
-
-/// Whether contents that were told of exist nowhere any more, by a person's doing and not by ours, so that the world
-/// cannot come to an end: each was overwritten or deleted where it was written before anybody had fetched it. What lies
-/// in a history that no index leads to, because it was lost or because the file has another name that was written to,
-/// is not lost, but nobody can ask for it.
-pub(super) fn is_at_a_loss(world: &World) -> bool {
-    let on_disks: BTreeSet<ContentHash> = world.machines.iter().flat_map(|machine| live(&machine.disk.tree)).collect();
-    let to_be_had = |hash: ContentHash| {
-        let kept = |machine: &SimMachine| machine.engine().state.store.kept_holding(hash).expect("an index in memory");
-        on_disks.contains(&hash) || world.machines.iter().any(|machine| kept(machine).is_some())
-    };
-    world.machines.iter().any(|machine| {
-        let store = &machine.engine().state.store;
-        let problems: Vec<_> = machine.engine().problems().collect();
-        let marked = store.marked(None, usize::MAX).expect("an index in memory");
-        !problems.is_empty()
-            && problems.iter().all(|problem| problem.what == "no connected device has its content")
-            && marked.iter().all(|node| {
-                let row = store.row(*node).expect("an index in memory");
-                row.is_some_and(|row| {
-                    row.content
-                        .values()
-                        .any(|content| matches!(content.value, Value::File { hash, .. } if !to_be_had(hash)))
-                })
-            })
-    }) && world.oracle.lost(&world.machines).is_empty()
 }
 
 /// Everything that must hold when all are connected and nothing is left to do.

@@ -4,7 +4,7 @@
 //! machines keep their order on each of the two channels (messages, contents); otherwise everything is shuffled by
 //! the seed. A broken link loses what was on its way and comes up again by itself where it is allowed to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::{ContentHash, Slot};
 use hearth_schemas::wire::Message;
@@ -121,6 +121,10 @@ impl World {
         let slot = Slot(u16::try_from(here.0 + 1).expect("few machines"));
         let chance = self.chance.fork();
         self.machines.push(SimMachine::new(name, slot, here.0 == 0, self.now_ms, chance));
+        let all: BTreeSet<Slot> = self.machines.iter().map(|machine| machine.slot).collect();
+        for machine in &mut self.machines {
+            machine.enrol(&all, self.now_ms);
+        }
         here
     }
 
@@ -499,11 +503,6 @@ impl World {
     /// Asserts everything that must hold when all are connected and nothing is left to do.
     pub fn assert_in_order(&mut self) {
         super::oracle::assert_in_order(self);
-    }
-
-    /// Whether contents exist nowhere any more by a person's doing, which nothing can mend.
-    pub fn is_at_a_loss(&self) -> bool {
-        super::oracle::is_at_a_loss(self)
     }
 
     /// Runs until quiet, then asserts everything that must hold.

@@ -58,6 +58,8 @@ pub enum Happened {
     Moved,
     /// Went into history.
     Removed,
+    /// A version of it was taken out that nobody has.
+    Withdrawn,
 }
 
 /// Where the contents that a plan needs are to be had.

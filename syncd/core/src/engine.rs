@@ -54,6 +54,8 @@ pub enum Event {
     Overflowed,
     /// Everything that stirred so far is to be looked at without waiting for it to settle.
     Hurry,
+    /// These are the other devices of the account, connected or not.
+    Others(BTreeSet<Slot>),
     /// A peer is connected and authorised.
     PeerUp(Slot, DeviceId),
     /// A peer is gone.
@@ -153,6 +155,8 @@ pub struct Summary {
     pub flush: u64,
     /// Whether any spot waits to be looked at.
     pub looking: bool,
+    /// Whether all that is left are contents that no connected device has, while another is away.
+    pub awaits_away: bool,
 }
 
 /// A version that lost its name, as it lies on this disk.
@@ -205,6 +209,8 @@ pub struct Engine<S> {
     watching: u64,
     swept: bool,
     sessions: BTreeMap<Slot, Session>,
+    /// The other devices of the account, once they have been told.
+    others: Option<BTreeSet<Slot>>,
     fetch: Fetch,
     ready: BTreeSet<NodeId>,
     /// Nodes whose place is not free yet; they are planned again when something has moved.
@@ -249,6 +255,7 @@ impl<S: Store> Engine<S> {
             watching: 0,
             swept: false,
             sessions: BTreeMap::new(),
+            others: None,
             fetch: Fetch::default(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -298,6 +305,10 @@ impl<S: Store> Engine<S> {
                 for peer in self.sessions.keys() {
                     self.effects.push_back(Effect::Send(*peer, Message::Flush { token: self.flush }));
                 }
+            }
+            Event::Others(others) => {
+                self.others = Some(others);
+                self.effects.push_back(Effect::StatusChanged);
             }
             Event::PeerUp(peer, device) => {
                 let (session, hello) = Session::begin(peer, device, &self.state)?;
@@ -442,6 +453,7 @@ impl<S: Store> Engine<S> {
             peers,
             flush: self.flush,
             looking,
+            awaits_away: !looking && self.is_at_rest() && self.awaits_away(),
         })
     }
 
@@ -926,6 +938,7 @@ impl<S: Store> Engine<S> {
                     }
                     for (node, before) in changed {
                         self.blocked.remove(&node);
+                        self.keep_older(node, now)?;
                         self.arrived(before.as_ref(), node, now)?;
                     }
                     self.told();
@@ -957,35 +970,67 @@ impl<S: Store> Engine<S> {
     /// A peer does not have a content that it was asked for.
     fn refused(&mut self, hash: ContentHash, peer: Slot, now: &mut Now) -> StoreResult<()> {
         self.fetch.refused(hash, peer, now.wall_ms);
+        let away = self.is_anybody_away();
         for node in self.fetch.hopeless(&hash, &self.peers()) {
             let Some(target) = self.state.view().target_of(node)? else { continue };
             let dir = self.state.tree.shape().path(target.parent);
+            let path = crate::disk::join(&dir, &target.name);
+            if !away && self.locate(hash)?.is_none() && self.withdraw_lost(node, hash)? {
+                self.effects.push_back(Effect::Did(path, Happened::Withdrawn, self.state.device_name.clone()));
+                continue;
+            }
+            let hint = if away {
+                "connect the device that it was written on"
+            } else {
+                "the device that wrote it takes it out by itself if nobody has it; else write the file anew"
+            };
             let problem = Problem {
-                path: crate::disk::join(&dir, &target.name),
+                path,
                 what: "no connected device has its content".to_owned(),
-                hint: "connect the device that it was written on".to_owned(),
+                hint: hint.to_owned(),
                 transient: true,
             };
             self.troubles.insert(node, problem);
-            self.bury(node)?;
         }
         Ok(())
     }
 
-    /// Deletes for good what was written and deleted here before anybody had its bytes, when its directory is brought
-    /// back by somebody else.
-    fn bury(&mut self, node: NodeId) -> StoreResult<()> {
-        let Some(row) = self.state.store.row(node)? else { return Ok(()) };
-        let mut own = true;
-        for dot in row.content.keys() {
-            own &= self.state.lives_on(dot.replica, self.state.device)? == Some(true);
+    /// Takes out of a node what was written here and done away with here before anybody had its bytes. Gives whether
+    /// there was such a version.
+    ///
+    /// The caller has asked every other device of the account and found the content nowhere here. Should one of them
+    /// turn out to have it after all, it loses it as it loses what a person deletes elsewhere: to its history. A node
+    /// without another content is deleted, unless an older one of it lies on some disk ([`Engine::keep_older`]).
+    fn withdraw_lost(&mut self, node: NodeId, hash: ContentHash) -> StoreResult<bool> {
+        let Some(row) = self.state.store.row(node)? else { return Ok(false) };
+        let mut lost = Vec::new();
+        for (&dot, content) in &row.content {
+            let is_it = matches!(content.value, Value::File { hash: found, .. } if found == hash);
+            if is_it && self.state.lives_on(dot.replica, self.state.device)? == Some(true) {
+                lost.push(dot);
+            }
         }
-        if row::all_flagged(&row) && own {
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        if lost.len() == row.content.len() {
             let member = Member { node, dots: all_dots(&row), origin: None };
             self.state.delete_member(&member, Flag::Itself)?;
-            self.fetch.forget(node);
         }
-        Ok(())
+        self.state.withdraw(node, &lost)?;
+        self.fetch.forget(node);
+        Ok(true)
+    }
+
+    /// Brings a node that was left without any content back with what lies on this disk: only what nobody ever had was
+    /// to go.
+    fn keep_older(&mut self, node: NodeId, now: &Now) -> StoreResult<()> {
+        let Some(row) = self.state.store.row(node)? else { return Ok(()) };
+        let base = self.state.store.base_of(node)?.filter(|base| base.state == BaseState::Live);
+        match base {
+            Some(base) if row.class == Class::Leaf && row.content.is_empty() => self.state.revive(node, &base, now),
+            _ => Ok(()),
+        }
     }
 
     /// A content does not fit on the disk: its nodes wait, and it is tried again by and by.
@@ -1040,9 +1085,8 @@ impl<S: Store> Engine<S> {
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let tidy = self.parked.is_empty() && !self.has_problems();
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && tidy && !self.paused;
-        let only_blocked = self.ready.is_empty() && self.fetch.is_idle() && !self.planning;
-        let blocked = self.has_problems() || self.holds_anything();
-        let stuck = !looking && !clean && (self.paused || (only_blocked && blocked));
+        let blocked = (self.has_problems() || self.holds_anything()) && !self.awaits_away();
+        let stuck = !looking && !clean && (self.paused || (self.is_at_rest() && blocked));
         Ok(Standing {
             known: self.state.store.known().clone(),
             digest: self.state.store.digest(),
@@ -1050,6 +1094,22 @@ impl<S: Store> Engine<S> {
             stuck,
             flushed,
         })
+    }
+
+    /// Whether nothing is being planned, brought or applied.
+    fn is_at_rest(&self) -> bool {
+        self.ready.is_empty() && self.fetch.is_idle() && !self.planning
+    }
+
+    /// Whether a device that is away may have a content that no connected one has.
+    fn awaits_away(&self) -> bool {
+        self.is_anybody_away() && self.troubles.keys().any(|node| self.fetch.awaits(node))
+    }
+
+    /// Whether there is, or may be, a device of the account that cannot be asked for contents.
+    fn is_anybody_away(&self) -> bool {
+        let peers = self.peers();
+        self.others.as_ref().is_none_or(|others| others.iter().any(|other| !peers.contains(other)))
     }
 
     // ---- applying ----

@@ -421,11 +421,10 @@ impl<S: Store> State<S> {
             let (seen, dot) = (row.place.keys().copied().collect::<Vec<_>>(), self.dot());
             row::write(&mut row.place, &mut row.ctx, &seen, dot, place);
         }
-        if let Some((_, is)) = row::winner(&row.content) {
-            let content = self.content(base.value.clone(), Some(&is.value), base.attributes.clone(), stamp, now);
-            let seen: Vec<Dot> = row.content.keys().copied().collect();
-            self.write_content(&mut row, &seen, content);
-        }
+        let was = row::winner(&row.content).map(|(_, content)| content.value.clone());
+        let content = self.content(base.value.clone(), was.as_ref(), base.attributes.clone(), stamp, now);
+        let seen: Vec<Dot> = row.content.keys().copied().collect();
+        self.write_content(&mut row, &seen, content);
         self.put(&row)
     }
 

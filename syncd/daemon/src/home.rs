@@ -233,6 +233,7 @@ impl Home {
                 .run(net_events),
             ),
             tokio::spawn(Arc::clone(&preferences).run(driver.clone())),
+            tokio::spawn(tell_others(membership.account.subscribe(), device, driver.clone())),
         ];
         let tasks = tasks.into_iter().map(|task| task.abort_handle()).collect();
         Ok(Self {
@@ -290,6 +291,7 @@ async fn carry_out(
                     Happened::Changed => "changed",
                     Happened::Moved => "moved",
                     Happened::Removed => "removed",
+                    Happened::Withdrawn => "withdrawn",
                 };
                 let shown = String::from_utf8_lossy(&path).into_owned();
                 activity.note(event, Some(&path), Some(&by), &format!("{event} {shown}"));
@@ -322,6 +324,18 @@ async fn look_beyond(watcher: Watcher, driver: Driver) {
             // Watches may have become free, and directories may be gone.
             watcher.watch(beyond.clone()).await;
             driver.tell(Event::Watched(beyond));
+        }
+    }
+}
+
+/// Tells the engine who else is in the account.
+async fn tell_others(mut account: watch::Receiver<Arc<Account>>, own: DeviceId, driver: Driver) {
+    loop {
+        let active = account.borrow_and_update().clone();
+        let others = active.active_devices().filter(|device| device.id != own).map(|device| device.slot);
+        driver.tell(Event::Others(others.collect()));
+        if account.changed().await.is_err() {
+            break;
         }
     }
 }

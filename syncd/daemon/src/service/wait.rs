@@ -72,8 +72,11 @@ fn judge(home: &Home, picture: &Picture, required: &BTreeSet<Slot>, barrier: &Ba
         return Verdict::Stuck;
     }
     let there = |slot: &Slot| !barrier.online || home.network.path(*slot).online;
-    let mut required = required.iter().copied().filter(there).peekable();
-    if required.peek().is_none() {
+    let required: Vec<Slot> = required.iter().copied().filter(there).collect();
+    if barrier.online && summary.awaits_away && required.iter().all(|slot| summary.peers.contains_key(slot)) {
+        return Verdict::Stuck;
+    }
+    if required.is_empty() {
         return if summary.settled { Verdict::Agreed } else { Verdict::Goes };
     }
     let mut agreed = true;
