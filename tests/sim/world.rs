@@ -374,7 +374,9 @@ impl World {
             Post::Message(message @ (Message::Rows { .. } | Message::State { .. })) => Some(message),
             Post::Message(_) | Post::Content(..) | Post::Fetch(_) | Post::Refused(_) => None,
         });
-        assert!(talk.is_none() || self.is_at_a_loss(), "the talk finds no end: {talk:?}\n{}", self.describe());
+        // What was changed while it is held cannot be had, and is asked for now and then.
+        let held = self.machines.iter().any(|machine| machine.is_up() && machine.engine().holds().next().is_some());
+        assert!(talk.is_none() || held, "the talk finds no end: {talk:?}\n{}", self.describe());
     }
 
     // ---- people ----

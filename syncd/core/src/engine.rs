@@ -975,7 +975,10 @@ impl<S: Store> Engine<S> {
             let Some(target) = self.state.view().target_of(node)? else { continue };
             let dir = self.state.tree.shape().path(target.parent);
             let path = crate::disk::join(&dir, &target.name);
-            if !away && self.locate(hash)?.is_none() && self.withdraw_lost(node, hash)? {
+            // A file that is in doubt may have it yet.
+            let here =
+                !self.state.store.base_holding(hash)?.is_empty() || self.state.store.kept_holding(hash)?.is_some();
+            if !away && !here && self.withdraw_lost(node, hash)? {
                 self.effects.push_back(Effect::Did(path, Happened::Withdrawn, self.state.device_name.clone()));
                 continue;
             }
