@@ -319,7 +319,6 @@ impl<S: Store> Engine<S> {
             Event::PeerDown(peer) => {
                 self.sessions.remove(&peer);
                 self.fetch.lost(peer);
-                self.told();
                 self.effects.push_back(Effect::StatusChanged);
             }
             Event::Said(peer, message) => self.said(peer, message, now)?,
@@ -941,7 +940,6 @@ impl<S: Store> Engine<S> {
                         self.keep_older(node, now)?;
                         self.arrived(before.as_ref(), node, now)?;
                     }
-                    self.told();
                     self.effects.push_back(Effect::StatusChanged);
                 }
                 Err(error) => self.end(peer, error),

@@ -51,6 +51,8 @@ pub struct Session {
     sent_upto: u64,
     sent_known: Option<KnownMap>,
     sent_end: bool,
+    /// Whether the last frame said that more is on its way: another one has to say that this was all.
+    tells: bool,
     in_flight: u32,
     sent_standing: Option<Standing>,
     /// Positions of rows that are what the peer sent; it need not be told of them.
@@ -97,6 +99,7 @@ impl Session {
             sent_upto: 0,
             sent_known: None,
             sent_end: false,
+            tells: false,
             in_flight: 0,
             sent_standing: None,
             theirs: BTreeSet::new(),
@@ -144,10 +147,12 @@ impl Session {
             }
             let complete = end && !skipped && state.store.unnumbered()?.is_empty();
             let known = complete.then(|| state.store.known().clone());
-            if rows.is_empty() && self.sent_end && (known.is_none() || known == self.sent_known) {
+            let told = self.sent_end && !self.tells && (known.is_none() || known == self.sent_known);
+            if rows.is_empty() && told {
                 return Ok(());
             }
             self.sent_end |= end;
+            self.tells = !end;
             if known.is_some() {
                 self.sent_known.clone_from(&known);
             }

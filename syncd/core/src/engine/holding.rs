@@ -61,6 +61,8 @@ pub(super) struct Holding {
     /// Up to which position of the index what came in was judged.
     judged: u64,
     is_loaded: bool,
+    /// Whether a change was put off until a peer has told all.
+    is_deferred: bool,
 }
 
 /// A loss that came from another machine.
@@ -302,6 +304,9 @@ impl<S: Store> Engine<S> {
         if self.is_being_told() {
             return Ok(());
         }
+        if std::mem::take(&mut self.holding.is_deferred) {
+            self.plan_anew();
+        }
         let last = self.state.store.last_seq()?;
         if last > self.holding.judged + UNJUDGED || !self.holding.arrived.is_empty() {
             self.holding.judged = last;
@@ -354,10 +359,12 @@ impl<S: Store> Engine<S> {
     pub(super) fn is_held(&mut self, change: &Change, nodes: &BTreeSet<NodeId>) -> bool {
         let Some((base, _)) = &change.base else { return false };
         let loses = change.placed.as_ref().is_none_or(|placed| placed.target.value != base.value);
-        let told = self.is_being_told();
-        let holding = &self.holding;
-        loses
-            && nodes.iter().any(|node| holding.held.contains_key(node) || (told && holding.arrived.contains_key(node)))
+        if !loses {
+            return false;
+        }
+        let deferred = self.is_being_told() && nodes.iter().any(|node| self.holding.arrived.contains_key(node));
+        self.holding.is_deferred |= deferred;
+        deferred || nodes.iter().any(|node| self.holding.held.contains_key(node))
     }
 
     /// Whether this device holds anything.
@@ -368,13 +375,6 @@ impl<S: Store> Engine<S> {
     /// Whether a peer is in the middle of telling what it knows.
     fn is_being_told(&self) -> bool {
         self.sessions.values().any(|session| session.is_telling)
-    }
-
-    /// What waited for the end of a peer's telling can be planned.
-    pub(super) fn told(&mut self) {
-        if !self.holding.arrived.is_empty() && !self.is_being_told() {
-            self.plan_anew();
-        }
     }
 
     fn plan_anew(&mut self) {
