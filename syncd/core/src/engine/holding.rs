@@ -52,6 +52,8 @@ pub(super) struct Holding {
     outgoing: BTreeMap<NodeId, Lost>,
     /// When the first and the last removal among them was found.
     burst: Option<(u64, u64)>,
+    /// Up to which position of the index it was looked whether some have come back.
+    weighed: u64,
     /// Losses here that were numbered not long ago.
     numbered: Vec<Lost>,
     /// Losses that came in not long ago.
@@ -192,6 +194,7 @@ impl<S: Store> Engine<S> {
                     self.holding.numbered.clear();
                 }
                 (false, Verdict::Undo) => {
+                    self.find_outgoing(now)?;
                     for node in std::mem::take(&mut self.holding.outgoing).into_keys() {
                         self.state.take_back(node)?;
                     }
@@ -217,10 +220,12 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    /// The nodes that are not to be numbered now: their losses are held, or more may follow.
-    pub(super) fn hold_outgoing(&mut self, now: &mut Now) -> StoreResult<BTreeSet<NodeId>> {
+    /// Takes note of the losses here that have no number. Gives whether there are others than before.
+    fn find_outgoing(&mut self, now: &Now) -> StoreResult<bool> {
         let open: BTreeSet<NodeId> = self.state.store.unnumbered()?.into_iter().collect();
+        let count = self.holding.outgoing.len();
         self.holding.outgoing.retain(|node, _| open.contains(node));
+        let mut changed = self.holding.outgoing.len() != count;
         for node in open {
             if self.holding.outgoing.contains_key(&node) {
                 continue;
@@ -231,13 +236,25 @@ impl<S: Store> Engine<S> {
                     self.holding.burst = Some((first, now.wall_ms));
                 }
                 self.holding.outgoing.insert(node, lost);
+                changed = true;
             }
         }
+        Ok(changed)
+    }
+
+    /// The nodes that are not to be numbered now: their losses are held, or more may follow.
+    pub(super) fn hold_outgoing(&mut self, now: &mut Now) -> StoreResult<BTreeSet<NodeId>> {
+        let changed = self.find_outgoing(now)?;
         if self.holding.outgoing.is_empty() {
             self.holding.burst = None;
             return Ok(BTreeSet::new());
         }
         let own = self.holding.own(false, self.state.device);
+        let last = self.state.store.last_seq()?;
+        if own.is_some() && !changed && last == self.holding.weighed {
+            return Ok(self.holding.outgoing.keys().copied().collect());
+        }
+        self.holding.weighed = last;
         let more_may_follow = self.judged_at().is_some_and(|at| now.wall_ms < at);
         let nodes: Vec<NodeId> = self.holding.outgoing.keys().copied().collect();
         for node in nodes {
