@@ -373,11 +373,12 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
 
     fn create(&mut self, placed: &Placed, staged: &mut Staged) -> Result<(), Fault> {
         let path = self.free_path(placed)?;
-        let (name, _) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
+        let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut stat = None;
         self.widening(placed.parent, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
         staged.remove(&placed.id);
-        let stat = stat.ok_or(Fault::Changed)?;
+        let spot = Spot::Entry(placed.parent, placed.target.name.clone());
+        let stat = self.unless_written_to(stat.ok_or(Fault::Changed)?, as_staged, spot);
         self.put_entry(&new_base(placed, stat), &[])?;
         self.applied.changed.push((path, Happened::Created));
         Ok(())
@@ -386,7 +387,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn replace(&mut self, placed: &Placed, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
         let base = self.checked(placed.id)?;
         let path = self.path_of(&base)?;
-        let (name, _) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
+        let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut swapped = None;
         self.widening(base.parent, |disk| disk.exchange(&name, &path).map(|stats| swapped = Some(stats)))?;
         let (stat, displaced) = swapped.ok_or(Fault::Changed)?;
@@ -396,11 +397,22 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             return Err(Fault::Changed);
         }
         staged.remove(&placed.id);
+        let stat = self.unless_written_to(stat, as_staged, Spot::Entry(base.parent, base.name.clone()));
         self.keep(&name, &base, &path, "replaced", now)?;
         let before = base.members;
         self.put_entry(&Base { parent: base.parent, name: base.name, ..new_base(placed, stat) }, &before)?;
         self.applied.changed.push((path, Happened::Changed));
         Ok(())
+    }
+
+    /// What base has to say of a file that was put in place: what stands there, unless somebody wrote to it at once. Then
+    /// what was staged, so that it differs when it is looked at.
+    fn unless_written_to(&mut self, found: Stat, staged: Stat, spot: Spot) -> Stat {
+        if same_file(&found, &staged) && found.mode == staged.mode {
+            return found;
+        }
+        self.applied.look.push(spot);
+        staged
     }
 
     fn adjust(&mut self, placed: &Placed) -> Result<(), Fault> {
@@ -409,7 +421,13 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.attributes != target.attributes {
             let base_now = self.checked(placed.id)?;
             let path = self.path_of(&base_now)?;
-            base.stat = self.disk.set_attributes(&path, base_now.stat.handle, &target.attributes)?;
+            let stat = self.disk.set_attributes(&path, base_now.stat.handle, &target.attributes)?;
+            if base.class == Class::Leaf && stat.size != base_now.stat.size {
+                // Somebody wrote to it at this moment; base keeps what it was, so that it differs when it is looked at.
+                self.applied.look.push(Spot::Entry(base.parent, base.name.clone()));
+            } else {
+                base.stat = stat;
+            }
             base.attributes = target.attributes.clone();
             if base.class == Class::Leaf && base.stat.links > 1 {
                 // The other names of this file have changed along with it.
@@ -507,7 +525,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     /// What is not ours in a parked directory keeps its path: it goes into the directory that has that name by now.
     /// Gives whether there is one.
     fn hand_over(&mut self, parked: &Base, path: &[u8]) -> Result<bool, Fault> {
-        let name = own_name(&self.state.store, parked)?;
+        let moved = self.applied.moved.iter().rfind(|(_, dir)| *dir == parked.id);
+        let name = match moved.and_then(|(from, _)| from.rsplit(|&byte| byte == b'/').next()).and_then(Name::new) {
+            Some(name) => name,
+            None => own_name(&self.state.store, parked)?,
+        };
         let heir = self.state.store.base_at(parked.parent, &name)?;
         let Some(mut heir) = heir.filter(|heir| heir.class == Class::Dir && heir.id != parked.id) else {
             return Ok(false);

@@ -289,7 +289,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 row.and_then(|row| winner(&row.place).map(|(_, place)| place.name.clone()))
             }
         };
-        let spare = Name::new(format!("recovered-{hex}")).expect("a short name without slashes");
+        let spare = spare_name(&name.as_bytes()[PARKED.len()..]);
         for name in wanted.into_iter().chain([spare]) {
             match self.disk.rename(path, &join(&dir, &name)) {
                 Ok(()) => {
@@ -893,16 +893,21 @@ pub fn is_parked(base: &Base) -> bool {
     base.name.as_bytes().starts_with(PARKED)
 }
 
-/// The name of an entry; of a parked one, the name that it has lent away.
+/// The name of an entry; of a parked one, the name that it has lent away. Nobody is ever told of a parked name.
 pub fn own_name<S: Store>(store: &S, base: &Base) -> StoreResult<Name> {
-    if is_parked(base)
-        && let Some(member) = base.members.first()
-        && let Some(row) = store.row(member.origin.unwrap_or(member.node))?
-        && let Some((_, place)) = winner(&row.place)
-    {
-        return Ok(place.name.clone());
+    if !is_parked(base) {
+        return Ok(base.name.clone());
     }
-    Ok(base.name.clone())
+    // An entry that its nodes have left was made for the one that it has its key from.
+    let node = base.members.first().map_or(base.id, |member| member.origin.unwrap_or(member.node));
+    let row = store.row(node)?;
+    let name = row.and_then(|row| winner(&row.place).map(|(_, place)| place.name.clone()));
+    Ok(name.unwrap_or_else(|| spare_name(base.id.to_string().as_bytes())))
+}
+
+/// What an entry is called whose name nobody knows any more.
+fn spare_name(id: &[u8]) -> Name {
+    Name::new([b"recovered-", id].concat()).expect("shorter than the name that it comes from")
 }
 
 /// A base entry, or the root's.
