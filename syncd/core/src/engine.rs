@@ -1087,7 +1087,9 @@ impl<S: Store> Engine<S> {
         let tidy = self.parked.is_empty() && !self.has_problems();
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && tidy && !self.paused;
         let blocked = (self.has_problems() || self.holds_anything()) && !self.awaits_away();
-        let stuck = !looking && !clean && (self.paused || (self.is_at_rest() && blocked));
+        // What has no number yet, and is not held, goes out when a peer is there.
+        let untold = unnumbered && !self.holds_anything();
+        let stuck = !looking && !clean && (self.paused || (self.is_at_rest() && blocked && !untold));
         Ok(Standing {
             known: self.state.store.known().clone(),
             digest: self.state.store.digest(),
