@@ -463,9 +463,12 @@ impl<S: Store> State<S> {
                 .map(|(old, new)| (derived_id(id, *old), derived_id(id, *new)))
                 .filter(|_| row.content.len() > 1)
                 .collect();
+            let is_new = is_untold(&row);
             row::renumber(&mut row, &number);
             self.renumber_base(id, &number, &derived)?;
-            self.store.remove_value(&before_key(id))?;
+            if !is_new {
+                self.store.remove_value(&before_key(id))?;
+            }
             self.store.put_row(&row)?;
             self.tree.note(&row);
             if row.content.len() > 1 {
@@ -595,6 +598,11 @@ fn renumber_dots(dots: &mut Dots, number: &BTreeMap<Dot, Dot>) {
             }
         }
     }
+}
+
+/// Whether nobody else has ever heard of a node.
+pub fn is_untold(row: &Row) -> bool {
+    row.ctx.keys().all(|replica| *replica == UNNUMBERED)
 }
 
 /// Whether a disk shows it.

@@ -16,7 +16,7 @@ use super::{Effect, Engine};
 use crate::brake::{Hold, Limits, Loss, Lost, Toll, Verdict, lost};
 use crate::plan::Change;
 use crate::row::{self, file_size};
-use crate::state::Now;
+use crate::state::{Now, is_untold};
 use crate::store::{Base, BaseState, Store, StoreResult};
 
 /// The rows that tell of holds have keys that begin with this.
@@ -288,8 +288,8 @@ impl<S: Store> Engine<S> {
     }
 
     fn loss_of(&self, node: NodeId, at_ms: u64) -> StoreResult<Option<Lost>> {
-        let Some(before) = self.state.before(node)? else { return Ok(None) };
-        Ok(self.state.store.row(node)?.and_then(|row| lost(&before, &row, at_ms)))
+        let Some(row) = self.state.store.row(node)?.filter(|row| !is_untold(row)) else { return Ok(None) };
+        Ok(self.state.before(node)?.and_then(|before| lost(&before, &row, at_ms)))
     }
 
     fn goes_too_far(&self) -> StoreResult<bool> {
