@@ -4,7 +4,7 @@
 //! ends, is [`crate::engine`]'s.
 
 use hearth_schemas::ids::DeviceId;
-use hearth_schemas::item::{Class, Row};
+use hearth_schemas::item::{Class, Row, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::row::{self, file_size};
@@ -166,16 +166,23 @@ impl FromIterator<Lost> for Toll {
 
 /// What a file or directory lost between two states of its row, if it did.
 pub fn lost(before: &Row, now: &Row, at_ms: u64) -> Option<Lost> {
-    if !matches!(now.class, Class::Dir | Class::Leaf) || row::all_flagged(before) {
+    if row::all_flagged(before) {
         return None;
     }
-    let (_, was) = row::winner(&before.content)?;
-    let bytes = file_size(&was.value);
+    lost_of(&row::winner(&before.content)?.1.value, now, at_ms)
+}
+
+/// What an entry that held a value lost by what its row is now, if it did.
+pub fn lost_of(was: &Value, now: &Row, at_ms: u64) -> Option<Lost> {
+    if !matches!(now.class, Class::Dir | Class::Leaf) {
+        return None;
+    }
+    let bytes = file_size(was);
     if row::all_flagged(now) {
         return Some(Lost { at_ms, loss: Loss::Removed, bytes });
     }
     let (_, is) = row::winner(&now.content)?;
-    (is.value != was.value).then_some(Lost { at_ms, loss: Loss::Replaced, bytes })
+    (is.value != *was).then_some(Lost { at_ms, loss: Loss::Replaced, bytes })
 }
 
 #[cfg(test)]

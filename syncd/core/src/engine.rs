@@ -1026,11 +1026,13 @@ impl<S: Store> Engine<S> {
     /// Brings a node that was left without any content back with what lies on this disk: only what nobody ever had was
     /// to go.
     fn keep_older(&mut self, node: NodeId, now: &Now) -> StoreResult<()> {
-        let Some(row) = self.state.store.row(node)? else { return Ok(()) };
-        let base = self.state.store.base_of(node)?.filter(|base| base.state == BaseState::Live);
-        match base {
-            Some(base) if row.class == Class::Leaf && row.content.is_empty() => self.state.revive(node, &base, now),
-            _ => Ok(()),
+        let is_empty = |row: &Row| row.class == Class::Leaf && row.content.is_empty();
+        if !self.state.store.row(node)?.as_ref().is_some_and(is_empty) {
+            return Ok(());
+        }
+        match self.state.store.base_of(node)?.filter(|base| base.state == BaseState::Live) {
+            Some(base) => self.state.revive(node, &base, now),
+            None => Ok(()),
         }
     }
 

@@ -13,9 +13,9 @@ use hearth_schemas::item::{Class, Dot, Row, SettingValue, Value};
 use serde::{Deserialize, Serialize};
 
 use super::{Effect, Engine};
-use crate::brake::{Hold, Limits, Loss, Lost, Toll, Verdict, lost};
+use crate::brake::{Hold, Limits, Loss, Lost, Toll, Verdict, lost, lost_of};
 use crate::plan::Change;
-use crate::row::{self, file_size};
+use crate::row;
 use crate::state::{Now, is_untold};
 use crate::store::{Base, BaseState, Store, StoreResult};
 
@@ -445,15 +445,7 @@ impl<S: Store> Engine<S> {
 
 /// What an entry here is to lose by its row, if it is.
 fn due(base: &Base, row: &Row, at_ms: u64) -> Option<Lost> {
-    let bytes = file_size(&base.value);
-    if base.state != BaseState::Live || !matches!(row.class, Class::Dir | Class::Leaf) {
-        return None;
-    }
-    if row::all_flagged(row) {
-        return Some(Lost { at_ms, loss: Loss::Removed, bytes });
-    }
-    let (_, content) = row::winner(&row.content)?;
-    (content.value != base.value).then_some(Lost { at_ms, loss: Loss::Replaced, bytes })
+    if base.state == BaseState::Live { lost_of(&base.value, row, at_ms) } else { None }
 }
 
 /// Whether a setting's key is one of these rows', which no settings database has.
