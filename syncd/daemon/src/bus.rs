@@ -416,6 +416,19 @@ impl<S: Service> Served<S> {
         text(tokio::spawn(call).await)
     }
 
+    /// Judges a hold, or all if the id is empty, for a caller who may.
+    async fn judge(
+        &self,
+        id: String,
+        verdict: Verdict,
+        header: &Header<'_>,
+        connection: &Connection,
+    ) -> Result<String, Failure> {
+        self.caller.may_do_privileged_things(header, connection).await?;
+        let (service, id) = (Arc::clone(&self.service), filled(id, String::is_empty));
+        self.answer(async move { service.held_judge(id, verdict).await }).await
+    }
+
     /// As [`Self::answer`], but given up when the caller is gone.
     async fn answer_while_wanted(
         &self,
@@ -684,9 +697,7 @@ impl<S: Service> Served<S> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, Failure> {
-        self.caller.may_do_privileged_things(&header, connection).await?;
-        let (service, id) = (Arc::clone(&self.service), filled(id, String::is_empty));
-        self.answer(async move { service.held_judge(id, Verdict::Release).await }).await
+        self.judge(id, Verdict::Release, &header, connection).await
     }
 
     #[zbus(out_args("result"))]
@@ -696,9 +707,7 @@ impl<S: Service> Served<S> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, Failure> {
-        self.caller.may_do_privileged_things(&header, connection).await?;
-        let (service, id) = (Arc::clone(&self.service), filled(id, String::is_empty));
-        self.answer(async move { service.held_judge(id, Verdict::Undo).await }).await
+        self.judge(id, Verdict::Undo, &header, connection).await
     }
 
     #[zbus(out_args("result"))]
