@@ -532,7 +532,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 continue;
             }
             let Some(mut row) = self.state.store.row(member.node)? else { continue };
-            member.dots.place = vec![self.state.write_place(&mut row, &member.dots.place, parent, &found.name, stamp)];
+            member.dots.place =
+                vec![self.state.write_place(&mut row, &member.dots.place, parent, &public(&found.name), stamp)];
             self.state.put(&row)?;
             base.members.push(member);
         }
@@ -594,7 +595,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                     None => Row::empty(now.node_id(), Class::Leaf),
                 };
                 let seen = all_dots(&row);
-                let place = vec![self.state.write_place(&mut row, &seen.place, parent, &found.name, stamp)];
+                let place = vec![self.state.write_place(&mut row, &seen.place, parent, &public(&found.name), stamp)];
                 let content = vec![self.state.write_content(&mut row, &seen.content, content)];
                 let meta = vec![self.state.write_meta(&mut row, &seen.meta, &actual, stamp)];
                 self.state.put(&row)?;
@@ -615,7 +616,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let parent = self.live_node(parent, now)?;
         let stamp = self.state.stamp(now);
         let mut row = Row::empty(now.node_id(), Class::Dir);
-        let place = vec![self.state.write_place(&mut row, &[], parent, name, stamp)];
+        let place = vec![self.state.write_place(&mut row, &[], parent, &public(name), stamp)];
         let content = self.state.content(Value::Dir, None, actual.clone(), stamp, now);
         let content = vec![self.state.write_content(&mut row, &[], content)];
         let meta = vec![self.state.write_meta(&mut row, &[], actual, stamp)];
@@ -903,6 +904,12 @@ pub fn own_name<S: Store>(store: &S, base: &Base) -> StoreResult<Name> {
     let row = store.row(node)?;
     let name = row.and_then(|row| winner(&row.place).map(|(_, place)| place.name.clone()));
     Ok(name.unwrap_or_else(|| spare_name(base.id.to_string().as_bytes())))
+}
+
+/// The name that others are told of an entry that a person put under this one: not that of a parked entry, though they
+/// may have taken it for one of theirs.
+fn public(name: &Name) -> Name {
+    name.as_bytes().strip_prefix(PARKED).map_or_else(|| name.clone(), spare_name)
 }
 
 /// What an entry is called whose name nobody knows any more.
