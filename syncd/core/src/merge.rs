@@ -21,6 +21,8 @@ mod lines;
 mod outline;
 mod set;
 mod sides;
+#[cfg(test)]
+mod tests;
 mod text;
 mod toml;
 
