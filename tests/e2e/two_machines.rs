@@ -403,3 +403,37 @@ fn daemons_end_when_told_to_and_leave_no_work_behind() -> Result<()> {
     ensure!(status.in_sync && status.pending.incoming == 0 && status.pending.outgoing == 0, "{status:?}");
     Ok(())
 }
+
+#[test]
+fn changes_of_different_lines_of_a_dotfile_come_together() -> Result<()> {
+    let mut pair = Pair::joined()?;
+    let shell = "alias l=ls\nexport EDITOR=vi\n# where programs are\nPATH=$PATH:bin\n";
+    pair.laptop.write(".bashrc", shell)?;
+    pair.settle(SOON)?;
+    pair.desktop.stop()?;
+    for editor in ["ed", "nano"] {
+        pair.laptop.write(".bashrc", shell.replace("vi", editor))?;
+        let seen = pair.laptop.hearth(["wait", "--online", "--timeout", "30"])?;
+        ensure!(seen.code == 0, "{seen:?}");
+    }
+    pair.desktop.write(".bashrc", shell.replace("bin", "scripts"))?;
+    pair.desktop.start()?;
+    pair.settle(SOON)?;
+    let both = shell.replace("vi", "nano").replace("bin", "scripts");
+    let merged = String::from_utf8(pair.laptop.read(".bashrc")?)?;
+    ensure!(merged == both, "{merged}");
+    pair.assert_alike()?;
+    let conflicts: Value = pair.laptop.ask(["conflicts"])?;
+    ensure!(conflicts.as_array().is_some_and(Vec::is_empty), "{conflicts}");
+    // Nothing that somebody wrote is gone: both originals are in the history of the machine that merged.
+    let mut kept = Vec::new();
+    for machine in [&pair.laptop, &pair.desktop] {
+        let history: Value = machine.ask([&"history".into(), &machine.home_inside().join(".bashrc")])?;
+        kept.extend(history.as_array().context("a list")?.iter().map(|row| row["blake3"].clone()));
+    }
+    for original in [shell.replace("vi", "nano"), shell.replace("bin", "scripts")] {
+        let hash = blake3::hash(original.as_bytes()).to_hex().to_string();
+        ensure!(kept.contains(&Value::String(hash)), "{kept:?}");
+    }
+    Ok(())
+}

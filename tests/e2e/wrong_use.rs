@@ -213,6 +213,12 @@ fn a_file_that_cannot_be_read_is_a_problem_and_nothing_else() -> Result<()> {
     ensure!(!status.in_sync, "what cannot be read is not in sync");
     two_lines("wait_with_unreadable_file", &laptop, FAILED, &["wait", "--timeout", "60"])?;
     ensure!(desktop.read("closed folder/inside.txt")? == b"for nobody either", "unreadable is no deletion");
+    // What is blocked here keeps nobody from waiting for what is not: a machine that was killed has to hear of it first.
+    desktop.kill()?;
+    laptop.write("open.txt", "for everybody, once more")?;
+    desktop.start()?;
+    two_lines("wait_with_unreadable_file", &laptop, FAILED, &["wait", "--timeout", "60"])?;
+    ensure!(desktop.read("open.txt")? == b"for everybody, once more", "the wait ended before all was told");
     fs::set_permissions(laptop.path("closed folder"), fs::Permissions::from_mode(0o700))?;
     Ok(())
 }

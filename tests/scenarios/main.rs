@@ -7,5 +7,6 @@ mod directories;
 mod hardship;
 mod joining;
 mod kinds;
+mod merges;
 mod relaying;
 mod selection;

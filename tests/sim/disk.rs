@@ -389,7 +389,7 @@ impl SimDisk {
         Ok(*self.tree.entries(dir)?.get(name).ok_or(ErrorKind::NotFound)?)
     }
 
-    fn read(&self, source: &Source) -> Result<Arc<Vec<u8>>> {
+    fn bytes_of(&self, source: &Source) -> Result<Arc<Vec<u8>>> {
         match source {
             Source::Copy(path) => {
                 let ino = self.at(path)?;
@@ -424,7 +424,7 @@ impl SimDisk {
 
     /// The bytes that a source stands for, for a peer.
     pub fn serve(&self, source: &Source) -> Option<Arc<Vec<u8>>> {
-        self.read(source).ok()
+        self.bytes_of(source).ok()
     }
 }
 
@@ -494,8 +494,18 @@ impl Disk for SimDisk {
 
     fn hash(&mut self, path: &[u8]) -> Result<(ContentHash, u64)> {
         self.before()?;
-        let bytes = self.read(&Source::Copy(path.to_vec()))?;
+        let bytes = self.bytes_of(&Source::Copy(path.to_vec()))?;
         Ok((hash_of(&bytes), bytes.len() as u64))
+    }
+
+    fn read(&mut self, source: &Source, limit: u64) -> Result<Vec<u8>> {
+        self.before()?;
+        let bytes = self.bytes_of(source)?;
+        if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes.to_vec()) }
+    }
+
+    fn hash_of(&self, bytes: &[u8]) -> ContentHash {
+        hash_of(bytes)
     }
 
     fn root_holds(&mut self) -> bool {
@@ -534,7 +544,7 @@ impl Disk for SimDisk {
         let (body, bytes) = match source {
             Source::Link(target) => (Body::Link(target.clone()), Arc::new(target.clone())),
             Source::Copy(_) | Source::Kept(_) | Source::Brought(_) | Source::Bytes(_) => {
-                let bytes = self.read(source)?;
+                let bytes = self.bytes_of(source)?;
                 (Body::File(Arc::clone(&bytes)), bytes)
             }
         };

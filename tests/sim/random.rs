@@ -16,6 +16,10 @@ use super::world::{Here, World};
 
 /// Names that people choose from: few, so that they meet.
 const NAMES: [&str; 7] = ["a", "b", "c.txt", "d.txt", "dir", "sub", "x (conflict, m0, abcdef).txt"];
+/// The same, where most of what they name is merged when two have changed it.
+const DOTTED: [&str; 7] = [".bashrc", ".profile", ".d", "a", "c.txt", "dir", "x (conflict, m0, abcdef).txt"];
+/// So many lines such a file has, of which a person changes one at a time.
+const LINES: usize = 9;
 const MACHINES: [&str; 4] = ["m0", "m1", "m2", "m3"];
 
 /// What may go wrong in a world.
@@ -41,10 +45,14 @@ pub struct Hardships {
     pub links: bool,
     /// A few removals or replacements are too many: they are held, and people say whether they were meant.
     pub brakes: bool,
+    /// People change lines of files that are merged.
+    pub merges: bool,
 }
 
 /// The first of the seeds whose worlds have brakes.
 pub const BRAKED: u64 = 1 << 40;
+/// The first of the seeds in whose worlds files are merged.
+pub const MERGED: u64 = 1 << 41;
 
 /// What is too much there.
 const LIMITS: Limits = Limits {
@@ -73,7 +81,8 @@ impl Hardships {
             clocks: has(6),
             joins: has(7),
             links: has(8),
-            brakes: seed >= BRAKED,
+            brakes: seed & BRAKED != 0,
+            merges: seed & MERGED != 0,
         }
     }
 }
@@ -329,7 +338,8 @@ impl Player {
         dirs.retain(|dir| dir.iter().filter(|&&byte| byte == b'/').count() < 4);
         let chance = &mut self.chance;
         let dir = chance.pick(&dirs)?.clone();
-        let fresh = below(&dir, chance.pick(&NAMES)?.as_bytes());
+        let names = if self.hardships.merges { &DOTTED } else { &NAMES };
+        let fresh = below(&dir, chance.pick(names)?.as_bytes());
         let mut all = leaves.clone();
         all.extend(dirs.iter().filter(|dir| !dir.is_empty()).cloned());
         all = all.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
@@ -340,7 +350,7 @@ impl Player {
             4 if chance.percent(20) => format!("{here:?} {} {}", self.next_text, "long ".repeat(60_000)),
             _ => format!("{here:?} {}", self.next_text),
         };
-        Some(match chance.below(24) {
+        let act = match chance.below(24) {
             0..=2 => Act::Write(fresh, text.into()),
             3..=5 => Act::Write(chance.pick(&leaves)?.clone(), text.into()),
             6 | 7 => Act::Save(chance.pick(&leaves)?.clone(), text.into()),
@@ -360,6 +370,28 @@ impl Player {
             22 => Act::Touch(chance.pick(&all)?.clone(), 1_000_000_000 + chance.below(1000) as i64),
             _ if self.hardships.links => Act::HardLink(chance.pick(&leaves)?.clone(), fresh),
             _ => Act::Save(chance.pick(&leaves)?.clone(), text.into()),
+        };
+        Some(match act {
+            Act::Write(path, text) if self.hardships.merges => {
+                let text = self.one_line(world, here, &path, text);
+                Act::Write(path, text)
+            }
+            Act::Save(path, text) if self.hardships.merges => {
+                let text = self.one_line(world, here, &path, text);
+                Act::Save(path, text)
+            }
+            other => other,
         })
+    }
+
+    /// What a file holds here, with one line changed to this.
+    fn one_line(&mut self, world: &World, here: Here, path: &[u8], text: Vec<u8>) -> Vec<u8> {
+        let tree = &world.machines[here.0].disk.tree;
+        let held = tree.look(path).ok().flatten().and_then(|ino| tree.bytes(ino).ok());
+        let mut lines: Vec<Vec<u8>> =
+            held.iter().flat_map(|held| held.split(|&byte| byte == b'\n')).map(<[u8]>::to_vec).collect();
+        lines.resize_with(LINES, || b"-".to_vec());
+        lines[self.chance.below(LINES)] = text;
+        lines.join(&b'\n')
     }
 }

@@ -17,6 +17,7 @@ use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked,
 use crate::plan::{Placed, Step};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
+use crate::text;
 
 /// What became of a plan.
 #[derive(Default, Debug)]
@@ -60,6 +61,8 @@ pub enum Happened {
     Removed,
     /// A version of it was taken out that nobody has.
     Withdrawn,
+    /// Two versions of it were brought together.
+    Merged,
 }
 
 /// Where the contents that a plan needs are to be had.
@@ -379,7 +382,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         staged.remove(&placed.id);
         let spot = Spot::Entry(placed.parent, placed.target.name.clone());
         let stat = self.unless_written_to(stat.ok_or(Fault::Changed)?, as_staged, spot);
-        self.put_entry(&new_base(placed, stat), &[])?;
+        let base = new_base(placed, stat);
+        self.put_entry(&base, &[])?;
+        text::remember(self.state, self.disk, &base)?;
         self.applied.changed.push((path, Happened::Created));
         Ok(())
     }
@@ -400,7 +405,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let stat = self.unless_written_to(stat, as_staged, Spot::Entry(base.parent, base.name.clone()));
         self.keep(&name, &base, &path, "replaced", now)?;
         let before = base.members;
-        self.put_entry(&Base { parent: base.parent, name: base.name, ..new_base(placed, stat) }, &before)?;
+        let base = Base { parent: base.parent, name: base.name, ..new_base(placed, stat) };
+        self.put_entry(&base, &before)?;
+        text::remember(self.state, self.disk, &base)?;
         self.applied.changed.push((path, Happened::Changed));
         Ok(())
     }
@@ -791,7 +798,7 @@ fn is_held<S: Store, D: Disk>(store: &S, disk: &mut D, hash: ContentHash) -> Sto
 }
 
 /// A name in staging, which is also the version that a person restores by if something displaced ends up there.
-fn stage_name(entry: NodeId, now: &mut Now) -> StageName {
+pub(crate) fn stage_name(entry: NodeId, now: &mut Now) -> StageName {
     let short = &entry.to_string()[..12];
     StageName(format!("{:x}-{short}-{:08x}", now.wall_ms, (now.random)() as u32))
 }

@@ -94,6 +94,10 @@ pub trait Disk {
     fn read_link(&mut self, path: &[u8]) -> io::Result<Vec<u8>>;
     /// Keyed hash and length of a file's bytes.
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)>;
+    /// The bytes of a source; fails with `FileTooLarge` where there are more than `limit`.
+    fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>>;
+    /// Keyed hash of bytes, as [`Disk::hash`] has it of a file's.
+    fn hash_of(&self, bytes: &[u8]) -> ContentHash;
     /// Whether the root is the directory that it was: its identity file and file system are in place.
     fn root_holds(&mut self) -> bool;
 

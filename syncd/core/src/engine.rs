@@ -24,9 +24,11 @@ use crate::select::Select;
 use crate::session::{Session, SessionError, Standing};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
+use crate::text;
 use crate::view::{all_dots, setting_row_id};
 
 mod holding;
+mod merging;
 
 /// How long an entry must have been left alone before it is looked at, in milliseconds.
 const SETTLE_MS: u64 = 100;
@@ -149,14 +151,27 @@ pub struct Summary {
     pub fresh: bool,
     /// Connected peers that agree with this device.
     pub agreeing: BTreeSet<Slot>,
-    /// For each connected peer: the flush it has answered, whether it is stuck.
-    pub peers: BTreeMap<Slot, (u64, bool)>,
+    /// The connected peers.
+    pub peers: BTreeMap<Slot, PeerStanding>,
     /// The latest own flush.
     pub flush: u64,
     /// Whether any spot waits to be looked at.
     pub looking: bool,
     /// Whether all that is left are contents that no connected device has, while another is away.
     pub awaits_away: bool,
+}
+
+/// How a connected peer stands, as it said last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PeerStanding {
+    /// The latest of this device's flushes that it has answered.
+    pub flushed: u64,
+    /// It has nothing left to do.
+    pub clean: bool,
+    /// It cannot go on by itself.
+    pub stuck: bool,
+    /// It knows every numbered change that this device knows.
+    pub has_all: bool,
 }
 
 /// A version that lost its name, as it lies on this disk.
@@ -385,6 +400,9 @@ impl<S: Store> Engine<S> {
 
     fn tidy<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
         self.untidy = (!recover(&mut self.state, disk, now)?).then(|| now.wall_ms + BLOCKED_MS);
+        self.state.store.begin()?;
+        text::tidy(&mut self.state)?;
+        self.state.store.commit()?;
         Ok(())
     }
 
@@ -428,7 +446,9 @@ impl<S: Store> Engine<S> {
         for (peer, session) in &self.sessions {
             outgoing += u64::from(!session.is_drained(&self.state)?);
             let theirs = session.standing.clone().unwrap_or_default();
-            peers.insert(*peer, (theirs.flushed, theirs.stuck));
+            let has_all = theirs.covers(&standing);
+            let Standing { flushed, clean, stuck, .. } = theirs;
+            peers.insert(*peer, PeerStanding { flushed, clean, stuck, has_all });
             if session.agrees(&standing) {
                 agreeing.insert(*peer);
             }
@@ -498,7 +518,10 @@ impl<S: Store> Engine<S> {
             }
         }
         let kept = self.state.store.kept_holding(hash)?.map(|kept| Source::Kept(StageName(kept.name)));
-        Ok(kept.filter(|source| !self.doubted.contains_key(source)))
+        match kept.filter(|source| !self.doubted.contains_key(source)) {
+            Some(kept) => Ok(Some(kept)),
+            None => Ok(self.state.store.text(hash)?.map(Source::Bytes)),
+        }
     }
 
     /// The conflicts that lie on this disk.
@@ -1178,16 +1201,18 @@ impl<S: Store> Engine<S> {
         for node in nodes {
             self.troubles.remove(node);
         }
+        let mut sources = self.fetch.take();
+        let unmerged = self.merge_contents(disk, nodes, &sources, now)?;
         let collected = collect(&self.state, self.select.as_ref(), nodes)?;
         for node in &collected.settled {
             self.state.store.unmark(*node)?;
         }
-        let mut sources = self.fetch.take();
         let mut changes = Vec::new();
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
         for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
-            if !self.is_held(&change, &nodes) && self.is_at_hand(&change, &nodes, &mut sources)? {
+            let waits = !nodes.is_disjoint(&unmerged) || self.is_held(&change, &nodes);
+            if !waits && self.is_at_hand(&change, &nodes, &mut sources)? {
                 led_by.insert(change.key(), nodes);
                 changes.push(change);
             } else {
@@ -1259,7 +1284,7 @@ impl<S: Store> Engine<S> {
         for id in applied.parked {
             self.parked.insert(id, now.wall_ms + SETTLE_MS);
         }
-        self.displaced = applied.displaced;
+        self.displaced.extend(applied.displaced);
         for (source, hash) in applied.unfit {
             self.doubt(source, hash, now.wall_ms)?;
         }

@@ -29,5 +29,6 @@ pub mod settings;
 pub mod state;
 pub mod store;
 mod table;
+pub mod text;
 pub mod tree;
 pub mod view;

@@ -13,10 +13,12 @@ use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Stat, join};
+use crate::merge::may_merge;
 use crate::row::winner;
 use crate::select::Select;
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
+use crate::text;
 use crate::view::{Target, all_dots, attributes};
 
 /// Prefix of the names that the applier parks entries under; never synced.
@@ -117,7 +119,14 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.touched.insert(found.parent.id);
             match found.stat.kind {
                 Kind::Dir => self.directory(found, now)?,
-                Kind::File | Kind::Link | Kind::Other => self.leaf(found, now)?,
+                Kind::File | Kind::Link | Kind::Other => {
+                    let (dir, name) = (found.parent.id, found.name.clone());
+                    let merges = may_merge(&found.path, found.stat.size);
+                    self.leaf(found, now)?;
+                    if merges && let Some(base) = self.state.store.base_at(dir, &name)? {
+                        text::remember(self.state, self.disk, &base)?;
+                    }
+                }
             }
         }
         for dir in std::mem::take(&mut self.touched) {
@@ -465,7 +474,14 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
         let mut member = first.clone();
         let Some(mut row) = self.state.store.row(member.node)? else { return Ok(()) };
-        let content = self.state.content(value.clone(), Some(&base.value), actual.clone(), stamp, now);
+        let mut content = self.state.content(value.clone(), Some(&base.value), actual.clone(), stamp, now);
+        if let [dot] = member.dots.content[..]
+            && dot.replica == UNNUMBERED
+            && let Some(untold) = row.content.get(&dot)
+        {
+            // What nobody else has heard of cannot be what they edited from.
+            content.base = untold.base;
+        }
         member.dots.content = vec![self.state.write_content(&mut row, &member.dots.content, content)];
         if base.attributes.mode != actual.mode {
             member.dots.meta = vec![self.state.write_meta(&mut row, &member.dots.meta, &actual, stamp)];

@@ -32,6 +32,13 @@ pub struct Standing {
     pub flushed: u64,
 }
 
+impl Standing {
+    /// Whether it knows every numbered change that the other does.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.known.iter().all(|(replica, known)| self.known.get(replica).is_some_and(|own| own.seq >= known.seq))
+    }
+}
+
 /// The conversation with one peer.
 #[derive(Debug)]
 pub struct Session {

@@ -4,6 +4,8 @@
 //! [`Store::commit`] hold together or not at all; after a power cut the index may be as it was at an earlier commit,
 //! but not earlier than the last [`Store::sync`].
 
+use std::collections::BTreeSet;
+
 use hearth_schemas::ids::{ContentHash, NodeId, Slot};
 use hearth_schemas::item::{Attributes, Class, Dot, Name, Row, Value};
 use hearth_schemas::wire::{Cursor, KnownMap};
@@ -99,6 +101,17 @@ pub struct Kept {
     pub attributes: Attributes,
     /// Why: `replaced`, `deleted`, `conflict`, `recovered`.
     pub cause: String,
+}
+
+/// A content whose bytes are kept for merges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Text {
+    /// Which.
+    pub hash: ContentHash,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether the file here has held it, and what came before it was edited to this or replaced by it.
+    pub stood: bool,
 }
 
 /// A file that could not be synced, and why.
@@ -199,6 +212,17 @@ pub trait Store {
     fn kept_at(&self, path: Option<&[u8]>, limit: usize) -> StoreResult<Vec<Kept>>;
     /// A displaced file with this content.
     fn kept_holding(&self, hash: ContentHash) -> StoreResult<Option<Kept>>;
+
+    /// Bytes that some node has, or had, as its content; as kept for merges ([`crate::text`]).
+    fn text(&self, hash: ContentHash) -> StoreResult<Option<Vec<u8>>>;
+    /// Keeps the bytes of a content of a node. What is kept already keeps its place in the order of [`Store::texts_of`].
+    fn put_text(&mut self, node: NodeId, text: Text, bytes: &[u8]) -> StoreResult<()>;
+    /// What is kept of a node, in the order in which it came.
+    fn texts_of(&self, node: NodeId) -> StoreResult<Vec<Text>>;
+    /// The nodes that something is kept of.
+    fn nodes_with_texts(&self) -> StoreResult<BTreeSet<NodeId>>;
+    /// Forgets the bytes of a content of a node.
+    fn remove_text(&mut self, node: NodeId, hash: ContentHash) -> StoreResult<()>;
 
     /// A single value.
     fn value(&self, key: &str) -> StoreResult<Option<Vec<u8>>>;

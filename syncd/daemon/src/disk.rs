@@ -11,7 +11,7 @@ mod unfinished;
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -111,12 +111,13 @@ impl RealDisk {
         Ok(disk)
     }
 
-    /// Opens a content for reading: a regular file of the tree, of staging or of history.
+    /// Opens a content for reading: a regular file of the tree, of staging or of history, or bytes in memory.
     pub fn open_source(&self, source: &Source) -> io::Result<File> {
         match source {
             Source::Copy(path) => self.open_file(path),
             Source::Kept(name) | Source::Brought(name) => self.open_kept(name),
-            Source::Bytes(_) | Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
+            Source::Bytes(bytes) => in_memory(bytes),
+            Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
         }
     }
 
@@ -297,8 +298,7 @@ impl RealDisk {
             Source::Bytes(bytes) => {
                 let mut file = self.new_staged(name)?;
                 file.write_all(bytes)?;
-                let hash = blake3::keyed_hash(&self.0.content_key, bytes);
-                Ok((file, ContentHash(*hash.as_bytes()), bytes.len() as u64))
+                Ok((file, self.hash_of(bytes), bytes.len() as u64))
             }
             Source::Brought(whole) => {
                 let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -381,6 +381,16 @@ impl Disk for RealDisk {
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)> {
         let mut file = self.open_file(path)?;
         self.digest(&mut file, None)
+    }
+
+    fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_source(source)?.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
+
+    fn hash_of(&self, bytes: &[u8]) -> ContentHash {
+        ContentHash(*blake3::keyed_hash(&self.0.content_key, bytes).as_bytes())
     }
 
     fn root_holds(&mut self) -> bool {
@@ -606,3 +616,11 @@ fn check_identity(state: &Path, found: Handle) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests;
+
+/// Bytes as a file that has no name.
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("hearth", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}

@@ -292,6 +292,7 @@ async fn carry_out(
                     Happened::Moved => "moved",
                     Happened::Removed => "removed",
                     Happened::Withdrawn => "withdrawn",
+                    Happened::Merged => "merged",
                 };
                 let shown = String::from_utf8_lossy(&path).into_owned();
                 activity.note(event, Some(&path), Some(&by), &format!("{event} {shown}"));

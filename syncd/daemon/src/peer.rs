@@ -54,6 +54,8 @@ const SEND_WINDOW: u64 = 8 << 20;
 const MAX_STREAMS: u32 = 64;
 const IDLE_MS: u32 = 60_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a device that has lost its way to the relay may take to find it again, and go on with its connection.
+const MAY_COME_BACK: Duration = Duration::from_secs(5);
 
 /// A datagram that wants one back, and the one that it gets.
 const KICK: &[u8] = &[0];
@@ -110,6 +112,8 @@ pub(crate) struct Peers {
     outbox: VecDeque<NetEvent>,
     online: BTreeSet<Slot>,
     up: BTreeMap<Slot, Up>,
+    /// Devices that the relay has just said are gone, and until when they may come back to their connection.
+    gone: BTreeMap<Slot, Instant>,
     dials: BTreeMap<Slot, Dial>,
     tasks: JoinSet<Outcome>,
     handshakes: usize,
@@ -165,6 +169,7 @@ impl Peers {
             outbox: VecDeque::new(),
             online: BTreeSet::new(),
             up: BTreeMap::new(),
+            gone: BTreeMap::new(),
             dials: BTreeMap::new(),
             tasks: JoinSet::new(),
             handshakes: 0,
@@ -178,6 +183,7 @@ impl Peers {
         let mut was_bound = false;
         loop {
             let next_dial = self.dial_due();
+            let next = next_dial.into_iter().chain(self.let_go_of_gone()).min();
             tokio::select! {
                 permit = events.reserve(), if !self.outbox.is_empty() => {
                     let Ok(permit) = permit else { return };
@@ -214,7 +220,7 @@ impl Peers {
                     Ok(Outcome::Closed { slot, id }) => self.handle_closed(slot, id),
                     Err(error) => warn!("a connection's task failed: {error}"),
                 },
-                () = sleep_until(next_dial.unwrap_or_else(Instant::now)), if next_dial.is_some() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
     }
@@ -231,11 +237,13 @@ impl Peers {
             }
             Presence::Offline(slot) => {
                 self.online.remove(&slot);
+                self.gone.insert(slot, Instant::now() + MAY_COME_BACK);
                 vec![]
             }
         };
         view(&self.view).online.clone_from(&self.online);
         for slot in arrived {
+            self.gone.remove(&slot);
             if let Some(dial) = self.dials.get_mut(&slot) {
                 dial.failures = 0;
                 dial.next = Instant::now();
@@ -245,6 +253,19 @@ impl Peers {
                 kick(up);
             }
         }
+    }
+
+    /// Ends the connections of devices that have stayed away: what they said last may have been lost along with them.
+    /// Gives the time of the next.
+    fn let_go_of_gone(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        for (slot, _) in self.gone.extract_if(.., |_, until| *until <= now).collect::<Vec<_>>() {
+            if let Some(up) = self.take_down(slot) {
+                info!("slot {} has left", slot.0);
+                up.connection.close(Close::Leaving.code(), b"");
+            }
+        }
+        self.gone.values().min().copied()
     }
 
     /// Starts the dials whose time has come. Gives the time of the next.

@@ -23,14 +23,15 @@ use serde::de::DeserializeOwned;
 use syncd_core::conflict;
 use syncd_core::disk::Handle;
 use syncd_core::row;
-use syncd_core::store::{Base, Kept, Store, StoreError, StoreResult};
+use syncd_core::store::{Base, Kept, Store, StoreError, StoreResult, Text};
 
 use self::pending::{At, Bases, Cell, Rows};
 
 mod pending;
 
 /// Numbered schema changes, oldest first.
-const SCHEMA: [&str; 1] = [include_str!("../../../schemas/sql/0001_index.sql")];
+const SCHEMA: [&str; 2] =
+    [include_str!("../../../schemas/sql/0001_index.sql"), include_str!("../../../schemas/sql/0002_texts.sql")];
 /// Page cache in KiB.
 const CACHE_KIB: i64 = 4 << 10;
 /// Longest stored value, in bytes: what is read back was written by this program.
@@ -652,6 +653,34 @@ impl Store for SqliteStore {
     fn kept_holding(&self, hash: ContentHash) -> StoreResult<Option<Kept>> {
         let bytes: Option<Vec<u8>> = self.one("SELECT data FROM kept WHERE hash = ?1 LIMIT 1", [&hash.0[..]])?;
         bytes.map(|bytes| read(&bytes)).transpose()
+    }
+
+    fn text(&self, hash: ContentHash) -> StoreResult<Option<Vec<u8>>> {
+        self.one("SELECT bytes FROM texts WHERE hash = ?1", [&hash.0[..]])
+    }
+
+    fn put_text(&mut self, node: NodeId, text: Text, bytes: &[u8]) -> StoreResult<()> {
+        let sql = "INSERT INTO texts (node, hash, stood, bytes) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (node, hash) DO UPDATE SET stood = max(stood, excluded.stood)";
+        self.write(sql, params![&node.0[..], &text.hash.0[..], text.stood, bytes])
+    }
+
+    fn texts_of(&self, node: NodeId) -> StoreResult<Vec<Text>> {
+        let sql = "SELECT hash, length(bytes), stood FROM texts WHERE node = ?1 ORDER BY number";
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
+        let found = statement.query_map([&node.0[..]], |row| {
+            Ok(Text { hash: ContentHash(row.get(0)?), size: unsigned(row.get(1)?), stood: row.get(2)? })
+        });
+        found.and_then(Iterator::collect).map_err(failed)
+    }
+
+    fn nodes_with_texts(&self) -> StoreResult<BTreeSet<NodeId>> {
+        let nodes = self.all::<[u8; 16]>("SELECT DISTINCT node FROM texts", [])?;
+        Ok(nodes.into_iter().map(NodeId).collect())
+    }
+
+    fn remove_text(&mut self, node: NodeId, hash: ContentHash) -> StoreResult<()> {
+        self.write("DELETE FROM texts WHERE node = ?1 AND hash = ?2", params![&node.0[..], &hash.0[..]])
     }
 
     fn value(&self, key: &str) -> StoreResult<Option<Vec<u8>>> {

@@ -9,7 +9,7 @@ use hearth_schemas::ids::{ContentHash, NodeId, Slot};
 use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
 use hearth_schemas::wire::{Cursor, KnownMap};
 
-use super::{Base, Kept, Store, StoreResult};
+use super::{Base, Kept, Store, StoreResult, Text};
 use crate::disk::Handle;
 use crate::row;
 
@@ -54,6 +54,7 @@ struct Tables {
     handles: BTreeMap<Handle, BTreeSet<NodeId>>,
     marks: BTreeSet<NodeId>,
     kept: Vec<Kept>,
+    texts: Vec<(NodeId, Text, Vec<u8>)>,
     values: BTreeMap<String, Vec<u8>>,
 }
 
@@ -296,6 +297,34 @@ impl Store for MemoryStore {
     fn kept_holding(&self, hash: ContentHash) -> StoreResult<Option<Kept>> {
         let holds = |kept: &&Kept| matches!(&kept.value, Value::File { hash: other, .. } if *other == hash);
         Ok(self.tables.kept.iter().find(holds).cloned())
+    }
+
+    fn text(&self, hash: ContentHash) -> StoreResult<Option<Vec<u8>>> {
+        let mut texts = self.tables.texts.iter();
+        Ok(texts.find(|(_, text, _)| text.hash == hash).map(|(_, _, bytes)| bytes.clone()))
+    }
+
+    fn put_text(&mut self, node: NodeId, text: Text, bytes: &[u8]) -> StoreResult<()> {
+        let texts = &mut self.tables.texts;
+        match texts.iter_mut().find(|(of, known, _)| *of == node && known.hash == text.hash) {
+            Some((_, known, _)) => known.stood |= text.stood,
+            None => texts.push((node, text, bytes.to_vec())),
+        }
+        Ok(())
+    }
+
+    fn texts_of(&self, node: NodeId) -> StoreResult<Vec<Text>> {
+        let texts = self.tables.texts.iter().filter(|(of, ..)| *of == node);
+        Ok(texts.map(|(_, text, _)| *text).collect())
+    }
+
+    fn nodes_with_texts(&self) -> StoreResult<BTreeSet<NodeId>> {
+        Ok(self.tables.texts.iter().map(|(node, ..)| *node).collect())
+    }
+
+    fn remove_text(&mut self, node: NodeId, hash: ContentHash) -> StoreResult<()> {
+        self.tables.texts.retain(|(of, text, _)| *of != node || text.hash != hash);
+        Ok(())
     }
 
     fn value(&self, key: &str) -> StoreResult<Option<Vec<u8>>> {

@@ -68,7 +68,7 @@ fn judge(home: &Home, picture: &Picture, required: &BTreeSet<Slot>, barrier: &Ba
     if summary.flush < token || summary.looking || !summary.fresh {
         return Verdict::Goes;
     }
-    if home.membership.slot().is_none() || (picture.paused && !required.is_empty()) || summary.standing.stuck {
+    if home.membership.slot().is_none() || (picture.paused && !required.is_empty()) {
         return Verdict::Stuck;
     }
     let there = |slot: &Slot| !barrier.online || home.network.path(*slot).online;
@@ -76,18 +76,28 @@ fn judge(home: &Home, picture: &Picture, required: &BTreeSet<Slot>, barrier: &Ba
     if barrier.online && summary.awaits_away && required.iter().all(|slot| summary.peers.contains_key(slot)) {
         return Verdict::Stuck;
     }
+    let is_stuck = summary.standing.stuck;
     if required.is_empty() {
-        return if summary.settled { Verdict::Agreed } else { Verdict::Goes };
+        return match (summary.settled, is_stuck) {
+            (true, _) => Verdict::Agreed,
+            (false, true) => Verdict::Stuck,
+            (false, false) => Verdict::Goes,
+        };
     }
-    let mut agreed = true;
+    let (mut agreed, mut any_stuck, mut at_rest) = (true, is_stuck, is_stuck || summary.standing.clean);
     for slot in required {
-        let Some((flushed, stuck)) = summary.peers.get(&slot) else { return Verdict::Goes };
-        if *stuck && *flushed >= token && summary.standing.clean {
-            return Verdict::Stuck;
-        }
-        agreed &= *flushed >= token && summary.agreeing.contains(&slot);
+        // One that has yet to hear of something, or to look, goes on with it whatever is blocked here.
+        let heard = summary.peers.get(&slot).filter(|peer| peer.flushed >= token && peer.has_all);
+        let Some(peer) = heard else { return Verdict::Goes };
+        agreed &= summary.agreeing.contains(&slot);
+        any_stuck |= peer.stuck;
+        at_rest &= peer.stuck || peer.clean;
     }
-    if agreed { Verdict::Agreed } else { Verdict::Goes }
+    match (agreed, at_rest && any_stuck) {
+        (true, _) => Verdict::Agreed,
+        (false, true) => Verdict::Stuck,
+        (false, false) => Verdict::Goes,
+    }
 }
 
 fn required(home: &Home, barrier: &Barrier) -> Result<BTreeSet<Slot>, Failure> {
