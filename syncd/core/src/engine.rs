@@ -170,7 +170,7 @@ pub struct PeerStanding {
     pub clean: bool,
     /// It cannot go on by itself.
     pub stuck: bool,
-    /// It knows every numbered change that this device knows.
+    /// It knows every numbered change that this device knows; while something is held back, it was sent them.
     pub has_all: bool,
 }
 
@@ -444,9 +444,11 @@ impl<S: Store> Engine<S> {
         let mut peers = BTreeMap::new();
         let mut agreeing = BTreeSet::new();
         for (peer, session) in &self.sessions {
-            outgoing += u64::from(!session.is_drained(&self.state)?);
+            let drained = session.is_drained(&self.state)?;
+            outgoing += u64::from(!drained);
             let theirs = session.standing.clone().unwrap_or_default();
-            let has_all = theirs.covers(&standing);
+            // While something is held back, nobody is told up to where they have been told.
+            let has_all = theirs.covers(&standing) || (drained && self.holds_anything());
             let Standing { flushed, clean, stuck, .. } = theirs;
             peers.insert(*peer, PeerStanding { flushed, clean, stuck, has_all });
             if session.agrees(&standing) {
