@@ -405,6 +405,45 @@ fn daemons_end_when_told_to_and_leave_no_work_behind() -> Result<()> {
 }
 
 #[test]
+fn what_came_from_a_machine_is_undone_on_another() -> Result<()> {
+    let pair = Pair::joined_with(|laptop, _| {
+        laptop.write("plan/a.txt", "a, as it was")?;
+        laptop.write("plan/b.txt", "b, as it was")?;
+        laptop.write("plan/deep/c.txt", "c, as it was")?;
+        Ok(fs::set_permissions(laptop.path("plan/deep"), fs::Permissions::from_mode(0o750))?)
+    })?;
+    let before = pair.desktop.status()?.fresh_as_of.context("it was in sync")?;
+    pair.laptop.write("plan/a.txt", "a, spoilt")?;
+    pair.laptop.write("plan/new.txt", "and one too many")?;
+    fs::remove_file(pair.laptop.path("plan/b.txt"))?;
+    fs::remove_dir_all(pair.laptop.path("plan/deep"))?;
+    pair.desktop.write("plan/mine.txt", "of the desktop")?;
+    pair.settle(SOON)?;
+    ensure!(pair.desktop.read("plan/a.txt")? == b"a, spoilt" && !pair.desktop.path("plan/deep").exists());
+    let plan = pair.desktop.home_inside().join("plan");
+    let from: [&OsStr; 4] = ["--from".as_ref(), "laptop".as_ref(), "--since".as_ref(), before.as_ref()];
+    let undone: Value = pair.desktop.ask(["restore".as_ref(), plan.as_os_str()].into_iter().chain(from))?;
+    ensure!(
+        undone["restored"] == 3 && undone["removed"] == 1 && undone["problems"] == Value::Array(vec![]),
+        "{undone}"
+    );
+    pair.settle(SOON)?;
+    for machine in [&pair.laptop, &pair.desktop] {
+        for (path, content) in [("a.txt", "a, as it was"), ("b.txt", "b, as it was"), ("deep/c.txt", "c, as it was")] {
+            ensure!(machine.read(format!("plan/{path}"))? == content.as_bytes(), "{}: {path}", machine.name());
+        }
+        ensure!(machine.read("plan/mine.txt")? == b"of the desktop", "what another machine made stays");
+        ensure!(!machine.path("plan/new.txt").exists(), "what it made is gone");
+        ensure!(fs::metadata(machine.path("plan/deep"))?.permissions().mode() & 0o777 == 0o750, "the folder's mode");
+    }
+    pair.assert_alike()?;
+    // And that can be undone in turn: the files as they were in between are in the history by now.
+    let spoilt: Value = pair.desktop.ask([&"history".into(), &plan.join("a.txt")])?;
+    ensure!(spoilt[0]["size"] == "a, spoilt".len(), "{spoilt}");
+    Ok(())
+}
+
+#[test]
 fn changes_of_different_lines_of_a_dotfile_come_together() -> Result<()> {
     let mut pair = Pair::joined()?;
     let shell = "alias l=ls\nexport EDITOR=vi\n# where programs are\nPATH=$PATH:bin\n";

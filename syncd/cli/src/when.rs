@@ -1,10 +1,10 @@
 //! Points in time, as a person types and reads them.
 
-use jiff::civil::DateTime;
+use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Unit};
 
-/// Reads `2026-01-31T18:00:00Z`, `2026-01-31 18:00` and `2026-01-31` (local time), or `2h ago`.
+/// Reads `2026-01-31T18:00:00Z`, `2026-01-31 18:00`, `2026-01-31` and `18:00` (local time), or `2h ago`.
 pub(crate) fn parse(text: &str) -> Result<Timestamp, String> {
     parse_at(text.trim(), Timestamp::now(), &TimeZone::system())
         .ok_or_else(|| "write it as 2026-01-31T18:00:00Z, 2026-01-31 18:00 or 2h ago".to_owned())
@@ -16,6 +16,13 @@ fn parse_at(text: &str, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     }
     if let Ok(local) = text.parse::<DateTime>() {
         return zone.to_timestamp(local).ok();
+    }
+    if let Ok(time) = text.parse::<Time>() {
+        // The last time that the clock showed it.
+        let today = now.to_zoned(zone.clone()).date();
+        let then = zone.to_timestamp(today.to_datetime(time)).ok()?;
+        let yesterday = || zone.to_timestamp(today.yesterday().ok()?.to_datetime(time)).ok();
+        return if then <= now { Some(then) } else { yesterday() };
     }
     let span: Span = text.parse().ok().filter(|span: &Span| span.is_negative())?;
     now.to_zoned(zone.clone()).checked_add(span).ok().map(|then| then.timestamp())
@@ -62,6 +69,8 @@ mod tests {
             ("2026-01-30T12:00:00+02:00", Some("2026-01-30T10:00:00Z")),
             ("2026-01-30 12:30", Some("2026-01-30T12:30:00Z")),
             ("2026-01-30", Some("2026-01-30T00:00:00Z")),
+            ("14:02", Some("2026-01-31T14:02:00Z")),
+            ("18:01", Some("2026-01-30T18:01:00Z")),
             ("2h ago", Some("2026-01-31T16:00:00Z")),
             ("3 days ago", Some("2026-01-28T18:00:00Z")),
             ("2h", None),

@@ -343,15 +343,17 @@ fn history_and_restore() {
         {"version": "v8", "path": "docs/a.txt", "time": hours_ago(1), "device": "laptop", "size": 1536, "blake3": "ab12", "cause": "replaced"},
         {"version": "v3", "path": "docs/a.txt", "time": hours_ago(24 * 4), "device": "tower", "size": 12, "blake3": "cd34", "cause": "deleted"},
     ]);
-    let machine = Machine::running()
-        .answers("History", versions)
-        .answers("Restore", json!({"path": "docs/a.txt", "version": "v8", "to": null}));
+    let machine = Machine::running().answers("History", versions).answers(
+        "Restore",
+        json!({"path": "docs/a.txt", "version": "v8", "to": null, "restored": 3, "removed": 1, "problems": []}),
+    );
     let lines = [
         "history docs/a.txt",
         "history --all",
         "restore docs/a.txt",
         "restore docs/a.txt --version v3 --to out.txt",
         "restore docs --at 2026-01-31T18:00:00+01:00",
+        "restore docs --from laptop --since 2026-01-31T18:00:00Z",
         "restore docs/a.txt --json",
     ];
     assert_snapshot!("history", lines.map(|line| machine.run(line)).join("\n"));
@@ -461,6 +463,7 @@ fn wrong_usage() {
         "wait --timeout -1",
         "restore a --version v --at 2026-01-31",
         "restore a --at someday",
+        "restore a --from laptop",
         "status --frob",
         "join c --relay hearth://r:1 --settings yours",
     ];

@@ -39,8 +39,8 @@ fn what_a_call_gets_wrong_is_said_and_the_service_is_not_asked() {
             Wrong::Path(path) => {
                 error(connection.call_method(None::<&str>, PATH, Some(INTERFACE), method, &(path,)).await)
             }
-            Wrong::Restore(version, at) => {
-                let body = (b"/a".as_slice(), version, at, b"".as_slice());
+            Wrong::Restore(version, at, device) => {
+                let body = (b"/a".as_slice(), version, at, device, b"".as_slice());
                 error(connection.call_method(None::<&str>, PATH, Some(INTERFACE), method, &body).await)
             }
             Wrong::Join(relay, settings) => {
@@ -51,8 +51,9 @@ fn what_a_call_gets_wrong_is_said_and_the_service_is_not_asked() {
         let usage = "org.hearth.Error.Usage";
         assert_eq!(refused("Why", Wrong::Path(b"docs/a")).await, usage);
         assert_eq!(refused("Why", Wrong::Path(b"/docs\0a")).await, usage);
-        assert_eq!(refused("Restore", Wrong::Restore("v1", "2026-01-01T00:00:00Z")).await, usage);
-        assert_eq!(refused("Restore", Wrong::Restore("", "at noon")).await, usage);
+        assert_eq!(refused("Restore", Wrong::Restore("v1", "2026-01-01T00:00:00Z", "")).await, usage);
+        assert_eq!(refused("Restore", Wrong::Restore("", "at noon", "")).await, usage);
+        assert_eq!(refused("Restore", Wrong::Restore("", "", "laptop")).await, usage);
         assert_eq!(refused("Join", Wrong::Join("relay.example", "")).await, usage);
         assert_eq!(refused("Join", Wrong::Join(sim::RELAY, "yours")).await, usage);
     });
@@ -133,7 +134,7 @@ fn the_session_bus_serves_the_same_and_its_going_is_survived() {
 
 enum Wrong {
     Path(&'static [u8]),
-    Restore(&'static str, &'static str),
+    Restore(&'static str, &'static str, &'static str),
     Join(&'static str, &'static str),
 }
 

@@ -30,8 +30,8 @@ pub struct Applied {
     pub problems: Vec<(NodeId, Problem)>,
     /// Base keys of the entries that were not as base says.
     pub missed: BTreeSet<NodeId>,
-    /// Paths that were changed, with what happened to them.
-    pub changed: Vec<(RelPath, Happened)>,
+    /// Paths that were changed, with what happened to them and the device whose doing it is.
+    pub changed: Vec<(RelPath, Happened, String)>,
     /// Directories that have another path, to be watched under it.
     pub watch: Vec<RelPath>,
     /// Directories that came into being.
@@ -102,8 +102,8 @@ pub struct Applier<'a, S, D> {
     pub disk: &'a mut D,
     /// Contents by hash.
     pub sources: &'a Sources,
-    /// The device whose changes are applied, for history.
-    pub by: &'a str,
+    /// The devices whose changes are applied, for history: by base key, and of all else.
+    pub by: (BTreeMap<NodeId, String>, &'a str),
     /// What became of it.
     pub applied: Applied,
 }
@@ -298,7 +298,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         self.put_entry(&new_base(placed, stat), &[])?;
         self.applied.made.push(path.clone());
-        self.applied.changed.push((path, Happened::Created));
+        self.changed(placed.id, path, Happened::Created);
         Ok(())
     }
 
@@ -367,7 +367,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             base.members.clone_from(&target.members);
         }
         self.put_entry(&base, &before)?;
-        self.applied.changed.push((to, Happened::Moved));
+        self.changed(placed.id, to, Happened::Moved);
         if base.value == target.value && base.attributes != target.attributes {
             self.adjust(placed)?;
         }
@@ -385,7 +385,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let base = new_base(placed, stat);
         self.put_entry(&base, &[])?;
         text::remember(self.state, self.disk, &base)?;
-        self.applied.changed.push((path, Happened::Created));
+        self.changed(placed.id, path, Happened::Created);
         Ok(())
     }
 
@@ -408,7 +408,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let base = Base { parent: base.parent, name: base.name, ..new_base(placed, stat) };
         self.put_entry(&base, &before)?;
         text::remember(self.state, self.disk, &base)?;
-        self.applied.changed.push((path, Happened::Changed));
+        self.changed(placed.id, path, Happened::Changed);
         Ok(())
     }
 
@@ -491,7 +491,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         self.keep(&name, &base, &path, "deleted", now)?;
         self.state.store.remove_base(id)?;
-        self.applied.changed.push((path, Happened::Removed));
+        self.changed(id, path, Happened::Removed);
         Ok(())
     }
 
@@ -515,7 +515,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             removed = self.widening(base.parent, |disk| disk.rmdir(&path));
         }
         match removed {
-            Ok(()) => self.applied.changed.push((path, Happened::Removed)),
+            Ok(()) => self.changed(id, path, Happened::Removed),
             Err(Fault::Io(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => {
                 // What is left in it is not ours: it stays as a residue.
                 base.state = BaseState::Dormant;
@@ -592,12 +592,22 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             name: name.0.clone(),
             path: path.to_vec(),
             time_ms: now.wall_ms,
-            device: self.by.to_owned(),
+            device: self.author(base.id),
             value: base.value.clone(),
             attributes: base.attributes.clone(),
             cause: cause.to_owned(),
         })?;
         Ok(())
+    }
+
+    fn changed(&mut self, id: NodeId, path: RelPath, happened: Happened) {
+        let author = self.author(id);
+        self.applied.changed.push((path, happened, author));
+    }
+
+    fn author(&self, id: NodeId) -> String {
+        let (authors, others) = &self.by;
+        authors.get(&id).map_or_else(|| (*others).to_owned(), Clone::clone)
     }
 
     /// Does something in a directory, making it writable for that moment if it is not.

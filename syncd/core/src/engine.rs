@@ -1225,9 +1225,20 @@ impl<S: Store> Engine<S> {
         let live = |base: &Base| base.state == BaseState::Live;
         let steps =
             plan(&changes, |dir, name| store.base_at(dir, name).ok().flatten().filter(live).map(|base| base.id));
-        let by = self.by.clone();
-        let mut applier =
-            Applier { state: &mut self.state, disk, sources: &sources, by: &by, applied: Applied::default() };
+        let mut authors = BTreeMap::new();
+        for (key, nodes) in &led_by {
+            if let Some(author) = nodes.iter().find_map(|node| self.holding.author_of(*node)) {
+                authors.insert(*key, self.state.view().birth_name(author)?);
+            }
+        }
+        let others = self.by.clone();
+        let mut applier = Applier {
+            state: &mut self.state,
+            disk,
+            sources: &sources,
+            by: (authors, &others),
+            applied: Applied::default(),
+        };
         applier.run(&steps, now)?;
         let applied = applier.applied;
         let left = sources.iter().filter(|(hash, _)| !applied.spent.contains(hash));
@@ -1300,9 +1311,9 @@ impl<S: Store> Engine<S> {
             self.to_watch.1 = now.wall_ms;
         }
         self.to_watch.0.extend(applied.made);
-        for (path, happened) in applied.changed {
+        for (path, happened, by) in applied.changed {
             self.forget_problems(&path);
-            self.effects.push_back(Effect::Did(path, happened, self.by.clone()));
+            self.effects.push_back(Effect::Did(path, happened, by));
         }
         Ok(())
     }

@@ -193,6 +193,13 @@ pub enum Which {
     Version(String),
     /// What it had at that time.
     At(Timestamp),
+    /// What it had before the changes that came from a device since a time.
+    CameFrom {
+        /// The device's name.
+        device: String,
+        /// From when on.
+        since: Timestamp,
+    },
 }
 
 /// Why a call could not be answered; on the bus an error `org.hearth.Error.KIND` with two strings.
@@ -492,15 +499,17 @@ fn filled<T>(value: T, is_empty: impl FnOnce(&T) -> bool) -> Option<T> {
     if is_empty(&value) { None } else { Some(value) }
 }
 
-fn which(version: String, at: &str) -> Result<Which, Failure> {
-    match (version.is_empty(), at.is_empty()) {
-        (true, true) => Ok(Which::Newest),
-        (false, true) => Ok(Which::Version(version)),
-        (true, false) => at
-            .parse()
-            .map(Which::At)
-            .map_err(|_| Failure::usage("that is not a point in time", "write it as 2026-01-31T18:00:00Z")),
-        (false, false) => Err(Failure::usage("a version and a time exclude each other", "give one of them")),
+fn which(version: String, at: &str, device: String) -> Result<Which, Failure> {
+    let time = |text: &str| {
+        text.parse().map_err(|_| Failure::usage("that is not a point in time", "write it as 2026-01-31T18:00:00Z"))
+    };
+    match (version.is_empty(), at.is_empty(), device.is_empty()) {
+        (true, true, true) => Ok(Which::Newest),
+        (false, true, true) => Ok(Which::Version(version)),
+        (true, false, true) => time(at).map(Which::At),
+        (true, false, false) => Ok(Which::CameFrom { device, since: time(at)? }),
+        (true, true, false) => Err(Failure::usage("it is not said since when", "give a time beside the device")),
+        (false, ..) => Err(Failure::usage("a version and a time exclude each other", "give one of them")),
     }
 }
 
@@ -671,9 +680,16 @@ impl<S: Service> Served<S> {
     }
 
     #[zbus(out_args("result"))]
-    async fn restore(&self, path: Vec<u8>, version: String, at: String, to: Vec<u8>) -> Result<String, Failure> {
+    async fn restore(
+        &self,
+        path: Vec<u8>,
+        version: String,
+        at: String,
+        device: String,
+        to: Vec<u8>,
+    ) -> Result<String, Failure> {
         let to = filled(to, Vec::is_empty).map(self::path).transpose()?;
-        let restore = Restore { path: self::path(path)?, which: which(version, &at)?, to };
+        let restore = Restore { path: self::path(path)?, which: which(version, &at, device)?, to };
         let service = Arc::clone(&self.service);
         self.answer(async move { service.restore(restore).await }).await
     }

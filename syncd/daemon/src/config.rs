@@ -14,6 +14,24 @@ use syncd_core::brake::{Limits, Share};
 pub struct Config {
     /// When removals and replacements are held until a person says whether they were meant.
     pub brakes: Brakes,
+    /// How long, and how much, history is kept.
+    pub history: History,
+}
+
+/// The section `[history]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct History {
+    /// Days after which a displaced content goes.
+    pub days: u64,
+    /// Share of the disk that history may take, in percent; beyond it the oldest goes.
+    pub percent: u64,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { days: 90, percent: 10 }
+    }
 }
 
 /// The section `[brakes]`.

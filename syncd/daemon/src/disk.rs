@@ -121,6 +121,20 @@ impl RealDisk {
         }
     }
 
+    /// Removes a content from history.
+    pub fn forget_kept(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.0.history, name, AtFlags::empty()).map_err(io::Error::from) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Size of the file system that history lies on, in bytes.
+    pub fn history_room(&self) -> io::Result<u64> {
+        let room = rustix::fs::fstatvfs(&self.0.history)?;
+        Ok(room.f_blocks.saturating_mul(room.f_frsize))
+    }
+
     /// Begins to put a large content together, or goes on with it.
     pub fn open_part(&self, hash: ContentHash) -> io::Result<Unfinished> {
         Unfinished::open(self.clone(), hash)

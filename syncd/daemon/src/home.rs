@@ -31,9 +31,9 @@ use crate::keys::{KeyStore, Member, Stored};
 use crate::membership::{append, catch_up, entropy};
 use crate::net::{Identity, NetEvent, Network};
 use crate::preferences::Preferences;
-use crate::seen;
 use crate::store::SqliteStore;
 use crate::watch::{Stirred, Stirs, Watcher};
+use crate::{retention, seen};
 
 /// How long a request of a person waits for the relay to be reached.
 const RELAY_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -233,6 +233,7 @@ impl Home {
                 .run(net_events),
             ),
             tokio::spawn(Arc::clone(&preferences).run(driver.clone())),
+            tokio::spawn(retention::keep_within(config.history, driver.clone())),
             tokio::spawn(tell_others(membership.account.subscribe(), device, driver.clone())),
         ];
         let tasks = tasks.into_iter().map(|task| task.abort_handle()).collect();

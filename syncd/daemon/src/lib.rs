@@ -18,6 +18,7 @@ pub mod peer;
 pub mod preferences;
 pub mod prefixed;
 pub mod relay;
+pub mod retention;
 pub mod rulebook;
 pub mod seen;
 pub mod service;

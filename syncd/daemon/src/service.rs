@@ -34,6 +34,7 @@ mod doctor;
 pub(crate) use doctor::finding;
 mod history;
 mod invite;
+mod restore;
 mod wait;
 
 /// Everything behind the bus.
@@ -328,10 +329,10 @@ impl Service for Daemon {
         history::list(&home, below).await
     }
 
-    async fn restore(&self, restore: Restore) -> Answer {
+    async fn restore(&self, wanted: Restore) -> Answer {
         let home = self.home().await?;
-        let below = answer::below_home(&self.paths, &restore.path)?;
-        let answer = history::restore(&home, below, restore).await?;
+        let below = answer::below_home(&self.paths, &wanted.path)?;
+        let answer = restore::restore(&home, below, wanted).await?;
         self.activity.note("restored", None, None, "restored from history");
         Ok(answer)
     }

@@ -165,6 +165,14 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
+    /// Displaced contents with their numbers, newest first, from before a number.
+    pub fn kept_before(&self, before: Option<u64>, limit: usize) -> StoreResult<Vec<(u64, Kept)>> {
+        let sql = "SELECT number, data FROM kept WHERE number < ?1 ORDER BY number DESC LIMIT ?2";
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        let rows = self.pairs::<i64, Vec<u8>>(sql, params![before, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+        rows.into_iter().map(|(number, data)| Ok((unsigned(number), read(&data)?))).collect()
+    }
+
     /// Reads a row unless it is in memory, and shows it.
     fn with_row<R>(&self, id: NodeId, show: impl FnOnce(&mut Rows) -> R) -> StoreResult<R> {
         let mut rows = self.rows.borrow_mut();

@@ -83,6 +83,12 @@ impl Holding {
         *self = Self { limits, arrived, ..Self::default() };
     }
 
+    /// Who brought a loss that came in not long ago.
+    pub(super) fn author_of(&self, node: NodeId) -> Option<ReplicaId> {
+        let arrived = self.arrived.get(&node).or_else(|| self.held.get(&node))?;
+        arrived.by.first().map(|dot| dot.replica)
+    }
+
     fn own(&self, incoming: bool, device: hearth_schemas::ids::DeviceId) -> Option<String> {
         let own = |hold: &Hold| hold.device == device && hold.incoming == incoming;
         self.holds.iter().find(|(_, hold)| own(hold)).map(|(id, _)| id.clone())
