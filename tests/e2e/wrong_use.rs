@@ -234,6 +234,7 @@ fn a_full_disk_loses_nothing_and_is_said() -> Result<()> {
     let small = Kind { room: Some(Rc::clone(&room)), ..Kind::default() };
     let mut laptop = Machine::new(scratch.path(), "laptop", Kind::default())?;
     let mut desktop = Machine::new(scratch.path(), "desktop", small)?;
+    desktop.write(".config/hearth/config.toml", "")?;
     laptop.start()?;
     desktop.start()?;
     init(&laptop, relay.address())?;
@@ -241,11 +242,24 @@ fn a_full_disk_loses_nothing_and_is_said() -> Result<()> {
     laptop.settle(LATER)?;
 
     laptop.write("too big.bin", tree::noise(1, 48 << 20))?;
+    for n in 0..64 {
+        laptop.write(format!("too many/{n}.bin"), tree::noise(2 + n, 512 << 10))?;
+    }
     laptop.write("small.txt", "fits")?;
     desktop.until_content("small.txt", b"fits", LATER)?;
-    let status = desktop.until_status("the full disk to be shown", LATER, |status| !status.problems.is_empty())?;
+    let too_many = |status: &hearth_tests::answer::Status| {
+        let waits = |path: &str| {
+            status.problems.iter().any(|problem| problem.path.as_deref().is_some_and(|at| at.starts_with(path)))
+        };
+        waits("too big.bin") && waits("too many/")
+    };
+    let status = desktop.until_status("the full disk to be shown", LATER, too_many)?;
+    let left = rustix::fs::statvfs(&desktop.home())?;
+    ensure!(left.f_bavail >= left.f_blocks / 20, "others have room left: {} of {}", left.f_bavail, left.f_blocks);
     ensure!(!status.in_sync, "what does not fit is not in sync");
     ensure!(status.problems.iter().all(|problem| !problem.hint.is_empty()), "{status:?}");
+    fs::remove_dir_all(laptop.path("too many"))?;
+    desktop.until_status("one problem to be left", LATER, |status| status.problems.len() == 1)?;
     two_lines("wait_with_full_disk", &desktop, FAILED, &["wait", "--timeout", "60"])?;
     ensure!(fs::metadata(laptop.path("too big.bin"))?.len() == 48 << 20, "the laptop has it still");
 

@@ -993,9 +993,11 @@ pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
         ErrorKind::PermissionDenied => {
             ("cannot be read", "give yourself permission to read it, or exclude it with `hearth rules add`", false)
         }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            ("no space left on the disk", "make room; syncing goes on by itself", true)
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (
+            "too little room on the disk",
+            "make room: a part of the disk is left free; syncing goes on by itself",
+            true,
+        ),
         ErrorKind::ReadOnlyFilesystem => {
             ("the file system is read-only", "mount it writable; syncing goes on by itself", true)
         }

@@ -16,6 +16,24 @@ pub struct Config {
     pub brakes: Brakes,
     /// How long, and how much, history is kept.
     pub history: History,
+    /// How much of the disk is left free.
+    pub disk: Free,
+}
+
+/// The section `[disk]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Free {
+    /// MiB that what comes from other machines leaves free.
+    pub keep_free_mib: u64,
+    /// Or this share of the disk, in percent, if that is more; a tenth of it at most.
+    pub keep_free_percent: u64,
+}
+
+impl Default for Free {
+    fn default() -> Self {
+        Self { keep_free_mib: 2048, keep_free_percent: 5 }
+    }
 }
 
 /// The section `[history]`.

@@ -37,8 +37,6 @@ const PART: &str = "part-";
 const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Prefix of contents in staging that are whole and verified, for as long as this daemon runs.
 const WHOLE: &str = "whole-";
-/// Bytes that large contents leave free on the disk, at least.
-const RESERVE: u64 = 64 << 20;
 /// Bytes of directory entries read in one go.
 const LISTING: usize = 16 << 10;
 /// Where staging and history are if the data directory is not beside the home.
@@ -73,6 +71,8 @@ struct Inner {
     /// Who asked for a flush, and the first of them that has not had it.
     tickets: AtomicU64,
     flushed: Mutex<u64>,
+    /// Bytes and percent of the file system that are left free.
+    keep_free: Mutex<(u64, u64)>,
 }
 
 #[derive(Default)]
@@ -105,6 +105,7 @@ impl RealDisk {
             brought: AtomicU64::new(0),
             tickets: AtomicU64::new(0),
             flushed: Mutex::new(0),
+            keep_free: Mutex::default(),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;
@@ -190,14 +191,20 @@ impl RealDisk {
         self.clone().discard(&part_name(hash))
     }
 
-    /// Whether so many bytes fit on the home's file system and still leave room for everybody else.
-    pub fn has_room(&self, bytes: u64) -> io::Result<bool> {
+    /// How many bytes may still be brought to the home's file system, so that everybody else has room left.
+    pub fn room(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.0.staging)?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let (least, percent) = *self.0.keep_free.lock().unwrap_or_else(PoisonError::into_inner);
         // A very small disk could otherwise take nothing at all.
-        let reserve = RESERVE.max(total / 100).min(total / 10);
-        Ok(total == 0 || free >= bytes.saturating_add(reserve))
+        let reserve = least.max(total / 100 * percent.min(100)).min(total / 10);
+        Ok(if total == 0 { u64::MAX } else { free.saturating_sub(reserve) })
+    }
+
+    /// What is brought from elsewhere leaves so many bytes, or percent if that is more, of the home's file system free.
+    pub fn keep_free(&self, bytes: u64, percent: u64) {
+        *self.0.keep_free.lock().unwrap_or_else(PoisonError::into_inner) = (bytes, percent);
     }
 
     fn open_file(&self, path: &[u8]) -> io::Result<File> {

@@ -536,7 +536,7 @@ async fn bring(
         if content.in_order() > size {
             content.restart()?;
         }
-        let fits = disk.has_room(size - content.in_order())?;
+        let fits = size - content.in_order() <= disk.room()?;
         if fits { Ok(content) } else { Err(io::ErrorKind::StorageFull.into()) }
     })
     .await?;

@@ -181,18 +181,19 @@ impl Home {
         let slot = account.active(&device).context("this device is not in its account")?.slot;
         let content_key = *membership.secrets().account.content().bytes();
 
+        let (config, config_trouble) = Config::read(&paths.config.join("config.toml"));
+        if let Some(trouble) = &config_trouble {
+            tracing::warn!("{trouble}; the defaults hold");
+        }
         let index = paths.state.join(format!("index-{}.db", crate::membership::short(account.id)));
         let store = open_index(&index, &activity)?;
         let disk = RealDisk::open(&paths.home, &paths.data, &paths.state, content_key).context("opening the home")?;
+        disk.keep_free(config.disk.keep_free_mib.saturating_mul(1 << 20), config.disk.keep_free_percent);
         let first = account.devices.len() == 1;
         let name = membership.name_of(device);
         let state = with_now(|now| State::open(store, device, &name, first, now)).context("opening the index")?;
 
         preferences.load(&state, device)?;
-        let (config, config_trouble) = Config::read(&paths.config.join("config.toml"));
-        if let Some(trouble) = &config_trouble {
-            tracing::warn!("{trouble}; the defaults hold");
-        }
         let mut engine = Engine::new(state, preferences.rulebook.select());
         engine.set_limits(config.brakes.limits());
         let (driver, effects, thread) = Driver::start(engine, disk.clone()).context("starting the engine")?;

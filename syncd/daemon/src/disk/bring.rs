@@ -14,13 +14,15 @@ pub struct Bringing {
     disk: RealDisk,
     brought: Vec<(ContentHash, io::Result<Option<StageName>>)>,
     bytes: usize,
+    /// Bytes that there is room for, as far as that is known.
+    room: Option<u64>,
     /// The first few, to be made durable one by one if no more come.
     files: Vec<File>,
 }
 
 impl Bringing {
     pub(super) fn new(disk: RealDisk) -> Self {
-        Self { disk, brought: Vec::new(), bytes: 0, files: Vec::new() }
+        Self { disk, brought: Vec::new(), bytes: 0, room: None, files: Vec::new() }
     }
 
     /// Number and bytes of the contents so far.
@@ -51,6 +53,15 @@ impl Bringing {
     fn write(&mut self, hash: ContentHash, bytes: &[u8]) -> io::Result<Option<StageName>> {
         if blake3::keyed_hash(&self.disk.0.content_key, bytes) != hash.0 {
             return Ok(None);
+        }
+        let room = match self.room {
+            Some(room) => room,
+            None => self.disk.room()?,
+        };
+        let left = room.checked_sub(bytes.len() as u64);
+        self.room = Some(left.unwrap_or(room));
+        if left.is_none() {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let number = self.disk.0.brought.fetch_add(1, Ordering::Relaxed);
         let name = StageName(format!("{WHOLE}{number}-{hash}"));
