@@ -51,6 +51,8 @@ fn status_when_something_is_going_on() {
     let mut fresh = status(false, &[], (0, 0));
     fresh["account"] = Value::Null;
     assert_snapshot!("status_without_an_account", shown(&fresh));
+    fresh["problems"] = json!([{"path": null, "what": "tower works on this home", "hint": "end Hearth there"}]);
+    assert_snapshot!("status_standing_back", shown(&fresh));
 }
 
 #[test]

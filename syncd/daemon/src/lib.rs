@@ -5,6 +5,7 @@
 pub mod activity;
 pub mod answer;
 pub mod bus;
+pub mod claim;
 pub mod config;
 pub mod disk;
 pub mod driver;

@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::activity::Activity;
 use crate::answer;
 use crate::bus::{Answer, Barrier, Failure, JoinSettings, JoinWith, NewRule, Restore, Service, Signals};
+use crate::claim::Claim;
 use crate::driver::{Picture, Stopped, wall_ms, with_now};
 use crate::home::{Begin, Home, Membership};
 use crate::keys::{KeyStore, KeysError, Member, Stored};
@@ -49,6 +50,8 @@ pub struct Daemon {
 #[derive(Default)]
 struct Inner {
     home: Option<Arc<Home>>,
+    /// The right to work on the home.
+    claim: Option<Claim>,
     trouble: Option<(String, String)>,
 }
 
@@ -99,6 +102,7 @@ impl Daemon {
             home.network.clone().shutdown().await;
             drop(home);
         }
+        self.inner.lock().await.claim = None;
     }
 
     fn begin(
@@ -109,6 +113,8 @@ impl Daemon {
         member: Member,
         settings: JoinSettings,
     ) -> Result<(), Failure> {
+        let hint = "end Hearth there; it goes on here by itself soon after";
+        let claim = Claim::take(&self.paths.state).map_err(|refused| Failure::failed(refused.to_string(), hint))?;
         let membership = Membership::new(store, keys, member);
         let preferences =
             Arc::new(Preferences::new(&self.paths, settings, self.with_session_bus, Arc::clone(&self.activity)));
@@ -119,6 +125,7 @@ impl Daemon {
         let home = Arc::new(home);
         tokio::spawn(tell_status(Arc::downgrade(&home), self.signals.clone(), self.paths.clone()));
         inner.home = Some(home);
+        inner.claim = Some(claim);
         Ok(())
     }
 

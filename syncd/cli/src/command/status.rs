@@ -19,6 +19,10 @@ impl Status {
 }
 
 fn words(status: &Value, context: &Context) -> String {
+    if status["account"].is_null() && !list(&status["problems"], "").is_empty() {
+        // It may well belong to one.
+        return format!("{}\n\n{}", context.style.bad("Not syncing."), attention(status, context));
+    }
     if status["account"].is_null() {
         return "This machine belongs to no account.\n\
                 Make one with `hearth init --relay ADDR`, or join one with `hearth join CODE --relay ADDR`.\n"
