@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hearth_tests::answer::{Conflict, Displaced};
 use hearth_tests::machine::{Kind, Machine};
 use hearth_tests::pair::{LATER, Pair, SOON, init, join_by_code};
@@ -440,6 +440,32 @@ fn what_came_from_a_machine_is_undone_on_another() -> Result<()> {
     // And that can be undone in turn: the files as they were in between are in the history by now.
     let spoilt: Value = pair.desktop.ask([&"history".into(), &plan.join("a.txt")])?;
     ensure!(spoilt[0]["size"] == "a, spoilt".len(), "{spoilt}");
+    Ok(())
+}
+
+#[test]
+fn history_outlives_the_index() -> Result<()> {
+    let mut pair = Pair::joined_with(|laptop, _| laptop.write("once.txt", "was here once"))?;
+    fs::remove_file(pair.desktop.path("once.txt"))?;
+    pair.laptop.until_there("once.txt", false, SOON)?;
+    pair.settle(SOON)?;
+    pair.laptop.stop()?;
+    let state = pair.laptop.path(".local/state/hearth");
+    for entry in fs::read_dir(&state)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"index-")) {
+            fs::remove_file(path)?;
+        }
+    }
+    pair.laptop.start()?;
+    pair.settle(LATER)?;
+    let history: Vec<Displaced> = pair.laptop.ask(["history", "--all"])?;
+    let [kept] = &history[..] else { bail!("{history:?}") };
+    let elsewhere = pair.scratch().join("again.txt");
+    let path = pair.laptop.home_inside().join(&kept.path);
+    let to: [&OsStr; 4] = ["--version".as_ref(), kept.version.as_ref(), "--to".as_ref(), elsewhere.as_ref()];
+    let _: Value = pair.laptop.ask(["restore".as_ref(), path.as_os_str()].into_iter().chain(to))?;
+    ensure!(fs::read(&elsewhere)? == b"was here once");
     Ok(())
 }
 

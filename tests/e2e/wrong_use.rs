@@ -254,7 +254,7 @@ fn a_full_disk_loses_nothing_and_is_said() -> Result<()> {
         waits("too big.bin") && waits("too many/")
     };
     let status = desktop.until_status("the full disk to be shown", LATER, too_many)?;
-    let left = rustix::fs::statvfs(&desktop.home())?;
+    let left = rustix::fs::statvfs(desktop.home())?;
     ensure!(left.f_bavail >= left.f_blocks / 20, "others have room left: {} of {}", left.f_bavail, left.f_blocks);
     ensure!(!status.in_sync, "what does not fit is not in sync");
     ensure!(status.problems.iter().all(|problem| !problem.hint.is_empty()), "{status:?}");

@@ -172,18 +172,28 @@ impl RealDisk {
     }
 
     fn staged_names(&self) -> io::Result<Vec<String>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0.staging, ".", flags, Mode::empty())?;
-        let mut buffer = [MaybeUninit::uninit(); LISTING];
-        let mut listing = RawDir::new(&fd, &mut buffer);
-        let mut names = Vec::new();
-        while let Some(entry) = listing.next() {
-            if let Ok(name) = entry?.file_name().to_str().map(str::to_owned) {
-                names.push(name);
-            }
+        names_in(&self.0.staging)
+    }
+
+    /// The names of all that lies in history, whether the index knows of it or not.
+    pub fn history_names(&self) -> io::Result<Vec<String>> {
+        names_in(&self.0.history)
+    }
+
+    /// What a leaf in history holds, and its stat.
+    pub fn read_kept(&self, name: &str) -> io::Result<(Value, Stat)> {
+        Ok((self.leaf_in(&self.0.history, name)?, self.stat_at(&self.0.history, name.as_bytes())?))
+    }
+
+    fn leaf_in(&self, dir: &OwnedFd, name: &str) -> io::Result<Value> {
+        if self.stat_at(dir, name.as_bytes())?.kind == Kind::Link {
+            let target = rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes();
+            return Ok(Value::Link { target });
         }
-        names.retain(|name| name != "." && name != "..");
-        Ok(names)
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file: File = rustix::fs::openat(dir, name, flags, Mode::empty())?.into();
+        let (hash, size) = self.digest(&mut file, None)?;
+        Ok(Value::File { hash, size })
     }
 
     /// Gives up what was put together of a content.
@@ -553,14 +563,7 @@ impl Disk for RealDisk {
     }
 
     fn read_staged(&mut self, name: &StageName) -> io::Result<Value> {
-        if self.stat_at(&self.0.staging, name.0.as_bytes())?.kind == Kind::Link {
-            let target = rustix::fs::readlinkat(&self.0.staging, &name.0, Vec::new())?.into_bytes();
-            return Ok(Value::Link { target });
-        }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file: File = rustix::fs::openat(&self.0.staging, &name.0, flags, Mode::empty())?.into();
-        let (hash, size) = self.digest(&mut file, None)?;
-        Ok(Value::File { hash, size })
+        self.leaf_in(&self.0.staging, &name.0)
     }
 }
 
@@ -644,4 +647,20 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// The names in one of our own directories.
+fn names_in(dir: &OwnedFd) -> io::Result<Vec<String>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); LISTING];
+    let mut listing = RawDir::new(&fd, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = listing.next() {
+        if let Ok(name) = entry?.file_name().to_str().map(str::to_owned) {
+            names.push(name);
+        }
+    }
+    names.retain(|name| name != "." && name != "..");
+    Ok(names)
 }

@@ -235,6 +235,7 @@ impl Home {
             ),
             tokio::spawn(Arc::clone(&preferences).run(driver.clone())),
             tokio::spawn(retention::keep_within(config.history, driver.clone())),
+            tokio::spawn(retention::list_again(disk.clone(), driver.clone())),
             tokio::spawn(tell_others(membership.account.subscribe(), device, driver.clone())),
         ];
         let tasks = tasks.into_iter().map(|task| task.abort_handle()).collect();

@@ -1,10 +1,12 @@
-//! Lets go of what has been in the history for long: by age, and oldest first where it takes too much of the disk.
+//! Lets go of what has been in the history for long: by age, and oldest first where it takes too much of the disk. And has
+//! a new index know what an earlier one had there.
 //!
 //! Looks once an hour, in portions, on the engine's thread, so that nothing is taken away that a plan is about to copy.
 //! Not when room runs out: a sync never costs history.
 
 use std::time::Duration;
 
+use hearth_schemas::item::Attributes;
 use syncd_core::store::{Kept, Store, StoreError};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -65,6 +67,45 @@ pub async fn keep_within(history: History, driver: Driver) {
     }
 }
 
+/// Lists what lies in the history and the index does not know: an earlier one did, which was lost or set back. Where it was
+/// is not known any more.
+pub async fn list_again(disk: RealDisk, driver: Driver) {
+    let names = {
+        let disk = disk.clone();
+        tokio::task::spawn_blocking(move || disk.history_names()).await
+    };
+    let Ok(Ok(mut names)) = names else { return };
+    let count = names.len() as u64;
+    let known = driver.ask(move |engine, _| engine.state.store.kept_names_unless(count)).await;
+    let Ok(Ok(Some(known))) = known else { return };
+    names.retain(|name| !known.contains(name));
+    let mut found = 0;
+    for name in names {
+        let (of, disk) = (name.clone(), disk.clone());
+        let Ok(Ok((value, stat))) = tokio::task::spawn_blocking(move || disk.read_kept(&of)).await else { continue };
+        let listed = driver.ask(move |engine, _| {
+            if engine.state.store.kept(&name)?.is_some() {
+                return Ok(false);
+            }
+            let row = Kept {
+                path: name.as_bytes().to_vec(),
+                name,
+                // A rename, as the one that brought it here, sets this time.
+                time_ms: u64::try_from(stat.ctime.secs).unwrap_or(0).saturating_mul(1000),
+                device: engine.state.device_name.clone(),
+                value,
+                attributes: Attributes { mode: stat.mode, mtime: stat.mtime, ..Attributes::default() },
+                cause: "recovered".to_owned(),
+            };
+            engine.state.store.put_kept(&row).map(|()| true)
+        });
+        found += u64::from(matches!(listed.await, Ok(Ok(true))));
+    }
+    if found > 0 {
+        tracing::info!(found, "what an earlier index had in the history is listed again");
+    }
+}
+
 fn limits_of(history: History, disk: &RealDisk) -> Result<Limits, StoreError> {
     let total = disk.history_room().map_err(|error| StoreError::Failed(error.to_string()))?;
     let since_ms = wall_ms().saturating_sub(history.days.saturating_mul(DAY_MS));
@@ -108,7 +149,7 @@ fn size_of(row: &Kept) -> u64 {
 #[cfg(test)]
 mod tests {
     use hearth_schemas::ids::{ContentHash, DeviceId};
-    use hearth_schemas::item::{Attributes, Value};
+    use hearth_schemas::item::Value;
     use syncd_core::disk::{Disk, Source, StageName};
     use syncd_core::engine::Engine;
     use syncd_core::select::Everything;

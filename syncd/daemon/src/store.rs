@@ -173,6 +173,15 @@ impl SqliteStore {
         rows.into_iter().map(|(number, data)| Ok((unsigned(number), read(&data)?))).collect()
     }
 
+    /// The names of all displaced contents, unless there are just so many.
+    pub fn kept_names_unless(&self, count: u64) -> StoreResult<Option<BTreeSet<String>>> {
+        let known: Option<i64> = self.one("SELECT count(*) FROM kept", [])?;
+        if known.map(unsigned) == Some(count) {
+            return Ok(None);
+        }
+        Ok(Some(self.all("SELECT name FROM kept", [])?.into_iter().collect()))
+    }
+
     /// Reads a row unless it is in memory, and shows it.
     fn with_row<R>(&self, id: NodeId, show: impl FnOnce(&mut Rows) -> R) -> StoreResult<R> {
         let mut rows = self.rows.borrow_mut();
