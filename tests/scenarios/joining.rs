@@ -138,3 +138,28 @@ fn a_root_that_is_another_directory_deletes_nothing() {
     world.run_for(60_000);
     assert_eq!(world.read(laptop, "a.txt").as_deref(), Some("one"));
 }
+
+#[test]
+fn two_clones_of_one_image_that_both_run_become_two_machines_and_lose_nothing() {
+    let mut world = World::new(335);
+    let [laptop, server] = world.paired(["laptop", "server"]);
+    world.write(laptop, "shared.txt", "before the cloning");
+    world.settle();
+    world.crash(laptop, Crash::Kill);
+    let (index, tree) = (world.machines[laptop.0].index(), world.machines[laptop.0].disk.tree.clone());
+    let clone = world.add_down("clone");
+    world.machines[clone.0].restore_index(index);
+    world.machines[clone.0].disk.tree = tree;
+    world.start(laptop);
+    world.start(clone);
+    world.write(laptop, "shared.txt", "by the laptop");
+    world.write(clone, "shared.txt", "by the clone");
+    world.write(laptop, "laptop.txt", "of the laptop");
+    world.write(clone, "clone.txt", "of the clone");
+    world.connect_all();
+    world.settle();
+    let listing = world.listing(server);
+    for text in ["by the laptop", "by the clone", "of the laptop", "of the clone"] {
+        assert!(listing.values().any(|shown| shown == text), "{text}: {listing:?}");
+    }
+}

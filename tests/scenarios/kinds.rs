@@ -104,3 +104,50 @@ fn a_second_name_of_a_file_follows_what_is_written_by_the_first() {
     world.assert_same_everywhere("a.txt", "two");
     world.assert_same_everywhere("b.txt", "two");
 }
+
+#[test]
+fn a_file_that_became_a_directory_here_and_a_link_there_is_both() {
+    let mut world = World::new(75);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "thing", "a file");
+    world.settle();
+    world.part(laptop, desktop);
+    world.remove(laptop, "thing");
+    world.write(laptop, "thing/inside.txt", "in a directory");
+    world.must(desktop, Act::Link("thing".into(), "elsewhere".into()));
+    world.connect_all();
+    world.settle();
+    let listing = world.listing(laptop);
+    assert_eq!(listing.get("thing/inside.txt").map(String::as_str), Some("in a directory"), "{listing:?}");
+    assert!(listing.values().any(|shown| shown == "-> elsewhere"), "{listing:?}");
+}
+
+#[test]
+fn a_rename_that_changes_nothing_but_case_is_a_rename() {
+    let mut world = World::new(76);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "Notes/readme.TXT", "text");
+    world.settle();
+    world.rename(laptop, "Notes/readme.TXT", "Notes/README.txt");
+    world.rename(laptop, "Notes", "notes");
+    world.settle();
+    world.assert_paths_everywhere(&["notes", "notes/README.txt"]);
+    world.assert_same_everywhere("notes/README.txt", "text");
+}
+
+#[test]
+fn names_that_differ_in_nothing_but_case_or_unicode_form_are_different_names() {
+    let mut world = World::new(77);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.part(laptop, desktop);
+    world.write(laptop, "caf\u{e9}.txt", "composed");
+    world.write(desktop, "cafe\u{301}.txt", "decomposed");
+    world.write(laptop, "Plan.txt", "with a capital");
+    world.write(desktop, "plan.txt", "without");
+    world.connect_all();
+    world.settle();
+    assert_eq!(world.paths(laptop).len(), 4, "{:?}", world.paths(laptop));
+    world.assert_same_everywhere("caf\u{e9}.txt", "composed");
+    world.assert_same_everywhere("cafe\u{301}.txt", "decomposed");
+    world.assert_same_everywhere("plan.txt", "without");
+}

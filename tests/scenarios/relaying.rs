@@ -89,3 +89,36 @@ fn a_machine_that_was_told_many_rows_at_once_says_that_it_knows_them() {
         assert_eq!(summary.agreeing.len(), 1, "{summary:?}");
     }
 }
+
+#[test]
+fn a_machine_that_was_away_for_a_year_gets_all_and_brings_nothing_back() {
+    let mut world = World::new(55);
+    let [laptop, desktop, attic] = world.paired(["laptop", "desktop", "attic"]);
+    for n in 0..10 {
+        world.write(laptop, &format!("year/{n}.txt"), &format!("of {n}"));
+    }
+    world.settle();
+    world.go_offline(attic);
+    world.write(attic, "year/3.txt", "edited in the attic");
+    world.remove(attic, "year/4.txt");
+    for month in 0..12 {
+        world.write(laptop, &format!("year/new {month}.txt"), "of that month");
+        world.write(desktop, "year/diary.txt", &format!("month {month}"));
+        world.run_for(30 * 86_400_000);
+    }
+    world.remove(laptop, "year/0.txt");
+    world.remove(laptop, "year/3.txt");
+    world.write(desktop, "year/4.txt", "edited on the desktop");
+    world.rename(laptop, "year/5.txt", "kept.txt");
+    world.run_until_quiet();
+    world.go_online(attic);
+    world.connect_all();
+    world.settle();
+    let paths = world.paths(attic);
+    assert!(!paths.contains(&"year/0.txt".to_owned()), "what was deleted is not brought back: {paths:?}");
+    assert_eq!(paths.len(), 1 + 9 - 1 + 1 + 12 + 1, "{paths:?}");
+    world.assert_same_everywhere("year/3.txt", "edited in the attic");
+    world.assert_same_everywhere("year/4.txt", "edited on the desktop");
+    world.assert_same_everywhere("kept.txt", "of 5");
+    world.assert_same_everywhere("year/diary.txt", "month 11");
+}
