@@ -14,7 +14,7 @@ fn a_full_disk_is_told_and_forgotten_when_there_is_room() {
     world.write(laptop, "later.txt", "added");
     world.run_for(5000);
     let problems: Vec<String> = world.machines[desktop.0].engine().problems().map(|p| p.what.clone()).collect();
-    assert!(problems.iter().any(|what| what.contains("no space")), "{problems:?}");
+    assert!(problems.iter().any(|what| what.contains("too little room")), "{problems:?}");
     assert_eq!(world.read(desktop, "old.txt").as_deref(), Some("old"));
     world.machines[desktop.0].disk.full = false;
     world.settle();
