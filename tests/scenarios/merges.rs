@@ -101,6 +101,25 @@ fn three_machines_that_changed_three_lines_have_all_three() {
 }
 
 #[test]
+fn a_deleted_sibling_goes_also_where_its_file_cannot_be_merged_with_another_change() {
+    let (mut world, laptop, desktop) = apart_with(".bashrc", SHELL);
+    world.write(laptop, ".bashrc", &changed("vi", "nano"));
+    world.write(desktop, ".bashrc", &changed("vi", "emacs"));
+    world.connect_all();
+    world.settle();
+    world.part(laptop, desktop);
+    let sibling = world.paths(desktop).into_iter().find(|path| path != ".bashrc").expect("a conflict");
+    world.remove(desktop, &sibling);
+    world.write(desktop, ".bashrc", &changed("vi", "ed"));
+    world.write(laptop, ".bashrc", &changed("vi", "joe"));
+    world.run_for(1000);
+    world.connect_all();
+    world.settle();
+    assert_eq!(world.paths(laptop).len(), 2, "{:?}", world.paths(laptop));
+    assert!(!world.paths(laptop).contains(&sibling));
+}
+
+#[test]
 fn what_two_machines_wrote_before_they_met_has_no_base_and_is_a_conflict() {
     let mut world = World::new(13);
     let (laptop, desktop) = (world.add_down("laptop"), world.add_down("desktop"));
