@@ -62,6 +62,23 @@ fn two_changes_of_the_same_line_are_a_conflict() {
 }
 
 #[test]
+fn a_machine_that_hears_of_two_further_changes_of_the_same_line_at_once_has_all_three() {
+    let mut world = World::new(15);
+    let [laptop, desktop, server] = world.paired(["laptop", "desktop", "server"]);
+    world.write(laptop, ".bashrc", SHELL);
+    world.settle();
+    world.go_offline(laptop);
+    world.write(desktop, ".bashrc", &changed("vi", "emacs"));
+    world.write(server, ".bashrc", &changed("vi", "nano"));
+    world.run_until_quiet();
+    world.write(laptop, ".bashrc", &changed("vi", "ed"));
+    world.run_for(1000);
+    world.go_online(laptop);
+    world.settle();
+    assert_eq!(world.paths(laptop).len(), 3, "{:?}", world.paths(laptop));
+}
+
+#[test]
 fn three_machines_that_changed_three_lines_have_all_three() {
     let mut world = World::new(12);
     let [laptop, desktop, server] = world.paired(["laptop", "desktop", "server"]);
@@ -81,6 +98,25 @@ fn three_machines_that_changed_three_lines_have_all_three() {
     world.assert_paths_everywhere(&[".bashrc"]);
     let all = changed("vi", "nano").replace("bin", "scripts").replace("$ ", "> ");
     world.assert_same_everywhere(".bashrc", &all);
+}
+
+#[test]
+fn a_deleted_sibling_goes_also_where_its_file_cannot_be_merged_with_another_change() {
+    let (mut world, laptop, desktop) = apart_with(".bashrc", SHELL);
+    world.write(laptop, ".bashrc", &changed("vi", "nano"));
+    world.write(desktop, ".bashrc", &changed("vi", "emacs"));
+    world.connect_all();
+    world.settle();
+    world.part(laptop, desktop);
+    let sibling = world.paths(desktop).into_iter().find(|path| path != ".bashrc").expect("a conflict");
+    world.remove(desktop, &sibling);
+    world.write(desktop, ".bashrc", &changed("vi", "ed"));
+    world.write(laptop, ".bashrc", &changed("vi", "joe"));
+    world.run_for(1000);
+    world.connect_all();
+    world.settle();
+    assert_eq!(world.paths(laptop).len(), 2, "{:?}", world.paths(laptop));
+    assert!(!world.paths(laptop).contains(&sibling));
 }
 
 #[test]

@@ -417,6 +417,12 @@ impl SimDisk {
         Ok(StageName(name))
     }
 
+    /// What is in history, or lies in staging and may go there. What was brought goes with the run that brought it.
+    pub fn displaced(&self) -> impl Iterator<Item = (&str, u64)> {
+        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT));
+        self.tree.history.iter().chain(staged).map(|(name, ino)| (name.as_str(), *ino))
+    }
+
     /// What was brought belongs to one run.
     pub fn tidy(&mut self) {
         self.tree.staging.retain(|name, _| !name.starts_with(BROUGHT));

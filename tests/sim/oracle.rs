@@ -56,8 +56,7 @@ impl Oracle {
 /// Contents of a machine's files, and of what a person can have back from its history.
 fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
     let tree = &machine.disk.tree;
-    let displaced = tree.history.iter().chain(&tree.staging);
-    let kept = displaced.filter(|(name, _)| machine.knows_kept(name)).map(|(_, ino)| *ino);
+    let kept = machine.disk.displaced().filter(|(name, _)| machine.knows_kept(name)).map(|(_, ino)| ino);
     live(tree).chain(kept.filter_map(|ino| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes))).collect()
 }
 

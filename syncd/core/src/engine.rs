@@ -1213,8 +1213,12 @@ impl<S: Store> Engine<S> {
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
         for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
-            let waits = !nodes.is_disjoint(&unmerged) || self.is_held(&change, &nodes);
-            if !waits && self.is_at_hand(&change, &nodes, &mut sources)? {
+            let merges = !nodes.is_disjoint(&unmerged);
+            if merges {
+                // What a sibling derives from waits for a content, the sibling for it.
+                self.waiting.extend(nodes.iter().filter(|node| !self.fetch.awaits(node)));
+            }
+            if !merges && !self.is_held(&change, &nodes) && self.is_at_hand(&change, &nodes, &mut sources)? {
                 led_by.insert(change.key(), nodes);
                 changes.push(change);
             } else {

@@ -89,14 +89,15 @@ impl<S: Store> Engine<S> {
         sources: &Sources,
         now: &mut Now,
     ) -> StoreResult<Merging> {
-        for pair in self.pairs_of(node)? {
+        let pairs = self.pairs_of(node)?;
+        for pair in &pairs {
             let [x, y] = &pair.sides;
             let (ours, theirs) = (self.bytes(disk, x, sources)?, self.bytes(disk, y, sources)?);
             let (Some(ours), Some(theirs)) = (&ours, &theirs) else {
-                for (side, bytes) in [(x, ours), (y, theirs)] {
+                for side in pairs.iter().flat_map(|pair| &pair.sides) {
                     let (hash, size) = (side.hash, side.size);
-                    match bytes {
-                        // What has come for this alone does not come again.
+                    match self.bytes(disk, side, sources)? {
+                        // What has come for this alone does not come again, and is needed until every two were tried.
                         Some(bytes) => text::keep(&mut self.state, node, Text { hash, size, stood: false }, &bytes)?,
                         None => self.fetch.want(hash, size, node, None),
                     }
@@ -104,11 +105,11 @@ impl<S: Store> Engine<S> {
                 return Ok(Merging::Waits);
             };
             if let Some(merged) = merge(&pair.path, &pair.base_bytes, ours, theirs)
-                && self.keep_side(disk, &pair, x, ours, now)?
-                && self.keep_side(disk, &pair, y, theirs, now)?
+                && self.keep_side(disk, pair, x, ours, now)?
+                && self.keep_side(disk, pair, y, theirs, now)?
             {
                 let hash = disk.hash_of(&merged);
-                self.write_merged(&pair, hash, &merged, now)?;
+                self.write_merged(pair, hash, &merged, now)?;
                 return Ok(Merging::Done);
             }
         }
