@@ -19,6 +19,26 @@ fn two_edits_of_one_file_are_both_kept_and_the_sibling_has_the_same_name_on_both
 }
 
 #[test]
+fn an_edit_of_a_file_whose_next_content_is_on_its_way_is_a_conflict() {
+    let mut world = World::new(18);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "notes.txt", "first");
+    world.settle();
+    world.write(laptop, "notes.txt", "from the laptop");
+    let is_told = |world: &World| world.machines[desktop.0].engine().summary().expect("an index").incoming > 0;
+    while !is_told(&world) {
+        assert!(world.step(u64::MAX), "the desktop is told");
+    }
+    assert_eq!(world.read(desktop, "notes.txt").as_deref(), Some("first"));
+    world.write(desktop, "notes.txt", "from the desktop");
+    world.settle();
+    let listing = world.listing(laptop);
+    for text in ["from the laptop", "from the desktop"] {
+        assert!(listing.values().any(|shown| shown == text), "{text} stays in sight: {listing:?}");
+    }
+}
+
+#[test]
 fn the_same_edit_on_both_is_no_conflict() {
     let (mut world, laptop, desktop) = apart_with("notes.txt", "first");
     world.write(laptop, "notes.txt", "the same");
