@@ -1,7 +1,8 @@
 //! Directories move as one, and never take anything along into nothing.
 
-use hearth_tests::sim::disk::Act;
+use hearth_tests::sim::disk::{Act, Crash};
 use hearth_tests::sim::{Here, World};
+use syncd_core::engine::Portions;
 
 #[test]
 fn a_directory_that_is_renamed_moves_no_content() {
@@ -17,6 +18,27 @@ fn a_directory_that_is_renamed_moves_no_content() {
     world.assert_same_everywhere("pictures/2026/7.jpg", "picture 7");
     assert_eq!(world.sent.contents, before.contents);
     assert!(world.machines[desktop.0].disk.changes - written < 10, "one rename, not one for each file");
+}
+
+#[test]
+fn a_file_moved_into_a_directory_that_is_not_known_yet_stays_until_it_is() {
+    let mut world = World::new(62);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    for here in [laptop, desktop] {
+        let portions = Portions { rows: 1, ..Portions::default() };
+        world.machines[here.0].portions = portions;
+        world.crash(here, Crash::Kill);
+        world.start(here);
+    }
+    world.write(laptop, "a.txt", "text");
+    world.connect_all();
+    world.settle();
+    world.rename(laptop, "a.txt", "b.txt");
+    world.mkdir(laptop, "new");
+    world.rename(laptop, "b.txt", "new/a.txt");
+    world.settle();
+    world.assert_paths_everywhere(&["new", "new/a.txt"]);
+    assert!(world.machines[desktop.0].disk.tree.history.is_empty(), "it was moved, and neither removed nor made again");
 }
 
 #[test]

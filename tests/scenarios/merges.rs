@@ -38,12 +38,13 @@ fn what_others_have_long_heard_of_is_merged_by_who_has_seen_it_come_about() {
     world.write(laptop, ".bashrc", SHELL);
     world.settle();
     world.go_offline(desktop);
+    world.write(desktop, ".bashrc", &changed("bin", "scripts"));
+    world.run_for(1000);
     for editor in ["ed", "emacs", "nano"] {
         world.save(laptop, ".bashrc", &changed("vi", editor));
         world.run_until_quiet();
         assert_eq!(world.read(server, ".bashrc"), Some(changed("vi", editor)));
     }
-    world.write(desktop, ".bashrc", &changed("bin", "scripts"));
     world.go_online(desktop);
     world.connect_all();
     world.settle();
