@@ -125,7 +125,7 @@ fn a_file_that_became_a_directory_here_and_a_link_there_is_both() {
 #[test]
 fn a_rename_that_changes_nothing_but_case_is_a_rename() {
     let mut world = World::new(76);
-    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    let [laptop, _desktop] = world.paired(["laptop", "desktop"]);
     world.write(laptop, "Notes/readme.TXT", "text");
     world.settle();
     world.rename(laptop, "Notes/readme.TXT", "Notes/README.txt");

@@ -1,8 +1,9 @@
 //! One home, one daemon: sees that another machine works on the same home, as over NFS, and stands back.
 //!
-//! A file beside the index says who works here, and its time is renewed every half minute. Who finds another machine's
-//! name in it, renewed not long ago, leaves the home alone. Times are compared by the clock of the file system that both see.
-//! On one machine a lock decides, so that a daemon that was killed is followed at once.
+//! A file beside the index says who works here. Where several machines may see the file system, its time is renewed every half
+//! minute: who finds another machine's name in it, renewed not long ago, leaves the home alone. Times are compared by the
+//! clock of that file system. On one machine a lock decides, so that a daemon that was killed is followed at once; and on
+//! a file system that no other machine sees, nothing else is needed, and nothing is written while all is calm.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -51,7 +52,11 @@ impl Claim {
     /// Takes the home whose state lies here. Ends the process if another machine takes it in spite of that.
     pub fn take(state: &Path) -> Result<Self, Refused> {
         let own = identity();
-        let mut claim = Self::take_as(state, &own)?;
+        let shared = is_shared(state).map_err(|source| Refused::Unknown { path: state.to_owned(), source })?;
+        let mut claim = Self::take_as(state, &own, shared)?;
+        if !shared {
+            return Ok(claim);
+        }
         let path = claim.path.clone();
         let renewing = tokio::spawn(async move {
             loop {
@@ -66,14 +71,14 @@ impl Claim {
         Ok(claim)
     }
 
-    fn take_as(state: &Path, own: &str) -> Result<Self, Refused> {
+    fn take_as(state: &Path, own: &str, shared: bool) -> Result<Self, Refused> {
         let path = state.join("in-use");
         let unknown = |source| Refused::Unknown { path: path.clone(), source };
         let mut options = OpenOptions::new();
         let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(unknown)?;
         let holder = read(&mut file).map_err(unknown)?;
-        if !holder.is_empty() && holder != own && !is_gone(&file, state).map_err(unknown)? {
+        if shared && !holder.is_empty() && holder != own && !is_gone(&file, state).map_err(unknown)? {
             return Err(Refused::Elsewhere(name_of(&holder)));
         }
         if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -94,6 +99,15 @@ impl Drop for Claim {
         // What stays is taken for gone after a while.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Whether another machine may see the file system: all but those that are known to be this machine's own may be seen.
+fn is_shared(state: &Path) -> io::Result<bool> {
+    /// ext2 to ext4, Btrfs, XFS, F2FS, ZFS, bcachefs, tmpfs, overlayfs: magic numbers of statfs(2).
+    const OWN: [u64; 8] =
+        [0xef53, 0x9123_683e, 0x5846_5342, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e, 0x0102_1994, 0x794c_7630];
+    let kind = rustix::fs::statfs(state)?.f_type;
+    Ok(!OWN.iter().any(|own| u64::try_from(kind).is_ok_and(|kind| kind & 0xffff_ffff == *own)))
 }
 
 /// This machine, as others are told of it: the name comes last.
@@ -157,22 +171,31 @@ mod tests {
         let state = tempfile::tempdir().expect("a directory");
         let path = state.path().join("in-use");
         fs::write(&path, "m1 b1 tower").expect("written");
-        let refused = Claim::take_as(state.path(), "m2 b2 laptop").expect_err("in use");
+        let refused = Claim::take_as(state.path(), "m2 b2 laptop", true).expect_err("in use");
         assert_eq!(refused.to_string(), "tower works on this home");
         assert_eq!(fs::read_to_string(&path).expect("read"), "m1 b1 tower");
 
         let long_ago = SystemTime::now() - GONE - Duration::from_secs(5);
         let file = OpenOptions::new().write(true).open(&path).expect("opened");
         file.set_times(FileTimes::new().set_modified(long_ago)).expect("set");
-        let claim = Claim::take_as(state.path(), "m2 b2 laptop").expect("free");
+        let claim = Claim::take_as(state.path(), "m2 b2 laptop", true).expect("free");
         renew(&path, "m2 b2 laptop").expect("still its own");
         assert!(
-            matches!(Claim::take_as(state.path(), "m1 b1 tower"), Err(Refused::Elsewhere(name)) if name == "laptop")
+            matches!(Claim::take_as(state.path(), "m1 b1 tower", true), Err(Refused::Elsewhere(name)) if name == "laptop")
         );
-        assert!(matches!(Claim::take_as(state.path(), "m2 b2 laptop"), Err(Refused::Here)));
+        assert!(matches!(Claim::take_as(state.path(), "m2 b2 laptop", true), Err(Refused::Here)));
         fs::write(&path, "m1 b1 tower").expect("written over");
         assert!(matches!(renew(&path, "m2 b2 laptop"), Err(Refused::Elsewhere(name)) if name == "tower"));
         drop(claim);
-        drop(Claim::take_as(state.path(), "m1 b1 tower").expect("free"));
+        drop(Claim::take_as(state.path(), "m1 b1 tower", true).expect("free"));
+    }
+
+    #[test]
+    fn on_a_disk_that_no_other_machine_sees_a_lock_is_enough() {
+        let state = tempfile::tempdir().expect("a directory");
+        fs::write(state.path().join("in-use"), "m1 b1 tower").expect("written");
+        let claim = Claim::take_as(state.path(), "m2 b2 laptop", false).expect("the disk was moved here");
+        assert!(matches!(Claim::take_as(state.path(), "m3 b3 other", false), Err(Refused::Here)));
+        drop(claim);
     }
 }
