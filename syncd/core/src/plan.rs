@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Class, Name};
 
+use crate::conflict::derived_id;
 use crate::disk::{RelPath, join};
 use crate::observe::{base_path, free_base_key, root_base};
 use crate::select::Select;
@@ -163,6 +164,14 @@ impl<S: Store> Search<'_, S> {
             self.base(left)?;
         }
         let Some(row) = self.state.store.row(node)? else { return Ok(()) };
+        if row.content.len() > 1 {
+            // What derives from it is not shown any more where its directory is dead, which no change of its own tells.
+            for &dot in row.content.keys() {
+                if let Some(base) = self.state.store.base_of(derived_id(node, dot))? {
+                    self.base(base)?;
+                }
+            }
+        }
         let view = self.state.view();
         if let Some((dir, name)) = view.registered(&row) {
             self.slot(dir, name)?;

@@ -471,9 +471,9 @@ impl<S: Store> State<S> {
             }
             self.store.put_row(&row)?;
             self.tree.note(&row);
-            if row.content.len() > 1 {
-                self.mark_derived(&row)?;
-                self.mark(id)?;
+            if row.content.len() > 1 || row.place.len() > 1 {
+                // Of versions with one stamp, the number decides which is shown.
+                self.mark_with_siblings(&row)?;
             }
         }
         known.insert(self.replica, Known { seq, nonce: (now.random)() });

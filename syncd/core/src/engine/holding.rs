@@ -338,17 +338,24 @@ impl<S: Store> Engine<S> {
         if self.holding.arrived.is_empty() && self.holding.held.is_empty() {
             return Ok(());
         }
-        let own = self.holding.own(true, self.state.device);
+        let mut own = self.holding.own(true, self.state.device);
         if !self.holding.held.is_empty() {
             let mut held = std::mem::take(&mut self.holding.held);
             held.retain(|_, arrived| !self.holding.was_meant(arrived));
             self.holding.held = held;
-            if let Some(id) = own.as_ref().filter(|_| self.holding.held.is_empty()) {
+            if self.holding.held.is_empty() {
                 // Another machine was told that all of it was meant.
                 self.save_held()?;
-                self.publish(id, None, now)?;
+                if let Some(id) = own {
+                    self.publish(&id, None, now)?;
+                }
                 self.plan_anew();
                 return Ok(());
+            }
+            if own.is_none() {
+                // An index that went back holds what this device once ended the hold of: a person is asked again.
+                self.hold_held(now)?;
+                own = self.holding.own(true, self.state.device);
             }
         }
         let mut arrived = std::mem::take(&mut self.holding.arrived);
@@ -372,10 +379,15 @@ impl<S: Store> Engine<S> {
         }
         if self.holding.held.len() > count {
             self.save_held()?;
-            let toll = self.holding.held.values().map(|arrived| arrived.lost).collect();
-            self.hold(true, toll, now)?;
+            self.hold_held(now)?;
         }
         Ok(())
+    }
+
+    /// Tells how much of what came in is held.
+    fn hold_held(&mut self, now: &mut Now) -> StoreResult<()> {
+        let toll = self.holding.held.values().map(|arrived| arrived.lost).collect();
+        self.hold(true, toll, now)
     }
 
     /// Whether a change is not to be applied now.
