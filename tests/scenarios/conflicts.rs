@@ -2,6 +2,8 @@
 
 use hearth_tests::sim::{Here, World};
 
+use crate::apart_with;
+
 #[test]
 fn two_edits_of_one_file_are_both_kept_and_the_sibling_has_the_same_name_on_both() {
     let (mut world, laptop, desktop) = apart_with("notes.txt", "first");
@@ -187,16 +189,6 @@ fn tell_and_do_away(world: &mut World, here: Here, path: &str, text: &str, meanw
         assert!(world.step(u64::MAX), "others are told");
     }
     world.remove(here, path);
-}
-
-/// Two machines, parted, with one file in common.
-fn apart_with(path: &str, text: &str) -> (World, Here, Here) {
-    let mut world = World::new(11);
-    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
-    world.write(laptop, path, text);
-    world.settle();
-    world.part(laptop, desktop);
-    (world, laptop, desktop)
 }
 
 /// Two machines with a conflict: the name of the sibling.

@@ -10,3 +10,15 @@ mod kinds;
 mod merges;
 mod relaying;
 mod selection;
+
+use hearth_tests::sim::{Here, World};
+
+/// Two machines, parted, with one file in common.
+fn apart_with(path: &str, text: &str) -> (World, Here, Here) {
+    let mut world = World::new(11);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, path, text);
+    world.settle();
+    world.part(laptop, desktop);
+    (world, laptop, desktop)
+}

@@ -1,6 +1,8 @@
 //! Two people changed different things in a file whose format is understood: both changes stand, and nothing is lost.
 
-use hearth_tests::sim::{Here, World};
+use hearth_tests::sim::World;
+
+use crate::apart_with;
 
 const SHELL: &str = "alias l=ls\nexport EDITOR=vi\n# prompt\nPS1='$ '\n# paths\nPATH=$PATH:bin\n";
 
@@ -166,14 +168,4 @@ fn in_some_history(world: &World, text: &str) -> bool {
         let tree = &machine.disk.tree;
         tree.history.values().filter_map(|ino| tree.bytes(*ino).ok()).any(|bytes| bytes.as_slice() == text.as_bytes())
     })
-}
-
-/// Two machines, parted, with one file in common.
-fn apart_with(path: &str, text: &str) -> (World, Here, Here) {
-    let mut world = World::new(11);
-    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
-    world.write(laptop, path, text);
-    world.settle();
-    world.part(laptop, desktop);
-    (world, laptop, desktop)
 }

@@ -206,7 +206,7 @@ impl RealDisk {
         let stat = rustix::fs::fstatvfs(&self.0.staging)?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let (least, percent) = *self.0.keep_free.lock().unwrap_or_else(PoisonError::into_inner);
+        let (least, percent) = *locked(&self.0.keep_free);
         // A very small disk could otherwise take nothing at all.
         let reserve = least.max(total / 100 * percent.min(100)).min(total / 10);
         Ok(if total == 0 { u64::MAX } else { free.saturating_sub(reserve) })
@@ -214,7 +214,7 @@ impl RealDisk {
 
     /// What is brought from elsewhere leaves so many bytes, or percent if that is more, of the home's file system free.
     pub fn keep_free(&self, bytes: u64, percent: u64) {
-        *self.0.keep_free.lock().unwrap_or_else(PoisonError::into_inner) = (bytes, percent);
+        *locked(&self.0.keep_free) = (bytes, percent);
     }
 
     fn open_file(&self, path: &[u8]) -> io::Result<File> {
