@@ -170,6 +170,30 @@ mod tests {
         }
     }
 
+    /// Rows 9 and 65 of the table of attacks: a clone or an older state of a device repeats no nonce.
+    #[test]
+    fn a_nonce_is_all_chance_and_no_count() {
+        let drawn = |byte: u8| {
+            let mut asked = Vec::new();
+            let sealed = seal(&[7; 32], b"place", b"plain", &mut |bytes: &mut [u8]| {
+                bytes.fill(byte);
+                asked.push(bytes.len());
+            });
+            assert_eq!(asked, [24], "every byte of a nonce, and each time anew");
+            sealed
+        };
+        for byte in 0..=u8::MAX {
+            assert_eq!(drawn(byte)[..24], [byte; 24]);
+        }
+        // Nothing but chance is in it: the same chance gives the same, however often was sealed before.
+        assert_eq!(drawn(9), drawn(9));
+        let key = |byte: u8| {
+            let sealed = seal_to(&kem_public(&[1; 32]), b"info", b"place", b"plain", &mut |bytes| bytes.fill(byte));
+            sealed.expect("a key").key
+        };
+        assert_ne!(key(1), key(2));
+    }
+
     #[test]
     fn what_is_sealed_to_one_recipient_opens_for_no_other() {
         let sealed = seal_to(&kem_public(&[1; 32]), b"info", b"place", b"plain", &mut counting()).expect("a key");

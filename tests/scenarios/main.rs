@@ -1,5 +1,6 @@
 //! Short stories on the simulator, one file per promise to the person.
 
+mod accidents;
 mod basics;
 mod conflicts;
 mod crashes;

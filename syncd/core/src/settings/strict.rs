@@ -64,12 +64,20 @@ pub fn laxer(schema: &str, key: &str, old: Option<&SettingValue>, new: Option<&S
         Stricter::True => new.get::<bool>() != Some(true),
         Stricter::False => new.get::<bool>() != Some(false),
         Stricter::Word(word) => new.str() != Some(*word),
-        Stricter::Low => number(&new) > number(&old),
-        Stricter::High => number(&new) < number(&old),
-        Stricter::LowButZero => {
-            let never_last = |variant: &Variant| number(variant).map(|n| if n <= 0 { i64::MAX } else { n });
-            never_last(&new) > never_last(&old)
-        }
+        Stricter::Low | Stricter::High | Stricter::LowButZero => match (number(&old), number(&new)) {
+            (Some(old), Some(new)) => laxer_number(*stricter, old, new),
+            // Not a number, so no direction is known.
+            _ => true,
+        },
+    }
+}
+
+fn laxer_number(stricter: Stricter, old: i64, new: i64) -> bool {
+    let never_last = |number: i64| if number <= 0 { i64::MAX } else { number };
+    match stricter {
+        Stricter::High => new < old,
+        Stricter::LowButZero => never_last(new) > never_last(old),
+        Stricter::Low | Stricter::True | Stricter::False | Stricter::Word(_) => new > old,
     }
 }
 
@@ -91,6 +99,9 @@ mod tests {
             ("org.gnome.desktop.session", "idle-delay", "uint32 0", "uint32 300", false),
             ("org.gnome.desktop.privacy", "old-files-age", "uint32 30", "uint32 1", true),
             ("org.gnome.desktop.privacy", "usb-protection-level", "'lockscreen'", "'always'", false),
+            ("org.gnome.desktop.privacy", "old-files-age", "'for ever'", "uint32 1", true),
+            ("org.gnome.desktop.session", "idle-delay", "uint32 300", "'never'", true),
+            ("org.gnome.desktop.screensaver", "lock-delay", "'x'", "'y'", true),
             ("org.example", "unknown", "true", "false", true),
             ("org.example", "unknown", "true", "true", false),
         ] {
