@@ -1,6 +1,5 @@
 //! Short stories on the simulator, one file per promise to the person.
 
-mod accidents;
 mod basics;
 mod conflicts;
 mod crashes;

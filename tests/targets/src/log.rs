@@ -99,7 +99,11 @@ fn holds(account: &Account, before: &Account, entry: &Entry, bytes: &[u8]) {
     }
     assert!(account.active_devices().count() <= MAX_DEVICES);
     for device in account.active_devices() {
-        assert_eq!(account.active_slot(device.slot).map(|found| found.id), Some(device.id), "two devices with one slot");
+        assert_eq!(
+            account.active_slot(device.slot).map(|found| found.id),
+            Some(device.id),
+            "two devices with one slot"
+        );
         assert_eq!(account.active_tls(&device.tls).map(|found| found.id), Some(device.id), "two devices with one key");
     }
     assert!(account.epochs.windows(2).all(|pair| pair[0].number < pair[1].number));
@@ -144,8 +148,7 @@ fn body(u: &mut Unstructured<'_>, account: &Account) -> Result<Body> {
                 _ => {}
             }
             let bits: u8 = u.arbitrary()?;
-            let caps =
-                Caps { sync: bits & 1 == 0, enrol: bits & 2 == 0, revoke: bits & 4 == 0, grant: bits & 8 == 0 };
+            let caps = Caps { sync: bits & 1 == 0, enrol: bits & 2 == 0, revoke: bits & 4 == 0, grant: bits & 8 == 0 };
             Body::AddDevice { keys, name, caps }
         }
         4 | 5 => Body::RevokeDevice { device },

@@ -5,7 +5,7 @@ use hearth_schemas::codec;
 use hearth_schemas::keys::{DEVICE_KEYS, DeviceKeys};
 use hearth_schemas::pairing::{Inner, MAX_INNER, Message, Piece, WelcomeSecrets, decode_message};
 use hearth_schemas::relay::MAX_MESSAGE;
-use syncd_core::pairing::{Inviter, InviterEffect, Invitation, Joiner, JoinerEffect};
+use syncd_core::pairing::{Invitation, Inviter, InviterEffect, Joiner, JoinerEffect};
 
 use crate::{counting, decodes};
 

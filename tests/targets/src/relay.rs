@@ -1,8 +1,8 @@
 //! Both directions between device and relay: control frames of the login connection, forwarded datagrams.
 
 use hearth_schemas::relay::{
-    BIND_LEN, ClientFrame, CloseCode, HEADER, Header, MAX_FRAME, ServerFrame, bind_datagram, bound_datagram, decode_client,
-    decode_server, open_bind, open_bound,
+    BIND_LEN, ClientFrame, CloseCode, HEADER, Header, MAX_FRAME, ServerFrame, bind_datagram, bound_datagram,
+    decode_client, decode_server, open_bind, open_bound,
 };
 
 use crate::decodes;

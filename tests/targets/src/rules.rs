@@ -9,12 +9,42 @@ use syncd_core::select::Select;
 static SHIPPED: LazyLock<HomeRules> = LazyLock::new(HomeRules::shipped);
 
 const PATTERNS: [&str; 16] = [
-    "**", "/**", "*", "/.config/", ".ssh/", "/.ssh/**", "{a;b}", "/{a;b/{c;d}}/", "[0-9]*", "?", "/.*/id_*", "**/x", "/a/**/b",
-    "*.{txt;md}", "/.gnupg/", "*/../*",
+    "**",
+    "/**",
+    "*",
+    "/.config/",
+    ".ssh/",
+    "/.ssh/**",
+    "{a;b}",
+    "/{a;b/{c;d}}/",
+    "[0-9]*",
+    "?",
+    "/.*/id_*",
+    "**/x",
+    "/a/**/b",
+    "*.{txt;md}",
+    "/.gnupg/",
+    "*/../*",
 ];
 const NAMES: [&str; 18] = [
-    ".ssh", "id_rsa", "id_rsa.pub", "authorized_keys", ".gnupg", "private-keys-v1.d", ".config", "dconf", "user", ".local",
-    "share", "keyrings", ".hearth-x", "Documents", "a", "b", ".git", "x.pem",
+    ".ssh",
+    "id_rsa",
+    "id_rsa.pub",
+    "authorized_keys",
+    ".gnupg",
+    "private-keys-v1.d",
+    ".config",
+    "dconf",
+    "user",
+    ".local",
+    "share",
+    "keyrings",
+    ".hearth-x",
+    "Documents",
+    "a",
+    "b",
+    ".git",
+    "x.pem",
 ];
 const CLASSES: [&str; 8] = ["shared", "never", "merge:lines", "device", "ask", "asset", "special:git", "x"];
 
@@ -32,7 +62,10 @@ fn asked(u: &mut Unstructured<'_>) -> Result<()> {
     for rule in &overrides {
         let checked = rule.check();
         assert!(checked.is_err() || Class::parse(&rule.class).is_ok());
-        assert!(Class::parse(&rule.class).is_err() || Class::parse(&rule.class).is_ok_and(|class| class.to_string() == rule.class));
+        assert!(
+            Class::parse(&rule.class).is_err()
+                || Class::parse(&rule.class).is_ok_and(|class| class.to_string() == rule.class)
+        );
     }
     let path = path(u)?;
     ask(&SHIPPED, &path);
@@ -52,10 +85,18 @@ fn ask(rules: &HomeRules, path: &[u8]) {
         if !rules.travels(path, is_dir) {
             continue;
         }
-        assert!(is_dir || why.class.travels(), "{:?} travels, and {why:?} says it does not", String::from_utf8_lossy(path));
+        assert!(
+            is_dir || why.class.travels(),
+            "{:?} travels, and {why:?} says it does not",
+            String::from_utf8_lossy(path)
+        );
         assert!(is_dir || decision.class.travels());
         let mut above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        assert!(above.all(|dir| rules.travels(dir, true)), "{:?} travels out of a closed directory", String::from_utf8_lossy(path));
+        assert!(
+            above.all(|dir| rules.travels(dir, true)),
+            "{:?} travels out of a closed directory",
+            String::from_utf8_lossy(path)
+        );
         let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         assert!(!parts.iter().any(|part| part.starts_with(b".hearth-")), "an unfinished file travels");
         let stays: [&[&[u8]]; 4] = [

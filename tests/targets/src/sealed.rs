@@ -48,7 +48,11 @@ fn sealed_to(bytes: &[u8]) {
     let made = seal::seal_to(&RECIPIENT, b"info", b"place", plain, &mut counting());
     let mut sealed = made.expect("the recipient is a key");
     assert_eq!(seal::open_with(&KEY, b"info", b"place", &sealed).expect("unchanged").as_slice(), plain);
-    if change[2] & 0x80 == 0 { changed(&mut sealed.bytes, change) } else { changed(&mut sealed.key, change) }
+    if change[2] & 0x80 == 0 {
+        changed(&mut sealed.bytes, change)
+    } else {
+        changed(&mut sealed.key, change)
+    }
     assert!(seal::open_with(&KEY, b"info", b"place", &sealed).is_err(), "opens though it was changed");
 }
 

@@ -36,7 +36,13 @@ pub fn run(bytes: &[u8]) {
 fn entry_name(bytes: &[u8]) {
     let (device, bytes) = bytes.split_at(bytes.len().min(4));
     let Some(name) = Name::new(bytes) else {
-        assert!(bytes.is_empty() || bytes.len() > MAX_NAME || bytes == b"." || bytes == b".." || bytes.iter().any(|b| b"/\0".contains(b)));
+        assert!(
+            bytes.is_empty()
+                || bytes.len() > MAX_NAME
+                || bytes == b"."
+                || bytes == b".."
+                || bytes.iter().any(|b| b"/\0".contains(b))
+        );
         return;
     };
     let device = String::from_utf8_lossy(device);

@@ -16,7 +16,8 @@ fn corpus() -> std::path::PathBuf {
 
 fn replayed(name: &str) {
     let (_, run) = ALL.into_iter().find(|target| target.0 == name).expect("a target of this name");
-    let files: Vec<_> = fs::read_dir(corpus().join(name)).expect("a corpus").map(|file| file.expect("a file")).collect();
+    let files: Vec<_> =
+        fs::read_dir(corpus().join(name)).expect("a corpus").map(|file| file.expect("a file")).collect();
     assert!(!files.is_empty() && files.len() <= FILES, "{name}: {} files", files.len());
     for file in files {
         let bytes = fs::read(file.path()).expect("readable");
