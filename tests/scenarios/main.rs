@@ -7,6 +7,7 @@ mod directories;
 mod hardship;
 mod joining;
 mod kinds;
+mod losses;
 mod merges;
 mod relaying;
 mod selection;

@@ -41,6 +41,8 @@ const REMEMBERED_MOVES: usize = 64;
 const WATCH_LATER_MS: u64 = 30_000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
+/// The longest until something that cannot be read is tried again, in milliseconds.
+const LONGEST_MS: u64 = 4 * 60_000;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -239,6 +241,10 @@ pub struct Engine<S> {
     untidy: Option<u64>,
     /// What could not be looked at.
     problems: BTreeMap<RelPath, Problem>,
+    /// When those of the problems that may pass without a trace are looked at again.
+    unread: Option<u64>,
+    /// How long was waited for that last, in milliseconds.
+    unread_pause: u64,
     /// What could not be applied, by node.
     troubles: BTreeMap<NodeId, Problem>,
     planned_upto: Option<NodeId>,
@@ -279,6 +285,8 @@ impl<S: Store> Engine<S> {
             doubted: BTreeMap::new(),
             untidy: Some(0),
             problems: BTreeMap::new(),
+            unread: None,
+            unread_pause: 0,
             troubles: BTreeMap::new(),
             planned_upto: None,
             planning: true,
@@ -427,14 +435,11 @@ impl<S: Store> Engine<S> {
         let parked = self.parked.values().min().copied();
         let doubted = self.doubted.values().map(|(_, until)| *until).min();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        if self.paused {
-            // What waits for its time to be applied has none.
-            return [settle, watch, self.untidy].into_iter().flatten().min();
-        }
-        [settle, blocked, parked, doubted, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
-            .into_iter()
-            .flatten()
-            .min()
+        let looking = [settle, watch, self.untidy, self.unread];
+        // What waits for its time to be applied has none while that is paused.
+        let applying = [blocked, parked, doubted, self.judged_at(), self.fetch.retry_at(&self.peers())];
+        let applying = applying.into_iter().filter(|_| !self.paused);
+        looking.into_iter().chain(applying).flatten().min()
     }
 
     /// How things stand.
@@ -593,6 +598,7 @@ impl<S: Store> Engine<S> {
         self.load_holds(now)?;
         self.ripen(now.wall_ms);
         self.trust_again(now.wall_ms);
+        self.look_at_unread(now.wall_ms)?;
         let may_look = !self.state.importing || self.is_heard();
         if may_look && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
@@ -862,16 +868,38 @@ impl<S: Store> Engine<S> {
             let Spot::Entry(dir, name) = spot else { continue };
             let Some(dir) = base_or_root(&self.state.store, *dir)? else { continue };
             for path in self.forget_problems(&crate::disk::join(&base_path(&self.state.store, &dir)?, name)) {
-                let again = match self.at(&path)? {
-                    Some(base) if base.class == Class::Dir && base.state == BaseState::Live => {
-                        Some(Spot::Deep(base.id))
-                    }
-                    _ => self.spot_of(&path)?.filter(|again| again != spot),
-                };
+                let again = self.whole_spot_of(&path)?.filter(|again| again != spot);
                 self.queue.extend(again);
             }
         }
         Ok(())
+    }
+
+    /// A disk that gives errors, or too many open files: nothing tells when that is over. So it is tried again, ever more
+    /// seldom, for a large file is read up to its bad sector each time.
+    fn look_at_unread(&mut self, now_ms: u64) -> StoreResult<()> {
+        if self.unread.is_none_or(|at| at > now_ms) {
+            return Ok(());
+        }
+        self.unread = None;
+        let passing = self.problems.extract_if(.., |_, problem| problem.transient);
+        let again: Vec<RelPath> = passing.map(|(at, _)| at).collect();
+        for path in again {
+            let spot = self.whole_spot_of(&path)?;
+            self.queue.extend(spot);
+        }
+        Ok(())
+    }
+
+    /// The spot of a path; of a directory that base knows, with all that is below it.
+    fn whole_spot_of(&self, path: &[u8]) -> StoreResult<Option<Spot>> {
+        if path.is_empty() {
+            return Ok(Some(Spot::Deep(NodeId::ROOT)));
+        }
+        match self.at(path)? {
+            Some(base) if base.class == Class::Dir && base.state == BaseState::Live => Ok(Some(Spot::Deep(base.id))),
+            _ => self.spot_of(path),
+        }
     }
 
     fn looked(&mut self, looked: Looked, now_ms: u64) {
@@ -886,8 +914,15 @@ impl<S: Store> Engine<S> {
         for path in looked.clear {
             self.problems.remove(&path);
         }
+        if self.unread.is_none() && looked.problems.iter().any(|problem| problem.transient) {
+            self.unread_pause = (2 * self.unread_pause).clamp(BLOCKED_MS, LONGEST_MS);
+            self.unread = Some(now_ms + self.unread_pause);
+        }
         for problem in looked.problems {
             self.problems.insert(problem.path.clone(), problem);
+        }
+        if self.queue.is_empty() && !self.problems.values().any(|problem| problem.transient) {
+            self.unread_pause = 0;
         }
         for id in looked.parked {
             self.parked.entry(id).or_insert(now_ms + SETTLE_MS);
