@@ -66,7 +66,7 @@ impl FileSystem {
         file.set_len(IMAGE_BYTES).context("making room for an image")?;
         let mut make = Command::new(format!("mkfs.{}", self.name()));
         match self {
-            Self::Ext4 => make.args(["-q", "-E", "nodiscard,lazy_itable_init=0"]),
+            Self::Ext4 => make.args(["-q", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0"]),
             Self::Xfs | Self::Btrfs => make.args(["-q", "-K"]),
         };
         succeed(make.arg(image), LIMIT).map(drop)
@@ -118,14 +118,12 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
 /// One stretch of a file on its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// In bytes, on the device.
-    pub(crate) offset: u64,
     pub(crate) bytes: u64,
     /// Another file has it, too.
     pub(crate) shared: bool,
 }
 
-/// Where the content of a file lies on its device.
+/// In which stretches a file lies on its device.
 pub(crate) fn extents(path: &Path) -> Result<Vec<Extent>> {
     let mut ask = Command::new("filefrag");
     let said = succeed(ask.args(["-s", "-v", "-b1"]).arg(path), LIMIT).context("asking where a file lies")?;
@@ -138,10 +136,8 @@ pub(crate) fn extents(path: &Path) -> Result<Vec<Extent>> {
 fn extent(line: &str) -> Option<Extent> {
     let mut parts = line.split(':');
     parts.next()?.trim().parse::<u32>().ok()?;
-    let physical = parts.nth(1)?;
-    let offset = physical.split("..").next()?.trim().parse().ok()?;
-    let bytes = parts.next()?.trim().parse().ok()?;
-    Some(Extent { offset, bytes, shared: line.contains("shared") })
+    let bytes = parts.nth(2)?.trim().parse().ok()?;
+    Some(Extent { bytes, shared: line.contains("shared") })
 }
 
 #[cfg(test)]
@@ -151,7 +147,7 @@ mod tests {
     #[test]
     fn extents_are_read() {
         let line = "   0:        0..    8191:   139264..    147455:   8192:             last,shared,eof";
-        assert_eq!(extent(line), Some(Extent { offset: 139_264, bytes: 8192, shared: true }));
+        assert_eq!(extent(line), Some(Extent { bytes: 8192, shared: true }));
         assert_eq!(extent(" ext:     logical_offset:        physical_offset: length:   expected: flags:"), None);
     }
 }

@@ -6,14 +6,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, MountOption,
     OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
@@ -27,6 +27,8 @@ use crate::writes::{note_flush, note_write};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Sizes never change, so everybody may remember them.
 const FOR_LONG: Duration = Duration::from_secs(3600);
+/// What file systems give to files at once, in bytes.
+const BLOCK: usize = 4096;
 /// The inode of the first disk; the folder has 1.
 const FIRST: u64 = 2;
 
@@ -76,9 +78,22 @@ impl Recorder {
         Ok(fs::metadata(self.record()).context("looking at the record")?.len())
     }
 
-    /// Makes some sectors unreadable, or all well again.
-    pub(crate) fn spoil(&self, disk: &str, sectors: &[(u64, u64)]) -> Result<()> {
-        let lines: String = sectors.iter().map(|(offset, bytes)| format!("{offset} {bytes}\n")).collect();
+    /// Makes the first block of a content unreadable wherever it lies on a disk, or all well again. Where it lies is
+    /// not asked of the file system: not each of them tells.
+    pub(crate) fn spoil(&self, disk: &str, content: Option<&[u8]>) -> Result<()> {
+        let mut lines = String::new();
+        if let Some(wanted) = content.and_then(|content| content.get(..BLOCK)) {
+            let mut image = File::open(self.folder.join("now").join(disk)).context("opening a disk")?;
+            let mut found = vec![0; BLOCK];
+            let mut offset = 0;
+            while image.read_exact(&mut found).is_ok() {
+                if found == wanted {
+                    lines += &format!("{offset} {BLOCK}\n");
+                }
+                offset += BLOCK;
+            }
+            ensure!(!lines.is_empty(), "the content is not on the disk");
+        }
         let (file, part) = (self.folder.join(format!("{disk}.bad")), self.folder.join("bad.part"));
         fs::write(&part, lines).and_then(|()| fs::rename(&part, &file)).context("spoiling a disk")
     }

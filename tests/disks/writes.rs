@@ -4,7 +4,7 @@
 //! and of what came after it any part, in whole sectors.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -166,13 +166,6 @@ impl Flushed {
     }
 }
 
-/// Reads a whole file, for tests and small things.
-pub(crate) fn bytes_of(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).context("reading a file")?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +193,7 @@ mod tests {
         flushed.advance(&record, length).expect("advanced");
         std::fs::copy(&base, &copy).expect("copied");
         flushed.leave(&record, length, &copy, leaving, 2, &mut Chance::new(3)).expect("left");
-        bytes_of(&copy).expect("read")
+        std::fs::read(&copy).expect("read")
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Name, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Source, StageName, Stat, join};
-use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, own_name};
+use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
 use crate::plan::{Placed, Step};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
@@ -689,6 +689,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 self.applied.problems.push((entry_of(step), describe(path, &error)));
             }
             Fault::Changed => {
+                if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(&placed.path)) {
+                    self.applied.problems.push((entry_of(step), obstructed(placed.path.clone())));
+                    return Ok(());
+                }
                 self.applied.missed.insert(entry_of(step));
                 if let Some(base) = self.state.store.base(entry_of(step))? {
                     self.applied.look.push(Spot::Entry(base.parent, base.name));
@@ -702,6 +706,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Fault::Store(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Whether what has this name is not in play at all: looking at it again would change nothing.
+    fn is_obstructed(&mut self, path: &[u8]) -> bool {
+        matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == Kind::Other)
     }
 
     fn discard(&mut self, names: impl Iterator<Item = (StageName, Stat)>) -> StoreResult<()> {

@@ -1010,6 +1010,16 @@ pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
     Problem { path, what, hint: hint.to_owned(), transient }
 }
 
+/// What is wrong with a path whose name something has that never travels.
+pub fn obstructed(path: RelPath) -> Problem {
+    Problem {
+        path,
+        what: "a socket, pipe, device or another file system has its name here".to_owned(),
+        hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`".to_owned(),
+        transient: true,
+    }
+}
+
 fn nodes_of(base: &Base) -> Vec<NodeId> {
     base.members.iter().map(|member| member.node).collect()
 }
