@@ -237,8 +237,7 @@ impl Run<'_> {
                 } else {
                     copy(image, &copied)?;
                     let sector = self.system.sector();
-                    unflushed +=
-                        state.leave(&self.record, cut.at, &copied, cut.leaving, sector, &mut self.chance)?;
+                    unflushed += state.leave(&self.record, cut.at, &copied, cut.leaving, sector, &mut self.chance)?;
                 }
                 images.push(copied);
             }

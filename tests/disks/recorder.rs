@@ -100,10 +100,8 @@ impl Recorder {
 
     /// Ends it; its disks must not be in use any more.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let unmounted = hearth_tests::process::succeed(
-            Command::new("umount").arg(self.folder.join("served")),
-            START_LIMIT,
-        );
+        let unmounted =
+            hearth_tests::process::succeed(Command::new("umount").arg(self.folder.join("served")), START_LIMIT);
         unmounted?;
         self.process.wait(START_LIMIT).map(drop)
     }
@@ -124,8 +122,8 @@ pub(crate) fn serve(folder: &Path) -> Result<()> {
     let record = Mutex::new(File::create(folder.join("record")).context("beginning a record")?);
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("recorded".to_owned()), MountOption::NoAtime];
-    let session = fuser::spawn_mount(Disks { disks, record }, folder.join("served"), &config)
-        .context("serving disks by FUSE")?;
+    let session =
+        fuser::spawn_mount(Disks { disks, record }, folder.join("served"), &config).context("serving disks by FUSE")?;
     // What is on standard output is read by whoever started this.
     writeln!(io::stdout(), "ready").context("saying so")?;
     session.join().context("serving disks")
@@ -259,14 +257,7 @@ impl Filesystem for Disks {
         }
     }
 
-    fn flush(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         reply.ok();
     }
 

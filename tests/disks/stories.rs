@@ -151,14 +151,17 @@ impl Pair<'_> {
         let path = desktop.path("album/other.raw");
         spoil(recorder, "desktop", &path)?;
         laptop.write("second.raw", noise(5, LARGE))?;
-        desktop.until_content("second.raw", &noise(5, LARGE), LATER).context("it is fetched where no copy can be made")?;
+        desktop
+            .until_content("second.raw", &noise(5, LARGE), LATER)
+            .context("it is fetched where no copy can be made")?;
         recorder.spoil("desktop", None)?;
         self.recovers()
     }
 
     fn recovers(&self) -> Result<()> {
         for machine in [self.laptop, self.desktop] {
-            machine.until_status("no problem to be left", LATER, |status| status.in_sync && status.problems.is_empty())?;
+            machine
+                .until_status("no problem to be left", LATER, |status| status.in_sync && status.problems.is_empty())?;
         }
         self.settle()?;
         self.alike()

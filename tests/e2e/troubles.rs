@@ -113,7 +113,8 @@ fn an_index_that_has_no_room_is_said_and_goes_on_once_there_is_room() -> Result<
     for number in 0..300 {
         laptop.write(format!("many/{number}"), format!("{number} of many"))?;
     }
-    let status = desktop.until_status("the full disk to be told", LATER, |status| tells(status, "no space left for the index"))?;
+    let status = desktop
+        .until_status("the full disk to be told", LATER, |status| tells(status, "no space left for the index"))?;
     ensure!(!laptop.status()?.in_sync, "nobody is in sync with a machine that cannot remember: {status:?}");
     let reply = desktop.hearth(["wait", "--timeout", "10"])?;
     ensure!(reply.code != 0, "a wait does not succeed meanwhile");
@@ -179,7 +180,10 @@ fn without_a_file_descriptor_to_spare_nothing_is_lost_and_it_goes_on_once_there_
     troubled.recovers()?;
     ensure!(laptop.read("shared/b.txt")? == b"edited where nothing could be opened");
     ensure!(desktop.read("fresh/c.txt")? == b"added while the other could open nothing");
-    ensure!(laptop.read("shared/a.txt")? == b"edited while the other could open nothing", "an edit outlives a deletion");
+    ensure!(
+        laptop.read("shared/a.txt")? == b"edited while the other could open nothing",
+        "an edit outlives a deletion"
+    );
     Ok(())
 }
 

@@ -1015,7 +1015,8 @@ pub fn obstructed(path: RelPath) -> Problem {
     Problem {
         path,
         what: "a socket, pipe, device or another file system has its name here".to_owned(),
-        hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`".to_owned(),
+        hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`"
+            .to_owned(),
         transient: true,
     }
 }
