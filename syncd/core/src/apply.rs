@@ -312,7 +312,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 continue;
             }
             let (name, path) = (stage_name(placed.id, now), self.path_of(&base)?);
-            if self.disk.stat(&path)?.as_ref() != Some(&base.stat) {
+            if self.checked(base.id).is_err() {
                 continue;
             }
             let Ok(stat) = self.disk.stage_link(&name, &Source::Copy(path)) else { continue };
@@ -690,14 +690,35 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
 
     /// The base entry, if the disk is as it says.
     fn checked(&mut self, id: NodeId) -> Result<Base, Fault> {
-        let base = self.state.store.base(id)?.ok_or(Fault::Changed)?;
+        let mut base = self.state.store.base(id)?.ok_or(Fault::Changed)?;
         let path = self.path_of(&base)?;
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         let same = match base.class {
             Class::Dir => is_same_directory(&base, &stat),
-            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat,
+            Class::Leaf | Class::Setting | Class::Replica => stat == base.stat || self.only_names_changed(&base, &stat),
         };
-        if same { Ok(base) } else { Err(Fault::Changed) }
+        if !same {
+            return Err(Fault::Changed);
+        }
+        if base.class == Class::Leaf && stat != base.stat {
+            base.stat = stat;
+            self.state.store.put_base(&base)?;
+        }
+        Ok(base)
+    }
+
+    /// Whether a file differs from base only by what was done to its other names, ours among them, which lie in staging
+    /// and in history: then it still holds what it did.
+    fn only_names_changed(&mut self, base: &Base, stat: &Stat) -> bool {
+        let linked = stat.links > 1 || base.stat.links > 1;
+        if !linked || !same_file(stat, &base.stat) || stat.mode != base.stat.mode {
+            return false;
+        }
+        let (Ok(path), Value::File { hash, .. }) = (self.path_of(base), &base.value) else { return false };
+        let untouched = |disk: &mut D| disk.stat(&path).is_ok_and(|after| after.as_ref() == Some(stat));
+        self.disk.hash(&path).is_ok_and(|(found, _)| found == *hash)
+            && self.disk.xattrs(&path).is_none_or(|xattrs| xattrs == base.attributes.xattrs)
+            && untouched(self.disk)
     }
 
     fn keep(&mut self, name: &StageName, base: &Base, path: &[u8], cause: &str, now: &Now) -> Result<(), Fault> {

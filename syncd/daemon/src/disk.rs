@@ -12,7 +12,7 @@ mod xattr;
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -304,10 +304,18 @@ impl RealDisk {
                     Err(error) => return Err(error),
                 };
                 hasher.update(&block[..read]);
-                if let Some(into) = &mut into {
-                    into.write_all(&block[..read])?;
-                }
                 size += read as u64;
+                match &mut into {
+                    // A hole stays one.
+                    Some(into) if read == BLOCK && block.iter().all(|&byte| byte == 0) => {
+                        into.seek(SeekFrom::Current(read as i64))?;
+                    }
+                    Some(into) => into.write_all(&block[..read])?,
+                    None => {}
+                }
+            }
+            if let Some(into) = into.filter(|_| size >= BLOCK as u64) {
+                into.set_len(size)?;
             }
             Ok(size)
         })
