@@ -13,6 +13,7 @@ use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Stat, join};
+use crate::git;
 use crate::merge::may_merge;
 use crate::row::winner;
 use crate::select::Select;
@@ -246,6 +247,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         stat: Stat,
         found: &mut Vec<Found>,
     ) -> StoreResult<()> {
+        if name.as_bytes().ends_with(b".lock") && git::place(&path).is_some() && git::remove_own(self.disk, &path, &stat) {
+            return Ok(());
+        }
         let base = self.state.store.base_at(parent.id, &name)?;
         let parked = name.as_bytes().starts_with(PARKED);
         match &base {
@@ -580,7 +584,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         };
         let mut candidate = None;
         let registered = self.registered_here(&found)?;
-        let alone = registered.is_empty() && crate::conflict::registered(&found.name).is_none();
+        let alone = registered.is_empty() && !crate::conflict::may_be_sibling(&found.name);
         for target in registered {
             let unclaimed = target.class == Class::Leaf && self.claimed(&target)?.is_none();
             if unclaimed && target.value == value {
