@@ -9,6 +9,7 @@ mod joining;
 mod kinds;
 mod merges;
 mod relaying;
+mod repositories;
 mod selection;
 
 use hearth_tests::sim::{Here, World};
