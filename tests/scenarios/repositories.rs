@@ -371,7 +371,7 @@ fn below(world: &World, here: Here, prefix: &str) -> Vec<String> {
 }
 
 fn id(number: u32) -> String {
-    format!("{number:02x}").repeat(20)[..40].to_owned()
+    format!("{:02x}{number:038x}", number % 251)
 }
 
 fn loose(id: &str) -> String {

@@ -394,6 +394,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let base = new_base(placed, stat);
         self.put_entry(&base, &[])?;
         text::remember(self.state, self.disk, &base)?;
+        self.git.note_packed(None, &path, placed.id);
         self.git.note_sibling(placed, &path);
         self.changed(placed.id, path, Happened::Created);
         Ok(())
@@ -415,7 +416,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Ok(())
         })?;
         let stat = swapped.ok_or(Fault::Changed)?;
-        self.note_shadowed(&name, &path, placed.id);
+        self.git.note_packed(Some(&name), &path, placed.id);
         staged.remove(&placed.id);
         let stat = self.unless_written_to(stat, as_staged, Spot::Entry(base.parent, base.name.clone()));
         self.keep(&name, &base, &path, "replaced", now)?;

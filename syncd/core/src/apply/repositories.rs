@@ -36,8 +36,8 @@ pub struct GitCare {
     holdings: Holdings,
     /// Entries that the plan bears on.
     planned: BTreeSet<NodeId>,
-    /// Packed refs that were replaced: their directory, what stood there in staging, whose doing it is.
-    shadowed: Vec<(RelPath, StageName, NodeId)>,
+    /// Packed refs that were put in place: their directory, what stood there in staging, whose doing it is.
+    packed: Vec<(RelPath, Option<StageName>, NodeId)>,
     /// Packed refs that lost their name: their directory, where they lie, whose doing it is.
     aside: Vec<(RelPath, RelPath, NodeId)>,
 }
@@ -56,6 +56,13 @@ impl GitCare {
         let origin = conflict::registered(Naming::File, &placed.target.name);
         if placed.target.sibling && origin.is_some_and(|origin| origin.as_bytes() == PACKED) {
             self.aside.push((directory(path), path.to_vec(), placed.id));
+        }
+    }
+
+    /// Takes note of packed refs that were put in place; what stood there is in staging under `before`.
+    pub(super) fn note_packed(&mut self, before: Option<&StageName>, path: &[u8], id: NodeId) {
+        if git::place(path).is_some_and(|place| place.part == Part::PackedRefs) {
+            self.packed.push((directory(path), before.cloned(), id));
         }
     }
 
@@ -151,19 +158,12 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(Some(dir.members.iter().any(|member| shape.leader(member.node).is_some())))
     }
 
-    /// Takes note that packed refs were replaced; what stood there is in staging under `name`.
-    pub(super) fn note_shadowed(&mut self, name: &StageName, path: &[u8], id: NodeId) {
-        if git::place(path).is_some_and(|place| place.part == Part::PackedRefs) {
-            self.git.shadowed.push((directory(path), name.clone(), id));
-        }
-    }
-
     /// Gives a ref to each value that came in packed refs and that no ref here has. Gives the directories that were
     /// written to.
     pub(super) fn rescue_refs(&mut self, now: &mut Now) -> StoreResult<BTreeSet<NodeId>> {
         let mut touched = BTreeSet::new();
-        for (dir, before, id) in std::mem::take(&mut self.git.shadowed) {
-            let before = self.text(&Source::Kept(before));
+        for (dir, before, id) in std::mem::take(&mut self.git.packed) {
+            let before = before.map_or(Some(String::new()), |before| self.text(&Source::Kept(before)));
             let after = self.text(&Source::Copy(join(&dir, &Name::new(PACKED).expect("a valid name"))));
             let (Some(before), Some(after)) = (before, after) else { continue };
             let (Some(before), Some(after)) = (Packed::read(&before), Packed::read(&after)) else { continue };
