@@ -47,7 +47,11 @@ fn a_commit_made_while_the_daemon_was_down_is_told_in_order() {
         for _ in 0..600 {
             world.run_for(5);
             if world.read(desktop, MAIN) == Some(id(7)) {
-                assert!((0..30).all(|number| world.read(desktop, &loose(&id(number))).is_some()), "{}", world.describe());
+                assert!(
+                    (0..30).all(|number| world.read(desktop, &loose(&id(number))).is_some()),
+                    "{}",
+                    world.describe()
+                );
             }
         }
         world.settle();
@@ -97,6 +101,7 @@ fn what_a_git_command_is_about_to_change_is_not_told_until_it_is_through() {
     assert_eq!(world.read(desktop, &loose(&id(1))).as_deref(), Some("object"), "objects go ahead");
     assert_eq!(world.read(desktop, MAIN), Some(id(0)));
     world.remove(laptop, LOCK);
+    world.save(laptop, "r/.git/ORIG_HEAD", &id(0));
     world.settle();
     world.assert_same_everywhere(MAIN, &id(1));
 }
@@ -348,6 +353,7 @@ fn with_repository(seed: u64) -> (World, Here, Here) {
         world.machines[here.0].exclude(LOCK, now_ms);
     }
     world.write(laptop, "r/.git/HEAD", "ref: refs/heads/main");
+    world.write(laptop, "letter.txt", "dear all");
     world.write(laptop, "r/.git/index", "index");
     world.write(laptop, MAIN, &id(0));
     world.write(laptop, "r/.git/refs/heads/old", &id(0));
@@ -389,7 +395,8 @@ fn entry(number: u32, at: u32) -> String {
 /// Writes a pack with these objects, and its index, as git does.
 fn pack(world: &mut World, here: Here, name: &str, numbers: &[u32]) {
     let digit = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
-    let mut ids: Vec<Vec<u8>> = numbers.iter().map(|number| id(*number).as_bytes().chunks(2).map(digit).collect()).collect();
+    let mut ids: Vec<Vec<u8>> =
+        numbers.iter().map(|number| id(*number).as_bytes().chunks(2).map(digit).collect()).collect();
     ids.sort();
     let mut index = vec![0xff, b't', b'O', b'c', 0, 0, 0, 2];
     for first in 0..=255u8 {

@@ -171,7 +171,8 @@ mod tests {
         for name in ["notes.txt", "README"] {
             let once = sibling_name(Naming::File, &named(name), "laptop", NODE, 6);
             assert_eq!(registered(Naming::File, &once), Some(named(name)));
-            let again = sibling_name(Naming::File, &registered(Naming::File, &once).expect("a sibling"), "desktop", NODE, 8);
+            let again =
+                sibling_name(Naming::File, &registered(Naming::File, &once).expect("a sibling"), "desktop", NODE, 8);
             assert_eq!(registered(Naming::File, &again), Some(named(name)));
         }
     }

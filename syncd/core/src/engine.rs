@@ -1188,7 +1188,8 @@ impl<S: Store> Engine<S> {
                 self.planning = false;
                 self.planned_upto = None;
             }
-            let waits = |n: &NodeId| self.fetch.awaits(n) || self.blocked.contains_key(n) || self.repositories.awaits(n);
+            let waits =
+                |n: &NodeId| self.fetch.awaits(n) || self.blocked.contains_key(n) || self.repositories.awaits(n);
             nodes.extend(batch.into_iter().filter(|n| !waits(n)));
         }
         if nodes.is_empty() {

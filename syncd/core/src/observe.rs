@@ -247,7 +247,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         stat: Stat,
         found: &mut Vec<Found>,
     ) -> StoreResult<()> {
-        if name.as_bytes().ends_with(b".lock") && git::place(&path).is_some() && git::remove_own(self.disk, &path, &stat) {
+        if name.as_bytes().ends_with(b".lock")
+            && git::place(&path).is_some()
+            && git::remove_own(self.disk, &path, &stat)
+        {
             return Ok(());
         }
         let base = self.state.store.base_at(parent.id, &name)?;

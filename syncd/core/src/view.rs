@@ -172,8 +172,9 @@ impl<S: Store> View<'_, S> {
             let Some((_, place)) = winner(&row.place) else { continue };
             let rank = (place.stamp, row.id);
             let Some((_, content)) = winner(&row.content) else { continue };
-            let equal =
-                |group: &&mut Group| one || winner(&group.rows[0].content).is_some_and(|(_, c)| c.value == content.value);
+            let equal = |group: &&mut Group| {
+                one || winner(&group.rows[0].content).is_some_and(|(_, c)| c.value == content.value)
+            };
             match groups.iter_mut().find(equal) {
                 Some(group) => {
                     group.rank = group.rank.max(rank);

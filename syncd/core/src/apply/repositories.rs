@@ -179,7 +179,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         for (dir, aside, id) in std::mem::take(&mut self.git.aside) {
             let standing = self.text(&Source::Copy(join(&dir, &Name::new(PACKED).expect("a valid name"))));
-            let (Some(aside), standing) = (self.text(&Source::Copy(aside)), standing.unwrap_or_default()) else { continue };
+            let (Some(aside), standing) = (self.text(&Source::Copy(aside)), standing.unwrap_or_default()) else {
+                continue;
+            };
             let (Some(aside), Some(standing)) = (Packed::read(&aside), Packed::read(&standing)) else { continue };
             for (name, value) in aside.refs() {
                 let loose = self.loose(&dir, name)?.map(|(_, text)| text);
@@ -205,7 +207,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
 
     /// Writes a further value of a ref beside it, as a person would: it is found and told as any other. Gives the
     /// directory.
-    fn add_ref(&mut self, dir: &[u8], name: &str, value: &str, id: NodeId, now: &mut Now) -> StoreResult<Option<NodeId>> {
+    fn add_ref(
+        &mut self,
+        dir: &[u8],
+        name: &str,
+        value: &str,
+        id: NodeId,
+        now: &mut Now,
+    ) -> StoreResult<Option<NodeId>> {
         let other = other_name(name, &self.author(id), value);
         // Where a directory of refs is not on this disk, as with packed refs, its name goes into that of the ref.
         let mut parts: Vec<&str> = other.split('/').collect();

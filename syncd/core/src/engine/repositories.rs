@@ -129,8 +129,7 @@ impl<S: Store> Engine<S> {
         }
         let Some(path) = git::path_of(&self.state.store, &row)? else { return Ok(None) };
         let Some(Place { repository, part }) = git::place(&path) else { return Ok(None) };
-        let goes_ahead =
-            !all_flagged(&row) && (row.class == Class::Dir || part.is_of_objects() || part == Part::Still);
+        let goes_ahead = !all_flagged(&row) && (row.class == Class::Dir || part.is_of_objects() || part == Part::Still);
         Ok((!goes_ahead).then(|| repository.to_vec()))
     }
 
@@ -151,7 +150,8 @@ impl<S: Store> Engine<S> {
             if self.to_watch.0.iter().any(|dir| is_below(dir, repository)) {
                 self.watch_made();
             }
-            let is_held = self.repositories.untold.iter().any(|(node, other)| other == repository && held.contains(node));
+            let is_held =
+                self.repositories.untold.iter().any(|(node, other)| other == repository && held.contains(node));
             if is_held || self.watching > 0 || self.is_stirring(repository)? {
                 self.look_again_at(now.wall_ms + LOCKED_MS);
                 return Ok(false);
@@ -221,13 +221,16 @@ impl<S: Store> Engine<S> {
             for (name, stat) in entries.into_iter().filter(|(_, stat)| stat.kind == Kind::Dir) {
                 let path = join(&dir, &name);
                 let Some(place) = git::place(&path) else { continue };
-                let leads = place.part.is_of_objects() || path.split(|&byte| byte == b'/').any(|part| part == b"modules");
+                let leads =
+                    place.part.is_of_objects() || path.split(|&byte| byte == b'/').any(|part| part == b"modules");
                 if !leads || !self.select.travels(&path, true) {
                     continue;
                 }
                 let known = self.state.store.base_at(base.id, &name)?;
                 match known {
-                    Some(known) if place.part.is_of_objects() && known.stat != stat => unseen.push(Spot::Listing(known.id)),
+                    Some(known) if place.part.is_of_objects() && known.stat != stat => {
+                        unseen.push(Spot::Listing(known.id))
+                    }
                     None if place.part.is_of_objects() => unseen.push(Spot::Entry(base.id, name)),
                     Some(_) | None => {}
                 }
@@ -373,7 +376,9 @@ impl<S: Store> Engine<S> {
                 let what = format!("its refs wait for an object: {}", String::from_utf8_lossy(object));
                 let hint = match self.select.travels(object, false) {
                     true => "connect the device that it was written on, or see what is wrong with the object",
-                    false => "a rule excludes it: see `hearth why`, and remove the rule or exclude the whole repository",
+                    false => {
+                        "a rule excludes it: see `hearth why`, and remove the rule or exclude the whole repository"
+                    }
                 };
                 (what, hint.to_owned(), repository)
             }
@@ -415,7 +420,9 @@ impl<S: Store> Engine<S> {
                     if self.state.store.base_of(node)?.is_some() {
                         continue;
                     }
-                    let Some(row) = self.state.store.row(node)?.filter(|row| row.class == Class::Leaf) else { continue };
+                    let Some(row) = self.state.store.row(node)?.filter(|row| row.class == Class::Leaf) else {
+                        continue;
+                    };
                     let Some((_, name)) = view.registered(&row).filter(|(at, _)| *at == dir) else { continue };
                     let object = join(&path, &name);
                     let is_needed = match git::place(&object).map(|place| place.part) {

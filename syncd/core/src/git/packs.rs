@@ -27,7 +27,8 @@ impl PackIndex {
     /// Reads an index of ids of `width` bytes; `None` if it is not one.
     pub fn read(bytes: Vec<u8>, width: usize) -> Option<Self> {
         let fan = bytes.strip_prefix(&HEAD)?.get(..FAN)?;
-        let ends: Vec<u32> = fan.chunks_exact(4).map(|end| u32::from_be_bytes([end[0], end[1], end[2], end[3]])).collect();
+        let ends: Vec<u32> =
+            fan.chunks_exact(4).map(|end| u32::from_be_bytes([end[0], end[1], end[2], end[3]])).collect();
         let count = usize::try_from(*ends.last()?).ok()?;
         // An id, a checksum and a position for each, and two checksums at the end.
         let least = count.checked_mul(width + 8)?.checked_add(HEAD.len() + FAN + 2 * width)?;

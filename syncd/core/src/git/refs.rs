@@ -105,7 +105,8 @@ pub fn other_name(name: &str, whose: &str, id: &str) -> String {
 
 fn merge_packed(sides: Sides<&str>) -> Option<String> {
     let sides = sides.try_map(Packed::read)?;
-    let names: BTreeSet<&str> = [&sides.base, &sides.x, &sides.y].iter().flat_map(|side| side.refs.keys().copied()).collect();
+    let names: BTreeSet<&str> =
+        [&sides.base, &sides.x, &sides.y].iter().flat_map(|side| side.refs.keys().copied()).collect();
     let mut merged: BTreeMap<String, (&str, Option<&str>)> = BTreeMap::new();
     for name in names {
         let of_name = sides.as_ref().map(|side| side.refs.get(name).copied());
@@ -229,13 +230,18 @@ mod tests {
         let y = packed(&[("refs/heads/main", &c, None), ("refs/heads/old", &a, None), ("refs/heads/new", &b, None)]);
         let merged = both_ways(Format::PackedRefs, &base, &x, &y);
         let read = Packed::read(&merged).expect("packed refs");
-        let mains: BTreeSet<&str> = read.refs().filter(|(name, _)| name.starts_with("refs/heads/main")).map(|(_, id)| id).collect();
+        let mains: BTreeSet<&str> =
+            read.refs().filter(|(name, _)| name.starts_with("refs/heads/main")).map(|(_, id)| id).collect();
         assert_eq!(mains, BTreeSet::from([b.as_str(), c.as_str()]), "{merged}");
         assert_eq!(read.refs().count(), 4, "{merged}");
-        assert_eq!((read.id("refs/tags/v1"), read.id("refs/heads/new"), read.id("refs/heads/old")), (Some(&*c), Some(&*b), None));
+        assert_eq!(
+            (read.id("refs/tags/v1"), read.id("refs/heads/new"), read.id("refs/heads/old")),
+            (Some(&*c), Some(&*b), None)
+        );
         assert!(merged.starts_with("# pack-refs with: peeled fully-peeled sorted \n"), "{merged}");
         assert!(merged.contains(&format!("{c} refs/tags/v1\n^{b}\n")), "{merged}");
-        let names: Vec<&str> = merged.lines().filter_map(|line| line.split_once(' ')).map(|(_, name)| name).skip(1).collect();
+        let names: Vec<&str> =
+            merged.lines().filter_map(|line| line.split_once(' ')).map(|(_, name)| name).skip(1).collect();
         assert!(names.is_sorted(), "{merged}");
     }
 
@@ -268,7 +274,10 @@ mod tests {
     #[test]
     fn a_line_that_both_added_is_there_once() {
         let line = entry('a', 10);
-        assert_eq!(both_ways(Format::Log, "", &[line.clone(), entry('b', 20)].concat(), &line), [line, entry('b', 20)].concat());
+        assert_eq!(
+            both_ways(Format::Log, "", &[line.clone(), entry('b', 20)].concat(), &line),
+            [line, entry('b', 20)].concat()
+        );
     }
 
     #[test]
@@ -279,7 +288,8 @@ mod tests {
     }
 
     fn both_ways(format: Format, base: &str, x: &str, y: &str) -> String {
-        let merged = |x: &str, y: &str| merge(format, Sides { base: base.as_bytes(), x: x.as_bytes(), y: y.as_bytes() });
+        let merged =
+            |x: &str, y: &str| merge(format, Sides { base: base.as_bytes(), x: x.as_bytes(), y: y.as_bytes() });
         let one = merged(x, y).expect("merged");
         if format == Format::Log {
             assert_eq!(merged(y, x).as_ref(), Some(&one));
