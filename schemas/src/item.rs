@@ -25,6 +25,12 @@ pub const MAX_KEY: usize = 1024;
 pub const MAX_VERSIONS: usize = 256;
 /// Most replicas in one context.
 pub const MAX_REPLICAS: usize = 4096;
+/// Longest name of an extended attribute, in bytes.
+pub const MAX_XATTR_NAME: usize = 255;
+/// Most bytes of the names and values of all extended attributes of a file; the largest value that Linux has.
+pub const MAX_XATTRS: usize = 64 << 10;
+/// What the names of extended attributes begin with that belong to the person, and so travel.
+pub const USER_XATTR: &[u8] = b"user.";
 /// Largest stamp: the end of the year 9999.
 pub const MAX_HLC: u64 = 253_402_300_800_000 << 16;
 /// The replica of local changes that have no number yet; never on the wire.
@@ -204,6 +210,9 @@ pub struct Content {
     pub flag: Flag,
 }
 
+/// Extended attributes of the person: by name, `user.` included.
+pub type Xattrs = LiteMap<Vec<u8>, Vec<u8>>;
+
 /// What the file system keeps beside the content.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Attributes {
@@ -211,8 +220,9 @@ pub struct Attributes {
     pub mode: u16,
     /// Modification time.
     pub mtime: FileTime,
-    /// Hash of the user extended attributes, where there are any.
-    pub xattrs: Option<ContentHash>,
+    /// Extended attributes.
+    #[serde(with = "flat")]
+    pub xattrs: Xattrs,
     /// Hard-link group, where there is one.
     pub group: Option<NodeId>,
 }
@@ -277,7 +287,7 @@ pub enum RowError {
     /// The root directory itself.
     #[error("the root directory has no row")]
     Root,
-    /// Permission bits beyond 0o777 or nanoseconds beyond a second.
+    /// Permission bits beyond 0o777, nanoseconds beyond a second, or extended attributes that are not a person's.
     #[error("attributes that cannot be")]
     Attributes,
 }
@@ -348,6 +358,15 @@ impl Attributes {
     fn check(&self) -> Result<(), RowError> {
         if self.mode > 0o777 || self.mtime.nanos >= 1_000_000_000 {
             return Err(RowError::Attributes);
+        }
+        let names_a_users =
+            |name: &Vec<u8>| name.len() > USER_XATTR.len() && name.starts_with(USER_XATTR) && !name.contains(&0);
+        if !self.xattrs.keys().all(names_a_users) {
+            return Err(RowError::Attributes);
+        }
+        let bytes: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_XATTRS || self.xattrs.keys().any(|name| name.len() > MAX_XATTR_NAME) {
+            return Err(RowError::TooLong);
         }
         Ok(())
     }

@@ -115,7 +115,8 @@ pub enum Carrier {
         /// Which content.
         hash: ContentHash,
     },
-    /// Two-way: asks for parts of a content; the answer is a byte, 1 for "follows", then the bytes in order.
+    /// Two-way: asks for parts of a content. The answer is a byte, 0 where it is not here, else 1; the number of bytes in
+    /// all runs of data, a little-endian u64; then, part by part, a [`Run`] and its bytes, until the part is covered.
     Ranges {
         /// Which content.
         hash: ContentHash,
@@ -136,6 +137,46 @@ pub struct Pack {
 pub struct ChunkList {
     /// Length in bytes and keyed hash of each chunk, in order; empty if the content is not here.
     pub chunks: Vec<(u32, ContentHash)>,
+}
+
+/// Bytes that follow, or a hole in their place. A run lies within one of the parts that were asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Run {
+    /// So many bytes, which follow.
+    Data(u64),
+    /// So many zeros, which do not.
+    Zeros(u64),
+}
+
+impl Run {
+    /// Bytes of an encoded run.
+    pub const BYTES: usize = 8;
+
+    /// Twice the length, which is below 2^63, and one more for zeros, little-endian.
+    pub fn encode(self) -> [u8; Self::BYTES] {
+        match self {
+            Self::Data(len) => len << 1,
+            Self::Zeros(len) => len << 1 | 1,
+        }
+        .to_le_bytes()
+    }
+
+    /// Reads a run; `None` where it has no length.
+    pub fn decode(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let word = u64::from_le_bytes(bytes);
+        match (word >> 1, word & 1) {
+            (0, _) => None,
+            (len, 0) => Some(Self::Data(len)),
+            (len, _) => Some(Self::Zeros(len)),
+        }
+    }
+
+    /// Its length in bytes.
+    pub fn len(self) -> u64 {
+        match self {
+            Self::Data(len) | Self::Zeros(len) => len,
+        }
+    }
 }
 
 /// Why a message was refused.

@@ -1,7 +1,10 @@
 //! Links, odd names, and things that become another kind of thing.
 
+use std::collections::BTreeMap;
+
 use hearth_tests::sim::World;
 use hearth_tests::sim::disk::Act;
+use hearth_tests::sim::world::Here;
 
 #[test]
 fn symlinks_travel_as_they_are_even_when_they_lead_nowhere() {
@@ -103,6 +106,89 @@ fn a_second_name_of_a_file_follows_what_is_written_by_the_first() {
     world.settle();
     world.assert_same_everywhere("a.txt", "two");
     world.assert_same_everywhere("b.txt", "two");
+}
+
+/// Which paths are names of one file on a machine.
+fn names_of_one_file(world: &World, here: Here) -> Vec<Vec<String>> {
+    let mut names: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for (path, ino) in world.machines[here.0].disk.tree.walk() {
+        names.entry(ino).or_default().push(String::from_utf8_lossy(&path).into_owned());
+    }
+    let mut several: Vec<_> = names.into_values().filter(|names| names.len() > 1).collect();
+    several.sort();
+    several
+}
+
+#[test]
+fn two_names_of_one_file_are_two_names_of_one_file_everywhere() {
+    let mut world = World::new(77);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.must(laptop, Act::HardLink("a.txt".into(), "folder b.txt".into()));
+    world.settle();
+    assert_eq!(names_of_one_file(&world, desktop), [["a.txt", "folder b.txt"]]);
+    // A name more, later; a change under one of them; a name less.
+    world.must(desktop, Act::HardLink("folder b.txt".into(), "c.txt".into()));
+    world.settle();
+    assert_eq!(names_of_one_file(&world, laptop), [["a.txt", "c.txt", "folder b.txt"]]);
+    world.write(laptop, "c.txt", "two");
+    world.settle();
+    for path in ["a.txt", "c.txt", "folder b.txt"] {
+        world.assert_same_everywhere(path, "two");
+    }
+    assert_eq!(names_of_one_file(&world, desktop), [["a.txt", "c.txt", "folder b.txt"]]);
+    world.remove(desktop, "a.txt");
+    world.settle();
+    assert_eq!(names_of_one_file(&world, laptop), [["c.txt", "folder b.txt"]]);
+}
+
+#[test]
+fn a_name_that_leaves_a_file_for_one_of_its_own_leaves_it_everywhere() {
+    let mut world = World::new(78);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.must(laptop, Act::HardLink("a.txt".into(), "b.txt".into()));
+    world.settle();
+    // The very same bytes, saved as editors do: a file of its own.
+    world.save(laptop, "b.txt", "one");
+    world.settle();
+    assert_eq!(names_of_one_file(&world, desktop), Vec::<Vec<String>>::new());
+    world.write(desktop, "b.txt", "two");
+    world.settle();
+    world.assert_same_everywhere("a.txt", "one");
+    world.assert_same_everywhere("b.txt", "two");
+}
+
+#[test]
+fn extended_attributes_travel_alone_and_stay_through_an_edit() {
+    let mut world = World::new(79);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "photo.jpg", "a picture");
+    world.mkdir(laptop, "album");
+    world.settle();
+    let before = world.sent.contents;
+    let colour = || b"user.colour".to_vec();
+    for path in ["photo.jpg", "album"] {
+        world.must(laptop, Act::Setfattr(path.into(), colour(), Some(b"red".to_vec())));
+    }
+    world.settle();
+    assert_eq!(world.sent.contents, before);
+    let xattrs = |world: &World, here: Here, path: &str| {
+        let tree = &world.machines[here.0].disk.tree;
+        let ino = tree.look(path.as_bytes()).expect("a path").expect("an entry");
+        tree.get(ino).xattrs.get(&colour()).cloned()
+    };
+    for path in ["photo.jpg", "album"] {
+        assert_eq!(xattrs(&world, desktop, path), Some(b"red".to_vec()), "{path}");
+    }
+    world.write(desktop, "photo.jpg", "another picture");
+    world.settle();
+    for here in [laptop, desktop] {
+        assert_eq!(xattrs(&world, here, "photo.jpg"), Some(b"red".to_vec()));
+    }
+    world.must(desktop, Act::Setfattr("photo.jpg".into(), colour(), None));
+    world.settle();
+    assert_eq!(xattrs(&world, laptop, "photo.jpg"), None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::item::{Attributes, FileTime, Name, Value};
+use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
 use syncd_core::disk::{Disk, Handle, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
@@ -57,6 +57,8 @@ pub enum Act {
     Chmod(RelPath, u16),
     /// Sets the modification time, in seconds since 1970.
     Touch(RelPath, i64),
+    /// Sets an extended attribute, or removes it.
+    Setfattr(RelPath, Vec<u8>, Option<Vec<u8>>),
     /// Makes a socket.
     Socket(RelPath),
 }
@@ -261,6 +263,16 @@ impl SimDisk {
                 let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
                 self.tree.set_attributes(ino, Some(*mode), None);
             }
+            Act::Setfattr(path, name, value) => {
+                let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
+                let mut xattrs = self.tree.get(ino).xattrs.clone();
+                match (value, &self.tree.get(ino).body) {
+                    (_, Body::Link(_) | Body::Socket) => return Err(ErrorKind::PermissionDenied.into()),
+                    (Some(value), _) => xattrs.insert(name.clone(), value.clone()),
+                    (None, _) => xattrs.remove(name),
+                };
+                self.tree.set_xattrs(ino, xattrs);
+            }
             Act::Touch(path, secs) => {
                 let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
                 self.tree.set_attributes(ino, None, Some(FileTime { secs: *secs, nanos: 0 }));
@@ -313,6 +325,13 @@ impl SimDisk {
         {
             self.stirred.push(below(watched, name));
         }
+    }
+
+    fn give(&mut self, ino: u64, attributes: &Attributes) {
+        if !matches!(self.tree.get(ino).body, Body::Link(_)) {
+            self.tree.set_xattrs(ino, attributes.xattrs.clone());
+        }
+        self.tree.set_attributes(ino, Some(attributes.mode), Some(attributes.mtime));
     }
 
     // ---- what stands between the daemon and its calls ----
@@ -448,6 +467,10 @@ impl std::fmt::Debug for Act {
             Self::HardLink(from, to) => write!(f, "gives {:?} the other name {:?}", text(from), text(to)),
             Self::Chmod(path, mode) => write!(f, "sets the mode of {:?} to {mode:o}", text(path)),
             Self::Touch(path, secs) => write!(f, "touches {:?} at {secs}", text(path)),
+            Self::Setfattr(path, name, value) => {
+                let value = value.as_ref().map(|value| text(value));
+                write!(f, "sets {:?} of {:?} to {value:?}", text(name), text(path))
+            }
             Self::Socket(path) => write!(f, "makes socket {:?}", text(path)),
         }
     }
@@ -461,6 +484,7 @@ impl Act {
             | Self::Save(path, _)
             | Self::Link(path, _)
             | Self::Chmod(path, _)
+            | Self::Setfattr(path, _, _)
             | Self::Touch(path, _) => vec![path],
             Self::Swap(a, b) => vec![a, b],
             Self::HardLink(_, path) => vec![path],
@@ -496,6 +520,11 @@ impl Disk for SimDisk {
             Body::Link(target) => Ok(target.clone()),
             Body::File(_) | Body::Dir(_) | Body::Socket => Err(ErrorKind::InvalidInput.into()),
         }
+    }
+
+    fn xattrs(&mut self, path: &[u8]) -> Option<Xattrs> {
+        self.before().ok()?;
+        self.at(path).ok().map(|ino| self.tree.get(ino).xattrs.clone())
     }
 
     fn hash(&mut self, path: &[u8]) -> Result<(ContentHash, u64)> {
@@ -560,8 +589,26 @@ impl Disk for SimDisk {
         let ino = self.tree.create(body, 0o600);
         self.tree.set_unflushed(ino);
         self.tree.staging.insert(name.0.clone(), ino);
-        self.tree.set_attributes(ino, Some(attributes.mode), Some(attributes.mtime));
+        self.give(ino, attributes);
         Ok((self.tree.stat(ino), hash_of(&bytes), bytes.len() as u64))
+    }
+
+    fn stage_link(&mut self, name: &StageName, of: &Source) -> Result<Stat> {
+        self.before_change()?;
+        let ino = match of {
+            Source::Copy(path) => self.at(path)?,
+            Source::Kept(from) | Source::Brought(from) => *self.tree.staging.get(&from.0).ok_or(ErrorKind::NotFound)?,
+            Source::Bytes(_) | Source::Link(_) => return Err(ErrorKind::InvalidInput.into()),
+        };
+        if self.full {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        if self.tree.staging.contains_key(&name.0) || !matches!(self.tree.get(ino).body, Body::File(_)) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        self.tree.add_link(ino);
+        self.tree.staging.insert(name.0.clone(), ino);
+        Ok(self.tree.stat(ino))
     }
 
     fn flush_staged(&mut self) -> Result<()> {
@@ -672,7 +719,7 @@ impl Disk for SimDisk {
         if self.tree.stat(ino).handle != handle {
             return Err(ErrorKind::NotFound.into());
         }
-        self.tree.set_attributes(ino, Some(attributes.mode), Some(attributes.mtime));
+        self.give(ino, attributes);
         self.stir(path);
         Ok(self.tree.stat(ino))
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::ContentHash;
+use hearth_schemas::item::{Attributes, FileTime};
 use syncd_core::engine::Event;
 use syncd_core::store::Store;
 
@@ -134,6 +135,7 @@ fn assert_clean(world: &World) {
 /// All that must be alike about a disk.
 fn picture(machine: &SimMachine) -> BTreeMap<String, String> {
     let tree = &machine.disk.tree;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     tree.walk()
         .into_iter()
         .map(|(path, ino)| {
@@ -141,10 +143,12 @@ fn picture(machine: &SimMachine) -> BTreeMap<String, String> {
             let body = match &inode.body {
                 Body::File(bytes) => format!("file {:?}", hash_of(bytes)),
                 Body::Dir(_) => "dir".to_owned(),
-                Body::Link(target) => format!("link {}", String::from_utf8_lossy(target)),
+                Body::Link(target) => format!("link {}", text(target)),
                 Body::Socket => "socket".to_owned(),
             };
-            let attributes = format!("{:o} {}.{:09}", inode.mode, inode.mtime.secs, inode.mtime.nanos);
+            let FileTime { secs, nanos } = inode.mtime;
+            let xattrs: Vec<_> = inode.xattrs.iter().map(|(name, value)| (text(name), text(value))).collect();
+            let attributes = format!("{:o} {secs}.{nanos:09} {xattrs:?}", inode.mode);
             (path.escape_ascii().to_string(), format!("{body} {attributes}"))
         })
         .collect()
@@ -169,18 +173,20 @@ pub(super) fn describe(machine: &SimMachine) -> String {
             line(format!("    content {dot:?} {:?} {:?} {:?}", content.value, content.stamp, content.flag));
         }
         for (dot, meta) in &row.meta {
-            line(format!("    meta {dot:?} {:o} {:?} {:?}", meta.attributes.mode, meta.attributes.mtime, meta.stamp));
+            let Attributes { mode, mtime, xattrs, group } = &meta.attributes;
+            line(format!("    meta {dot:?} {mode:o} {mtime:?} {xattrs:?} {group:?} {:?}", meta.stamp));
         }
         if let Some(base) = store.base_of(row.id).expect("an index in memory") {
             line(format!(
-                "    base {:?} in {:?} {:?} {:?} {:?} {:o} {:?}",
+                "    base {:?} in {:?} {:?} {:?} {:?} {:o} {:?} {:?}",
                 base.id,
                 base.parent,
                 base.name,
                 base.state,
                 base.stat.handle,
                 base.attributes.mode,
-                base.attributes.mtime
+                base.attributes.mtime,
+                base.attributes.group
             ));
             for member in &base.members {
                 line(format!("        member {member:?}"));

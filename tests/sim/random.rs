@@ -47,12 +47,17 @@ pub struct Hardships {
     pub brakes: bool,
     /// People change lines of files that are merged.
     pub merges: bool,
+    /// People set extended attributes and give files second names all the time.
+    pub attributes: bool,
 }
 
 /// The first of the seeds whose worlds have brakes.
 pub const BRAKED: u64 = 1 << 40;
 /// The first of the seeds in whose worlds files are merged.
 pub const MERGED: u64 = 1 << 41;
+
+/// The first of the seeds in whose worlds files have extended attributes and second names.
+pub const NAMED: u64 = 1 << 42;
 
 /// What is too much there.
 const LIMITS: Limits = Limits {
@@ -80,9 +85,10 @@ impl Hardships {
             index: has(5),
             clocks: has(6),
             joins: has(7),
-            links: has(8),
+            links: has(8) || seed & NAMED != 0,
             brakes: seed & BRAKED != 0,
             merges: seed & MERGED != 0,
+            attributes: seed & NAMED != 0,
         }
     }
 }
@@ -350,6 +356,18 @@ impl Player {
             4 if chance.percent(20) => format!("{here:?} {} {}", self.next_text, "long ".repeat(60_000)),
             _ => format!("{here:?} {}", self.next_text),
         };
+        if self.hardships.attributes && chance.percent(20) {
+            let name = if chance.percent(50) { "user.colour" } else { "user.xdg.comment" };
+            return Some(match chance.below(4) {
+                0 => Act::HardLink(chance.pick(&leaves)?.clone(), fresh),
+                1 => Act::Setfattr(chance.pick(&all)?.clone(), name.into(), None),
+                _ => Act::Setfattr(
+                    chance.pick(&all)?.clone(),
+                    name.into(),
+                    Some(text.into_bytes().into_iter().take(30).collect()),
+                ),
+            });
+        }
         let act = match chance.below(24) {
             0..=2 => Act::Write(fresh, text.into()),
             3..=5 => Act::Write(chance.pick(&leaves)?.clone(), text.into()),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
-use hearth_schemas::item::FileTime;
+use hearth_schemas::item::{FileTime, Xattrs};
 use syncd_core::disk::{Handle, Kind, RelPath, Stat};
 
 /// Inode number of the root directory.
@@ -40,6 +40,8 @@ pub struct Inode {
     pub ctime: FileTime,
     /// Birth time in nanoseconds.
     pub born: i64,
+    /// Extended attributes.
+    pub xattrs: Xattrs,
     /// Names it has.
     pub links: u64,
     /// Its bytes were written by the daemon and not made durable since.
@@ -170,7 +172,16 @@ impl Tree {
 
     fn inode(&mut self, body: Body, mode: u16) -> Inode {
         let now = self.tick();
-        Inode { body, mode, mtime: now, ctime: now, born: self.clock_ns, links: 1, unflushed: false }
+        Inode {
+            body,
+            mode,
+            mtime: now,
+            ctime: now,
+            born: self.clock_ns,
+            xattrs: Xattrs::new(),
+            links: 1,
+            unflushed: false,
+        }
     }
 
     /// A free inode number: the lowest, so that numbers are used again.
@@ -222,7 +233,10 @@ impl Tree {
 
     /// Counts a further name of an inode.
     pub fn add_link(&mut self, ino: u64) {
-        self.get_mut(ino).links += 1;
+        let now = self.tick();
+        let inode = self.get_mut(ino);
+        inode.links += 1;
+        inode.ctime = now;
     }
 
     /// Lets go of one name of an inode; without a name it is gone.
@@ -259,6 +273,16 @@ impl Tree {
         }
         inode.mtime = mtime.unwrap_or(inode.mtime);
         inode.ctime = now;
+    }
+
+    /// Sets the extended attributes.
+    pub fn set_xattrs(&mut self, ino: u64, xattrs: Xattrs) {
+        let now = self.tick();
+        let inode = self.get_mut(ino);
+        if inode.xattrs != xattrs {
+            inode.xattrs = xattrs;
+            inode.ctime = now;
+        }
     }
 
     /// Marks a file's bytes as not durable, or everything as durable.

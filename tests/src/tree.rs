@@ -1,7 +1,7 @@
 //! Directory trees: comparing two of them exactly, and making messy ones.
 //!
 //! A comparison looks at what travels: names as bytes, kind, mode bits, modification time to the nanosecond, content,
-//! link targets. The times of directories are left out: they follow at leisure and no barrier waits for them.
+//! link targets, extended attributes of the person, and which names are one file. The times of directories are left out: they follow at leisure and no barrier waits for them.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +21,9 @@ pub const OWN: [&str; 5] = [".config/hearth", ".config/dconf", ".local/share/hea
 /// Set-user-id, set-group-id and the sticky bit do not travel.
 const MODE_BITS: u32 = 0o777;
 
+/// Extended attributes of the person, by name.
+pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// What is at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -28,6 +31,8 @@ pub enum Entry {
     Folder {
         /// Permission bits.
         mode: u32,
+        /// Extended attributes.
+        xattrs: Xattrs,
     },
     /// A regular file.
     File {
@@ -39,6 +44,10 @@ pub enum Entry {
         size: u64,
         /// Of the content.
         hash: blake3::Hash,
+        /// Extended attributes.
+        xattrs: Xattrs,
+        /// The first of the paths in the tree that are names of this file, where it has several.
+        twin: Option<PathBuf>,
     },
     /// A symbolic link.
     Link {
@@ -71,6 +80,7 @@ impl fmt::Display for Difference {
 /// Reads a whole tree, without the relative paths (and all below them) in `excluding`.
 pub fn read(root: &Path, excluding: &[&str]) -> Result<BTreeMap<PathBuf, Entry>> {
     let mut entries = BTreeMap::new();
+    let mut inodes: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
     let mut left = vec![PathBuf::new()];
     while let Some(folder) = left.pop() {
         let place = root.join(&folder);
@@ -84,9 +94,18 @@ pub fn read(root: &Path, excluding: &[&str]) -> Result<BTreeMap<PathBuf, Entry>>
             match entry {
                 Entry::Special => continue,
                 Entry::Folder { .. } => left.push(path.clone()),
-                Entry::File { .. } | Entry::Link { .. } => {}
+                Entry::File { .. } => inodes.entry(found.metadata()?.ino()).or_default().push(path.clone()),
+                Entry::Link { .. } => {}
             }
             entries.insert(path, entry);
+        }
+    }
+    for names in inodes.into_values().filter(|names| names.len() > 1) {
+        let first = names.iter().min().cloned();
+        for name in names {
+            if let Some(Entry::File { twin, .. }) = entries.get_mut(&name) {
+                twin.clone_from(&first);
+            }
         }
     }
     Ok(entries)
@@ -122,7 +141,7 @@ fn entry(path: &Path) -> Result<Entry> {
     let mtime = (data.mtime(), data.mtime_nsec());
     let kind = data.file_type();
     if kind.is_dir() {
-        return Ok(Entry::Folder { mode });
+        return Ok(Entry::Folder { mode, xattrs: xattrs(path)? });
     }
     if kind.is_symlink() {
         return Ok(Entry::Link { target: fs::read_link(path)?.into_os_string(), mtime });
@@ -132,7 +151,24 @@ fn entry(path: &Path) -> Result<Entry> {
     }
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path)?)?;
-    Ok(Entry::File { mode, mtime, size: data.len(), hash: hasher.finalize() })
+    let (size, hash) = (data.len(), hasher.finalize());
+    Ok(Entry::File { mode, mtime, size, hash, xattrs: xattrs(path)?, twin: None })
+}
+
+fn xattrs(path: &Path) -> Result<Xattrs> {
+    let mut names = vec![0; 64 << 10];
+    let length = match rustix::fs::listxattr(path, &mut names) {
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        length => length?,
+    };
+    let mut xattrs = Xattrs::new();
+    for name in names[..length].split(|&byte| byte == 0).filter(|name| name.starts_with(b"user.")) {
+        let mut value = vec![0; 64 << 10];
+        let length = rustix::fs::getxattr(path, name, &mut value)?;
+        value.truncate(length);
+        xattrs.insert(name.to_vec(), value);
+    }
+    Ok(xattrs)
 }
 
 /// Returns `length` bytes that nothing compresses, the same for the same seed.
@@ -164,7 +200,8 @@ pub fn generate(root: &Path, seed: u64) -> Result<()> {
     mess.shapes()?;
     mess.contents()?;
     mess.modes_and_times()?;
-    mess.links()
+    mess.links()?;
+    mess.beside_the_content()
 }
 
 /// A generator in progress.
@@ -277,6 +314,33 @@ impl Mess<'_> {
         for (name, target) in links {
             symlink(target, self.root.join("links").join(name)).with_context(|| format!("linking {name}"))?;
         }
+        Ok(())
+    }
+
+    /// Extended attributes, several names of one file, and holes.
+    fn beside_the_content(&mut self) -> Result<()> {
+        let none = rustix::fs::XattrFlags::empty();
+        for (path, name, value) in [
+            ("attributes/download.pdf", "user.xdg.origin.url", &b"https://example.org/a?b=c"[..]),
+            ("attributes/download.pdf", "user.xdg.tags", "blau,grün".as_bytes()),
+            ("attributes/read only", "user.bytes", &[0, 255, 10, 13]),
+            ("attributes/empty value", "user.empty", b""),
+        ] {
+            if !self.root.join(path).exists() {
+                self.file(path, 30)?;
+            }
+            rustix::fs::setxattr(self.root.join(path), name, value, none)?;
+        }
+        fs::set_permissions(self.root.join("attributes/read only"), Permissions::from_mode(0o444))?;
+        rustix::fs::setxattr(self.root.join("attributes"), "user.folder", b"too", none)?;
+        self.file("names of one/first", 400_000)?;
+        self.folder("names of one/below")?;
+        for other in ["second", "below/third"] {
+            fs::hard_link(self.root.join("names of one/first"), self.root.join("names of one").join(other))?;
+        }
+        let holes = File::create(self.root.join("contents/holes"))?;
+        holes.set_len(64 << 20)?;
+        holes.write_all_at(b"an island", 40 << 20)?;
         Ok(())
     }
 

@@ -35,6 +35,11 @@ impl Case {
         Self { format, name, outcome: GOOD, bytes: codec::encode(value) }
     }
 
+    /// Bytes that are what they are, without an encoder's length before them.
+    pub(crate) fn bytes(format: &'static str, name: &'static str, bytes: Vec<u8>) -> Self {
+        Self { format, name, outcome: GOOD, bytes }
+    }
+
     /// Bytes that are refused.
     pub(crate) fn bad(format: &'static str, name: &'static str, outcome: &'static str, bytes: Vec<u8>) -> Self {
         Self { format, name, outcome, bytes }

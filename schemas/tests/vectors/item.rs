@@ -213,7 +213,7 @@ pub(crate) fn file() -> Row {
     let touched = Attributes {
         mode: 0o755,
         mtime: FileTime { secs: -1, nanos: 5 },
-        xattrs: Some(ContentHash([0x66; 32])),
+        xattrs: [(b"user.colour".to_vec(), b"red".to_vec())].into_iter().collect(),
         group: Some(NodeId([0x77; 16])),
     };
     row.ctx = context([(HERE, 3)]);
@@ -283,7 +283,7 @@ fn alone(id: NodeId, class: Class, value: Value) -> Row {
 
 fn meta() -> Meta {
     let mtime = FileTime { secs: 1_700_000_000, nanos: 999_999_999 };
-    Meta { attributes: Attributes { mode: 0o644, mtime, xattrs: None, group: None }, stamp: stamp(HERE, 1) }
+    Meta { attributes: Attributes { mode: 0o644, mtime, ..Attributes::default() }, stamp: stamp(HERE, 1) }
 }
 
 fn stamp(replica: ReplicaId, counter: u64) -> Stamp {

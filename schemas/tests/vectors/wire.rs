@@ -6,7 +6,7 @@ use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId, RunId};
 use hearth_schemas::item::{Class, Dot, MAX_REPLICAS, Row, UNNUMBERED};
 use hearth_schemas::wire::{
-    Carrier, ChunkList, Cursor, Known, KnownMap, MAX_MESSAGE, MAX_ROWS, MAX_WANTS, Message, Pack, WireError,
+    Carrier, ChunkList, Cursor, Known, KnownMap, MAX_MESSAGE, MAX_ROWS, MAX_WANTS, Message, Pack, Run, WireError,
 };
 use serde_bytes::ByteBuf;
 
@@ -39,14 +39,19 @@ fn read(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         },
         "carrier" => again(codec::decode::<Carrier>(bytes, MAX_MESSAGE)),
         "pack" => again(codec::decode::<Pack>(bytes, MAX_MESSAGE)),
+        "run" => {
+            let run = bytes.try_into().ok().and_then(Run::decode).ok_or("Malformed")?;
+            Ok(run.encode().to_vec())
+        }
         "chunks" => again(codec::decode::<ChunkList>(bytes, MAX_MESSAGE)),
         other => panic!("unknown format {other}"),
     }
 }
 
 fn wire_vectors() -> String {
-    let comment = "message|carrier|pack|chunks NAME OUTCOME BYTES…   outcome: good, or why it is refused";
-    let all: Vec<Case> = [messages(), refused_messages(), carriers(), contents()].into_iter().flatten().collect();
+    let comment = "message|carrier|pack|chunks|run NAME OUTCOME BYTES…   outcome: good, or why it is refused";
+    let all: Vec<Case> =
+        [messages(), refused_messages(), carriers(), contents(), runs()].into_iter().flatten().collect();
     cases(comment, &all)
 }
 
@@ -153,6 +158,17 @@ fn contents() -> Vec<Case> {
         bad_list("longer", "NotCanonical", longer(codec::encode(&list))),
         bad_list("length-over-32-bits", "Malformed", codec::encode(&(1u8, 1u64 << 32, HASH))),
         bad_list("endless", "Malformed", codec::encode(&u64::MAX)),
+    ]
+}
+
+fn runs() -> Vec<Case> {
+    let encoded = |name, run: Run| Case::bytes("run", name, run.encode().to_vec());
+    vec![
+        encoded("data", Run::Data(4096)),
+        encoded("zeros", Run::Zeros(20 << 30)),
+        encoded("longest", Run::Zeros((1 << 63) - 1)),
+        Case::bad("run", "of-no-bytes", "Malformed", vec![1, 0, 0, 0, 0, 0, 0, 0]),
+        Case::bad("run", "cut", "Malformed", vec![2, 0, 0, 0, 0, 0, 0]),
     ]
 }
 

@@ -19,6 +19,7 @@ use crate::plan::{Placed, Step};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
 use crate::text;
+use crate::view::Target;
 
 mod repositories;
 pub use repositories::GitCare;
@@ -180,15 +181,31 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         for hash in steps.iter().filter_map(wants) {
             *uses.entry(hash).or_default() += 1;
         }
+        // Of the names that a file is to have, one is staged; the others are further names of that.
+        let mut twins: Vec<(&Placed, StageName)> = Vec::new();
         for step in steps {
             let (Step::Create(placed) | Step::Replace(placed)) = step else { continue };
+            let stays = matches!(step, Step::Replace(_)) && self.keeps_value(placed)?;
+            let twin = twins.iter().find(|(twin, _)| is_one_file(&twin.target.value, &twin.target.attributes, placed));
             let last = wants(step).and_then(|hash| uses.get_mut(&hash)).is_none_or(|left| {
                 *left -= 1;
                 *left == 0
             });
             let into_place = matches!(step, Step::Create(_));
-            match self.stage(placed, last, into_place, now) {
+            let done = match twin.map(|(_, name)| name.clone()) {
+                Some(name) => self.stage_twin(placed, name, now),
+                None => match self.stage_name_of_partner(placed, now) {
+                    Ok(None) if stays && !self.is_shared(placed)? => continue,
+                    Ok(None) => self.stage(placed, last, into_place, now),
+                    Ok(Some(entry)) => Ok(entry),
+                    Err(fault) => Err(fault),
+                },
+            };
+            match done {
                 Ok(entry) => {
+                    if placed.target.attributes.group.is_some() {
+                        twins.push((placed, entry.0.clone()));
+                    }
                     staged.insert(placed.id, entry);
                 }
                 Err(Fault::Store(error)) => return Err(error),
@@ -199,6 +216,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                     // The content is not where it was, though another entry of this plan may have it by now.
                     failed.insert(placed.id);
                     self.applied.missed.insert(placed.id);
+                    if stays {
+                        self.applied.look.push(Spot::Entry(placed.parent, placed.target.name.clone()));
+                    }
                 }
                 Err(Fault::Io(error)) => {
                     failed.insert(placed.id);
@@ -221,6 +241,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let mut name = stage_name(placed.id, now);
         let (mut source, wanted) = match &target.value {
             Value::File { size: 0, hash } => (Source::Bytes(Vec::new()), Some(*hash)),
+            Value::File { hash, .. } if self.keeps_value(placed)? => {
+                let base = self.checked(placed.id)?;
+                (Source::Copy(self.path_of(&base)?), Some(*hash))
+            }
             Value::File { hash, .. } => (self.sources.get(hash).ok_or(Fault::Changed)?.clone(), Some(*hash)),
             Value::Link { target } => (Source::Link(target.clone()), None),
             Value::Dir | Value::Setting { .. } | Value::Replica { .. } => return Err(Fault::Changed),
@@ -255,6 +279,60 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok((name, stat))
     }
 
+    /// Whether an entry has the content already that it shall have.
+    fn keeps_value(&self, placed: &Placed) -> StoreResult<bool> {
+        Ok(self.state.store.base(placed.id)?.is_some_and(|base| base.value == placed.target.value))
+    }
+
+    /// Whether the file of an entry that leaves its hard-link group has other names here, which it is to part from.
+    fn is_shared(&self, placed: &Placed) -> StoreResult<bool> {
+        let Some(base) = self.state.store.base(placed.id)? else { return Ok(false) };
+        let group = placed.target.attributes.group;
+        let mut others = self.state.store.bases_with(base.stat.handle)?.into_iter();
+        Ok(others.any(|other| other.id != base.id && (group.is_none() || other.attributes.group != group)))
+    }
+
+    /// Stages a further name of a file that is staged already.
+    fn stage_twin(&mut self, placed: &Placed, of: StageName, now: &mut Now) -> Result<(StageName, Stat), Fault> {
+        let name = stage_name(placed.id, now);
+        let of = Source::Kept(of);
+        if let Ok(stat) = self.disk.stage_link(&name, &of) {
+            return Ok((name, stat));
+        }
+        // No more names, or none at all on this file system: then it is a file of its own.
+        let (stat, ..) = self.disk.stage(&name, &of, &placed.target.attributes)?;
+        Ok((name, stat))
+    }
+
+    /// Stages a further name of a file in this entry's hard-link group, where this disk has one that is as it shall be
+    /// and the entry is not a name of it already.
+    fn stage_name_of_partner(&mut self, placed: &Placed, now: &mut Now) -> Result<Option<(StageName, Stat)>, Fault> {
+        let (Some(_), Value::File { hash, .. }) = (placed.target.attributes.group, &placed.target.value) else {
+            return Ok(None);
+        };
+        let own = self.state.store.base(placed.id)?.map(|base| base.stat.handle);
+        for base in self.state.store.base_holding(*hash)? {
+            let fits = base.id != placed.id
+                && base.state == BaseState::Live
+                && Some(base.stat.handle) != own
+                && is_one_file(&base.value, &base.attributes, placed);
+            if !fits {
+                continue;
+            }
+            let (name, path) = (stage_name(placed.id, now), self.path_of(&base)?);
+            if self.disk.stat(&path)?.as_ref() != Some(&base.stat) {
+                continue;
+            }
+            let Ok(stat) = self.disk.stage_link(&name, &Source::Copy(path)) else { continue };
+            if same_file(&stat, &base.stat) {
+                return Ok(Some((name, stat)));
+            }
+            // Somebody was quicker.
+            self.disk.discard(&name)?;
+        }
+        Ok(None)
+    }
+
     /// What it is that a content could not be staged: where it was to be copied from a file here, that is no trouble of
     /// the entry that needs it, which can have it from elsewhere. Only a lack of room is.
     fn unfit(&mut self, source: Source, wanted: Option<ContentHash>, error: Error) -> Fault {
@@ -285,6 +363,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Step::Park(id) => self.park(*id),
             Step::Move(placed) => self.move_to(placed),
             Step::Create(placed) => self.create(placed, staged),
+            Step::Replace(placed) if !staged.contains_key(&placed.id) && self.keeps_value(placed)? => {
+                self.adjust(placed)
+            }
             Step::Replace(placed) => self.replace(placed, staged, now),
             Step::Adjust(placed) => self.adjust(placed),
             Step::Remove(id) => self.remove(*id, now),
@@ -393,6 +474,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let stat = self.unless_written_to(stat.ok_or(Fault::Changed)?, as_staged, spot);
         let base = new_base(placed, stat);
         self.put_entry(&base, &[])?;
+        self.follow_names(&base)?;
         text::remember(self.state, self.disk, &base)?;
         self.git.note_packed(None, &path, placed.id);
         self.git.note_sibling(placed, &path);
@@ -423,8 +505,23 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let before = base.members;
         let base = Base { parent: base.parent, name: base.name, ..new_base(placed, stat) };
         self.put_entry(&base, &before)?;
+        self.follow_names(&base)?;
         text::remember(self.state, self.disk, &base)?;
         self.changed(placed.id, path, Happened::Changed);
+        Ok(())
+    }
+
+    /// A file got a further name: what it has by now is no news under its others.
+    fn follow_names(&mut self, base: &Base) -> StoreResult<()> {
+        if base.stat.links < 2 {
+            return Ok(());
+        }
+        for mut other in self.state.store.bases_with(base.stat.handle)? {
+            if other.id != base.id && same_file(&other.stat, &base.stat) && other.stat.mode == base.stat.mode {
+                other.stat = base.stat.clone();
+                self.state.store.put_base(&other)?;
+            }
+        }
         Ok(())
     }
 
@@ -441,7 +538,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn adjust(&mut self, placed: &Placed) -> Result<(), Fault> {
         let mut base = self.state.store.base(placed.id)?.ok_or(Fault::Changed)?;
         let target = &placed.target;
-        if base.attributes != target.attributes {
+        if let Some(stat) = self.adjusted_by_another_name(&base, target)? {
+            base.stat = stat;
+            base.attributes = target.attributes.clone();
+        } else if base.attributes != target.attributes {
             let base_now = self.checked(placed.id)?;
             let path = self.path_of(&base_now)?;
             let stat = self.disk.set_attributes(&path, base_now.stat.handle, &target.attributes)?;
@@ -461,6 +561,20 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         let before = std::mem::replace(&mut base.members, target.members.clone());
         Ok(self.put_entry(&base, &before)?)
+    }
+
+    /// The stat of a file that has got the attributes that it shall have under another of its names.
+    fn adjusted_by_another_name(&mut self, base: &Base, target: &Target) -> Result<Option<Stat>, Fault> {
+        if base.class != Class::Leaf || base.stat.links < 2 || base.attributes == target.attributes {
+            return Ok(None);
+        }
+        let path = self.path_of(base)?;
+        let Some(stat) = self.disk.stat(&path)? else { return Ok(None) };
+        let wanted = &target.attributes;
+        let same = stat.kind == base.stat.kind && stat.handle == base.stat.handle && stat.size == base.stat.size;
+        let is_so = (stat.mode, stat.mtime) == (wanted.mode, wanted.mtime)
+            && self.disk.xattrs(&path).is_none_or(|xattrs| xattrs == wanted.xattrs);
+        Ok((same && is_so).then_some(stat))
     }
 
     /// Writes an entry. A node is shown as one entry: it leaves the one that it was shown as, which goes when it has
@@ -853,6 +967,12 @@ fn new_base(placed: &Placed, stat: Stat) -> Base {
         stat,
         state: BaseState::Live,
     }
+}
+
+/// Whether a file is to be the same one as another entry: one of its names in a hard-link group.
+fn is_one_file(value: &Value, attributes: &Attributes, placed: &Placed) -> bool {
+    let target = &placed.target;
+    target.attributes.group.is_some() && *attributes == target.attributes && *value == target.value
 }
 
 /// Whether a displaced file is the one that base knows. A rename changes the status change time, nothing else.

@@ -7,7 +7,7 @@
 use std::io;
 
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::item::{Attributes, FileTime, Name, Value};
+use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
 use serde::{Deserialize, Serialize};
 
 /// A path below the root.
@@ -92,6 +92,9 @@ pub trait Disk {
     fn stat(&mut self, path: &[u8]) -> io::Result<Option<Stat>>;
     /// Target of a symlink.
     fn read_link(&mut self, path: &[u8]) -> io::Result<Vec<u8>>;
+    /// The extended attributes of a file or directory; `None` where that cannot be told, as on a file system that keeps
+    /// none. What is more than a row can hold is left out.
+    fn xattrs(&mut self, path: &[u8]) -> Option<Xattrs>;
     /// Keyed hash and length of a file's bytes.
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)>;
     /// The bytes of a source; fails with `FileTooLarge` where there are more than `limit`.
@@ -110,6 +113,8 @@ pub trait Disk {
         source: &Source,
         attributes: &Attributes,
     ) -> io::Result<(Stat, ContentHash, u64)>;
+    /// Gives a file of the tree or of staging a further name, in staging. Gives its stat after it.
+    fn stage_link(&mut self, name: &StageName, of: &Source) -> io::Result<Stat>;
     /// Makes the contents of everything staged so far durable, so that it may be put in place.
     fn flush_staged(&mut self) -> io::Result<()>;
     /// Makes everything done so far durable, what was done in these directories among it.
@@ -129,7 +134,7 @@ pub trait Disk {
     fn discard(&mut self, name: &StageName) -> io::Result<()>;
     /// Removes an empty directory of the tree.
     fn rmdir(&mut self, path: &[u8]) -> io::Result<()>;
-    /// Sets permission bits and modification time of this inode; gives the stat after it. Follows no symlink. Fails with
+    /// Sets permission bits, extended attributes and modification time of this inode; gives the stat after it. Follows no symlink. Fails with
     /// `NotFound` where another inode is at the path.
     fn set_attributes(&mut self, path: &[u8], handle: Handle, attributes: &Attributes) -> io::Result<Stat>;
     /// What lies in staging: name, stat.

@@ -431,7 +431,7 @@ impl<S: Store> Engine<S> {
         let parked = self.parked.values().min().copied();
         let doubted = self.doubted.values().map(|(_, until)| *until).min();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        let repositories = self.repositories.again_at(self.paused);
+        let repositories = self.repositories.again_at(self.is_heard());
         if self.paused {
             // What waits for its time to be applied has none.
             return [settle, watch, self.untidy].into_iter().flatten().min();

@@ -13,6 +13,8 @@
 pub mod packs;
 pub mod refs;
 
+use std::collections::BTreeMap;
+
 use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Attributes, Name, Row};
 
@@ -222,22 +224,39 @@ fn is_hex(digits: &[u8], lengths: &[usize]) -> bool {
     lengths.contains(&digits.len()) && digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The path of a node by what the rows say, whether it is shown or not.
-pub fn path_of<S: Store>(store: &S, row: &Row) -> StoreResult<Option<RelPath>> {
-    /// Deeper than any path that can be opened.
-    const MAX_DEPTH: usize = 2048;
-    let mut names: Vec<Name> = Vec::new();
+/// The path of a node by what the rows say, whether it is shown or not. `dirs` are the paths of directories that were
+/// asked for.
+pub fn path_of<S: Store>(
+    store: &S,
+    row: &Row,
+    dirs: &mut BTreeMap<NodeId, Option<RelPath>>,
+) -> StoreResult<Option<RelPath>> {
     let Some((_, place)) = winner(&row.place) else { return Ok(None) };
-    names.push(place.name.clone());
+    // From the node up, as far as nothing is known.
+    let mut above: Vec<(NodeId, Option<Name>)> = Vec::new();
     let mut at = place.parent;
-    while at != NodeId::ROOT && names.len() < MAX_DEPTH {
-        let Some(dir) = store.row(at)? else { return Ok(None) };
-        let Some((_, place)) = winner(&dir.place) else { return Ok(None) };
-        names.push(place.name.clone());
-        at = place.parent;
+    let mut path = loop {
+        if at == NodeId::ROOT {
+            break Some(RelPath::new());
+        }
+        if let Some(known) = dirs.get(&at) {
+            break known.clone();
+        }
+        // Two directories that were moved into each other have no path here.
+        let is_circle = above.iter().any(|(dir, _)| *dir == at);
+        let dir = if is_circle { None } else { store.row(at)? };
+        let up = dir.as_ref().and_then(|dir| winner(&dir.place)).map(|(_, place)| (place.parent, place.name.clone()));
+        above.push((at, up.as_ref().map(|(_, name)| name.clone())));
+        match up {
+            Some((parent, _)) => at = parent,
+            None => break None,
+        }
+    };
+    for (dir, name) in above.into_iter().rev() {
+        path = path.zip(name).map(|(path, name)| join(&path, &name));
+        dirs.insert(dir, path.clone());
     }
-    let parts: Vec<&[u8]> = names.iter().rev().map(Name::as_bytes).collect();
-    Ok(Some(parts.join(&b'/')))
+    Ok(path.map(|path| join(&path, &place.name)))
 }
 
 /// Whether the name of a node can be that of an object: cheap, for the many that are none.

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 use hearth_schemas::ids::NodeId;
-use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value};
+use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
-use crate::disk::{Disk, Kind, RelPath, Stat, join};
+use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
 use crate::git;
 use crate::merge::may_merge;
 use crate::row::winner;
@@ -67,6 +67,8 @@ struct Found {
     name: Name,
     path: RelPath,
     stat: Stat,
+    /// `None` where they could not be read.
+    xattrs: Option<Xattrs>,
 }
 
 /// Looks at spots.
@@ -278,7 +280,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if base.is_some_and(|base| base.state == BaseState::Live && base.stat == stat) {
             return Ok(());
         }
-        found.push(Found { parent, name, path, stat });
+        let xattrs = self.xattrs(&path, &stat);
+        found.push(Found { parent, name, path, stat, xattrs });
         Ok(())
     }
 
@@ -291,6 +294,13 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(false) };
         let known = self.state.store.bases_with(stat.handle)?;
         Ok((stat.kind == Kind::Dir && known.is_empty()) || known.iter().any(|base| self.missing.contains_key(&base.id)))
+    }
+
+    fn xattrs(&mut self, path: &[u8], stat: &Stat) -> Option<Xattrs> {
+        match stat.kind {
+            Kind::File | Kind::Dir => self.disk.xattrs(path),
+            Kind::Link | Kind::Other => None,
+        }
     }
 
     /// Puts back an entry that an interrupted apply had parked.
@@ -343,7 +353,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             Some(base) if base.class == Class::Dir => {
                 let recreated = base.stat.handle != found.stat.handle;
                 let mut base = Base { state: BaseState::Live, stat: found.stat.clone(), ..base };
-                self.attributes(&mut base, &found.stat, now)?;
+                self.attributes(&mut base, &found.stat, found.xattrs.as_ref(), now)?;
                 if recreated {
                     self.looked.more.push(Spot::Deep(base.id));
                 }
@@ -352,7 +362,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             Some(other) => self.displace(other, now)?,
             None => {}
         }
-        let actual = attributes_of(&found.stat);
+        let actual = attributes_of(&found.stat, found.xattrs.as_ref());
         let slot = self.registered_here(&found)?;
         let adopted = slot.into_iter().find(|target| target.class == Class::Dir);
         let (id, members) = match adopted {
@@ -459,10 +469,16 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     /// An entry stands where base has it, with other bytes or attributes.
     fn edited(&mut self, mut base: Base, found: Found, value: Value, now: &mut Now) -> StoreResult<()> {
+        if base.stat.handle != found.stat.handle {
+            self.lost_a_name(&base, now)?;
+        }
+        let group = self.group(&found.stat, Some(&base), now)?;
+        let xattrs = found.xattrs.as_ref().or(Some(&base.attributes.xattrs));
+        let actual = Attributes { group, ..attributes_of(&found.stat, xattrs) };
         base.state = BaseState::Live;
         base.stat = found.stat.clone();
         if base.value == value {
-            self.attributes(&mut base, &found.stat, now)?;
+            self.set_attributes(&mut base, actual, now)?;
             return self.state.store.put_base(&base);
         }
         if base.members.is_empty() {
@@ -472,7 +488,6 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
         self.looked.changes += 1;
         let mut base = self.materialise(base, now)?;
-        let actual = attributes_of(&found.stat);
         let stamp = self.state.stamp(now);
         let members = std::mem::take(&mut base.members);
         let Some((first, others)) = members.split_first() else { return Ok(()) };
@@ -490,7 +505,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             content.base = untold.base;
         }
         member.dots.content = vec![self.state.write_content(&mut row, &member.dots.content, content)];
-        if base.attributes.mode != actual.mode {
+        let Attributes { mode, xattrs, group, .. } = &base.attributes;
+        if (mode, xattrs, group) != (&actual.mode, &actual.xattrs, &actual.group) {
             member.dots.meta = vec![self.state.write_meta(&mut row, &member.dots.meta, &actual, stamp)];
         }
         self.state.put(&row)?;
@@ -501,8 +517,13 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     }
 
     /// Mode or time differ, the bytes do not.
-    fn attributes(&mut self, base: &mut Base, stat: &Stat, now: &mut Now) -> StoreResult<()> {
-        let actual = Attributes { xattrs: base.attributes.xattrs, group: base.attributes.group, ..attributes_of(stat) };
+    fn attributes(&mut self, base: &mut Base, stat: &Stat, xattrs: Option<&Xattrs>, now: &mut Now) -> StoreResult<()> {
+        let group = self.group(stat, Some(base), now)?;
+        let actual = Attributes { group, ..attributes_of(stat, xattrs.or(Some(&base.attributes.xattrs))) };
+        self.set_attributes(base, actual, now)
+    }
+
+    fn set_attributes(&mut self, base: &mut Base, actual: Attributes, now: &mut Now) -> StoreResult<()> {
         if base.attributes == actual {
             return Ok(());
         }
@@ -520,6 +541,59 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         Ok(())
     }
 
+    /// The hard-link group of a file: what all its names in the home have in common, by the least of their keys. Names that
+    /// are not in one yet are told to be.
+    fn group(&mut self, stat: &Stat, base: Option<&Base>, now: &mut Now) -> StoreResult<Option<NodeId>> {
+        // Another file at this name is a file of its own. That the same one has no other name here says nothing: those
+        // may be yet to come.
+        let known = base.filter(|base| base.stat.handle == stat.handle).and_then(|base| base.attributes.group);
+        if stat.kind != Kind::File || stat.links < 2 {
+            return Ok(known);
+        }
+        let others = self.other_names(stat.handle, base.map(|base| base.id))?;
+        if others.is_empty() {
+            return Ok(known);
+        }
+        let groups = others.iter().filter_map(|other| other.attributes.group).chain(known);
+        let keys = others.iter().map(|other| other.id).chain(base.map(|base| base.id));
+        let group = groups.min().or(keys.min());
+        for other in others {
+            self.regroup(other, group, now)?;
+        }
+        Ok(group)
+    }
+
+    fn regroup(&mut self, mut base: Base, group: Option<NodeId>, now: &mut Now) -> StoreResult<()> {
+        if base.attributes.group != group {
+            let actual = Attributes { group, ..base.attributes.clone() };
+            self.set_attributes(&mut base, actual, now)?;
+            self.state.store.put_base(&base)?;
+        }
+        Ok(())
+    }
+
+    /// A file has lost a name: with one left, it is not in a hard-link group any more.
+    fn lost_a_name(&mut self, lost: &Base, now: &mut Now) -> StoreResult<()> {
+        if lost.attributes.group.is_some()
+            && let Ok([last]) = <[Base; 1]>::try_from(self.other_names(lost.stat.handle, Some(lost.id))?)
+        {
+            self.regroup(last, None, now)?;
+        }
+        Ok(())
+    }
+
+    /// The entries that are names of a file, but for one of them.
+    fn other_names(&mut self, handle: Handle, but: Option<NodeId>) -> StoreResult<Vec<Base>> {
+        let mut names = Vec::new();
+        for base in self.state.store.bases_with(handle)? {
+            let other = base.class == Class::Leaf && base.state == BaseState::Live && Some(base.id) != but;
+            if other && self.still_stands(&base)? {
+                names.push(base);
+            }
+        }
+        Ok(names)
+    }
+
     /// The time of a directory in which something has just changed.
     fn directory_time(&mut self, dir: NodeId, now: &mut Now) -> StoreResult<()> {
         if dir == NodeId::ROOT {
@@ -531,7 +605,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             && stat.handle == base.stat.handle
             && stat != base.stat
         {
-            self.attributes(&mut base, &stat, now)?;
+            let xattrs = self.xattrs(&path, &stat);
+            self.attributes(&mut base, &stat, xattrs.as_ref(), now)?;
             base.stat = stat;
             self.state.store.put_base(&base)?;
         }
@@ -565,7 +640,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         base.name = found.name.clone();
         if base.class == Class::Dir {
             base.stat = found.stat.clone();
-            self.attributes(&mut base, &found.stat, now)?;
+            self.attributes(&mut base, &found.stat, found.xattrs.as_ref(), now)?;
             self.looked.more.push(Spot::Deep(base.id));
         }
         self.state.store.put_base(&base)
@@ -573,7 +648,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     /// A leaf that base knows nothing of: a known node that this disk lacked, a dead one come back, or a new one.
     fn appeared(&mut self, found: Found, value: Value, now: &mut Now) -> StoreResult<()> {
-        let actual = attributes_of(&found.stat);
+        let group = self.group(&found.stat, None, now)?;
+        let actual = Attributes { group, ..attributes_of(&found.stat, found.xattrs.as_ref()) };
         let mut base = Base {
             id: NodeId::ROOT,
             parent: found.parent.id,
@@ -727,6 +803,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let mut row = Row::empty(member.node, Class::Leaf);
         let name = own_name(&self.state.store, &base)?;
         let place = vec![self.state.write_place(&mut row, &[], parent, &name, stamp)];
+        base.attributes.group = None;
         let content = self.state.content(base.value.clone(), None, base.attributes.clone(), stamp, now);
         let content = vec![self.state.write_content(&mut row, &[], content)];
         let meta = vec![self.state.write_meta(&mut row, &[], &base.attributes, stamp)];
@@ -807,6 +884,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.pin_siblings(&base, now)?;
         let mut queue = vec![(base, Flag::Itself)];
         while let Some((base, flag)) = queue.pop() {
+            self.lost_a_name(&base, now)?;
             for child in self.state.store.base_in(base.id)? {
                 self.missing.remove(&child.id);
                 queue.push((child, Flag::WithDirectory));
@@ -1021,6 +1099,7 @@ fn nodes_of(base: &Base) -> Vec<NodeId> {
     base.members.iter().map(|member| member.node).collect()
 }
 
-fn attributes_of(stat: &Stat) -> Attributes {
-    Attributes { mode: stat.mode, mtime: stat.mtime, xattrs: None, group: None }
+fn attributes_of(stat: &Stat, xattrs: Option<&Xattrs>) -> Attributes {
+    let xattrs = xattrs.filter(|_| stat.kind != Kind::Link).cloned().unwrap_or_default();
+    Attributes { mode: stat.mode, mtime: stat.mtime, xattrs, group: None }
 }

@@ -63,7 +63,7 @@ pub enum Step {
     Move(Placed),
     /// Makes a leaf.
     Create(Placed),
-    /// Gives a leaf other content.
+    /// Gives a leaf other content, or the same in another hard-link group.
     Replace(Placed),
     /// Gives an entry other attributes, or only other versions that it embodies.
     Adjust(Placed),
@@ -396,7 +396,7 @@ impl<'a, F: Fn(NodeId, &Name) -> Option<NodeId>> Planner<'a, F> {
                         .or_insert(None);
                     self.steps.push(Step::Move(placed.clone()));
                 }
-                if base.value != placed.target.value {
+                if base.value != placed.target.value || base.attributes.group != placed.target.attributes.group {
                     self.steps.push(Step::Replace(placed.clone()));
                 } else if base.attributes != placed.target.attributes || base.members != placed.target.members {
                     self.steps.push(Step::Adjust(placed.clone()));

@@ -393,6 +393,8 @@ impl<S: Store> State<S> {
             Value::File { hash, .. } => Some(*hash),
             Value::Dir | Value::Link { .. } | Value::Setting { .. } | Value::Replica { .. } => None,
         });
+        // A version of its own shares its inode with nothing.
+        let born = Attributes { group: None, ..born };
         Content { value, base, depth: 0, born, stamp, wall_ms: now.wall_ms, flag: Flag::Live }
     }
 
@@ -535,7 +537,9 @@ impl<S: Store> State<S> {
         let mut attributes = attributes.clone();
         if row::winner(&row.content).is_some_and(|(_, content)| matches!(content.value, Value::Link { .. })) {
             // A symlink has no mode of its own: a file that takes its place gets back what it had.
-            attributes.mode = row::winner(&row.meta).map_or(FILE_MODE, |(_, meta)| meta.attributes.mode);
+            let before = row::winner(&row.meta).map(|(_, meta)| &meta.attributes);
+            attributes.mode = before.map_or(FILE_MODE, |before| before.mode);
+            attributes.xattrs = before.map(|before| before.xattrs.clone()).unwrap_or_default();
         }
         let meta = Meta { attributes, stamp };
         row::write(&mut row.meta, &mut row.ctx, seen, dot, meta);

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use hearth_schemas::ids::{NodeId, ReplicaId};
-use hearth_schemas::item::{Attributes, Class, Content, Name, Row, Stamp, Value};
+use hearth_schemas::item::{Attributes, Class, Content, Name, Row, Stamp, Value, Xattrs};
 
 use crate::conflict::{Naming, derived_id, family, may_be_sibling, registered, sibling_name};
 use crate::disk::join;
@@ -324,7 +324,7 @@ pub fn all_dots(row: &Row) -> Dots {
     }
 }
 
-/// The attributes that a row shows: the mode that was set last; the time of the last edit or touch. A symlink has
+/// The attributes that a row shows: what was set last; the time of the last edit or touch. A symlink has
 /// every permission, whatever its node had as a file.
 pub fn attributes(row: &Row) -> Attributes {
     let content = winner(&row.content).map(|(_, content)| content);
@@ -338,6 +338,7 @@ pub fn attributes(row: &Row) -> Attributes {
     };
     if content.is_some_and(|content| matches!(content.value, Value::Link { .. })) {
         shown.mode = LINK_MODE;
+        shown.xattrs = Xattrs::new();
     }
     shown
 }

@@ -8,19 +8,20 @@
 
 mod bring;
 mod unfinished;
+mod xattr;
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::item::{Attributes, FileTime, Name, Value};
+use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
     Timestamps, UTIME_OMIT,
@@ -303,10 +304,18 @@ impl RealDisk {
                     Err(error) => return Err(error),
                 };
                 hasher.update(&block[..read]);
-                if let Some(into) = &mut into {
-                    into.write_all(&block[..read])?;
-                }
                 size += read as u64;
+                match &mut into {
+                    // A hole stays one.
+                    Some(into) if read == BLOCK && block.iter().all(|&byte| byte == 0) => {
+                        into.seek(SeekFrom::Current(read as i64))?;
+                    }
+                    Some(into) => into.write_all(&block[..read])?,
+                    None => {}
+                }
+            }
+            if let Some(into) = into.filter(|_| size >= BLOCK as u64) {
+                into.set_len(size)?;
             }
             Ok(size)
         })
@@ -409,6 +418,12 @@ impl Disk for RealDisk {
         Ok(rustix::fs::readlinkat(&dir, name, Vec::new())?.into_bytes())
     }
 
+    fn xattrs(&mut self, path: &[u8]) -> Option<Xattrs> {
+        let (dir, name) = self.parent(path).ok()?;
+        let entry = entry_of(&dir, name).ok()?;
+        xattr::read(&through(&entry)).ok().flatten()
+    }
+
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)> {
         let mut file = self.open_file(path)?;
         self.digest(&mut file, None)
@@ -451,6 +466,9 @@ impl Disk for RealDisk {
             return Ok((self.stat_at(&self.0.staging, name.0.as_bytes())?, hash, target.len() as u64));
         }
         let staged = self.stage_file(name, source).and_then(|(file, hash, size)| {
+            if !attributes.xattrs.is_empty() || matches!(source, Source::Copy(_) | Source::Kept(_)) {
+                xattr::write(&through(&file), &attributes.xattrs)?;
+            }
             rustix::fs::fchmod(&file, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
             rustix::fs::futimens(&file, &times_of(attributes))?;
             let stat = self.stat_of(&statx(file.as_fd(), b"")?);
@@ -463,6 +481,21 @@ impl Disk for RealDisk {
             let _ = self.discard(name);
         }
         staged
+    }
+
+    fn stage_link(&mut self, name: &StageName, of: &Source) -> io::Result<Stat> {
+        let staging = &self.0.staging;
+        match of {
+            Source::Copy(path) => {
+                let (dir, from) = self.parent(path)?;
+                rustix::fs::linkat(&dir, from, staging, &name.0, AtFlags::empty())?;
+            }
+            Source::Kept(from) | Source::Brought(from) => {
+                rustix::fs::linkat(staging, &from.0, staging, &name.0, AtFlags::empty())?;
+            }
+            Source::Bytes(_) | Source::Link(_) => return Err(ErrorKind::InvalidInput.into()),
+        }
+        self.stat_at(staging, name.0.as_bytes())
     }
 
     fn flush_staged(&mut self) -> io::Result<()> {
@@ -531,8 +564,7 @@ impl Disk for RealDisk {
 
     fn set_attributes(&mut self, path: &[u8], handle: Handle, attributes: &Attributes) -> io::Result<Stat> {
         let (dir, name) = self.parent(path)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let entry = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
+        let entry = entry_of(&dir, name)?;
         let before = self.stat_of(&statx(entry.as_fd(), b"")?);
         if before.handle != handle {
             return Err(io::ErrorKind::NotFound.into());
@@ -542,8 +574,17 @@ impl Disk for RealDisk {
             rustix::fs::utimensat(&dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         } else {
             // A name could be given to something else meanwhile; the descriptor cannot.
-            let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&entry));
-            if before.mode != attributes.mode & 0o777 {
+            let own = through(&entry);
+            let mut mode = before.mode;
+            if xattr::read(&own)?.is_some_and(|found| found != attributes.xattrs) {
+                if mode & 0o600 != 0o600 {
+                    // Only who may write to a file may set its extended attributes.
+                    mode |= 0o600;
+                    rustix::fs::chmod(&own, Mode::from_raw_mode(RawMode::from(mode)))?;
+                }
+                xattr::write(&own, &attributes.xattrs)?;
+            }
+            if mode != attributes.mode & 0o777 {
                 rustix::fs::chmod(&own, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
             }
             rustix::fs::utimensat(rustix::fs::CWD, &own, &times, AtFlags::empty())?;
@@ -580,6 +621,17 @@ impl Region {
         let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
         Self { device: (stat.stx_dev_major, stat.stx_dev_minor), mount: told.then_some(stat.stx_mnt_id) }
     }
+}
+
+/// An entry of a directory as a descriptor that nothing can be read by.
+fn entry_of(dir: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
+/// The path of what a descriptor is open on, whatever became of its names.
+fn through(entry: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", entry.as_raw_fd())
 }
 
 /// What is asked of `statx`.

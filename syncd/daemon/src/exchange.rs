@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
-use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack};
+use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack, Run};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde_bytes::ByteBuf;
 use syncd_core::chunk::{Part, assemble, cut};
@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 
 use crate::disk::{RealDisk, Unfinished};
 use crate::driver::Driver;
+use crate::runs::{Came, Runs, runs_of};
 use crate::stream::{FrameError, pack, read_frame, read_head, write_head};
 
 /// Streams on which contents are sent to one peer at a time.
@@ -465,8 +466,7 @@ async fn answer(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream) -
         }
         Carrier::Ranges { ranges, .. } => match file {
             Ok(file) if ranges.len() <= MAX_RANGES => {
-                send.write_all(&[1]).await?;
-                send_ranges(send, Arc::new(file), ranges).await?;
+                send_ranges(send, file, ranges).await?;
             }
             _ => send.write_all(&[0]).await?,
         },
@@ -476,20 +476,34 @@ async fn answer(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream) -
     Ok(())
 }
 
-async fn send_ranges(send: &mut SendStream, file: Arc<File>, ranges: Vec<(u64, u64)>) -> Result<(), FrameError> {
+async fn send_ranges(send: &mut SendStream, file: File, ranges: Vec<(u64, u64)>) -> Result<(), FrameError> {
+    let runs = blocking(move || {
+        let runs = ranges.into_iter().map(|(offset, len)| Ok((offset, runs_of(&file, offset, len)?)));
+        Ok((runs.collect::<io::Result<Vec<_>>>()?, file))
+    });
+    let Ok((runs, file)) = runs.await else { return Ok(send.write_all(&[0]).await?) };
+    let data = runs.iter().flat_map(|(_, runs)| runs).filter(|run| matches!(run, Run::Data(_)));
+    let data: u64 = data.map(|run| run.len()).fold(0, u64::saturating_add);
+    send.write_all(&[&[1][..], &data.to_le_bytes()].concat()).await?;
     let (blocks, mut ready) = mpsc::channel::<Bytes>(4);
     tokio::task::spawn_blocking(move || {
-        for (offset, len) in ranges {
-            let mut at = 0;
-            while at < len {
-                let mut block = vec![0; usize::try_from((len - at).min(BLOCK as u64)).expect("a block is small")];
-                if file.read_exact_at(&mut block, offset.saturating_add(at)).is_err() {
+        for (mut at, runs) in runs {
+            for run in runs {
+                let end = at + run.len();
+                if blocks.blocking_send(Bytes::copy_from_slice(&run.encode())).is_err() {
                     return;
                 }
-                at += block.len() as u64;
-                if blocks.blocking_send(block.into()).is_err() {
-                    return;
+                while matches!(run, Run::Data(_)) && at < end {
+                    let mut block = vec![0; usize::try_from((end - at).min(BLOCK as u64)).expect("a block is small")];
+                    if file.read_exact_at(&mut block, at).is_err() {
+                        return;
+                    }
+                    at += block.len() as u64;
+                    if blocks.blocking_send(block.into()).is_err() {
+                        return;
+                    }
                 }
+                at = end;
             }
         }
     });
@@ -536,8 +550,7 @@ async fn bring(
         if content.in_order() > size {
             content.restart()?;
         }
-        let fits = size - content.in_order() <= disk.room()?;
-        if fits { Ok(content) } else { Err(io::ErrorKind::StorageFull.into()) }
+        Ok(content)
     })
     .await?;
     let have = content.in_order();
@@ -614,7 +627,7 @@ async fn fetch_ranges(
     connection: &Connection,
     hash: ContentHash,
     ranges: &[(u64, u64)],
-    mut content: Unfinished,
+    content: Unfinished,
 ) -> Result<Unfinished, Failed> {
     let ended = |error: String| FrameError::Ended(error);
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
@@ -625,6 +638,9 @@ async fn fetch_ranges(
     if follows != [1] {
         return Err(ended("the peer does not have it".into()).into());
     }
+    let mut bytes = [0; 8];
+    recv.read_exact(&mut bytes).await.map_err(|error| ended(error.to_string()))?;
+    let mut content = blocking(move || content.expect(u64::from_le_bytes(bytes)).map(|()| content)).await?;
     let ranges = ranges.to_vec();
     let (handfuls, ready) = mpsc::channel(4);
     let writing = blocking(move || {
@@ -658,7 +674,7 @@ async fn gather(recv: &mut RecvStream, handfuls: mpsc::Sender<Vec<Bytes>>) -> Re
     }
 }
 
-/// Writes what comes to its places; gives whether all of it came.
+/// Puts what comes into its places; gives whether all of it came.
 fn write_ranges(
     content: &mut Unfinished,
     ranges: &[(u64, u64)],
@@ -666,13 +682,25 @@ fn write_ranges(
 ) -> io::Result<bool> {
     let mut ranges = ranges.iter().copied();
     let mut open = ranges.next();
+    let mut runs = Runs::default();
     while let Some(handful) = ready.blocking_recv() {
         for mut piece in handful {
             while !piece.is_empty() {
                 let Some((at, len)) = open else { return Ok(false) };
-                let step = piece.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-                content.write(&piece.split_to(step), at)?;
-                let step = step as u64;
+                let (used, came) = runs.take(&piece);
+                piece = piece.split_off(used);
+                let step = match came {
+                    Came::Nothing => continue,
+                    Came::Data(step) if step as u64 <= len => {
+                        content.write(&piece.split_to(step), at)?;
+                        step as u64
+                    }
+                    Came::Zeros(step) if step <= len => {
+                        content.skip(step, at)?;
+                        step
+                    }
+                    Came::Data(_) | Came::Zeros(_) | Came::Nonsense => return Ok(false),
+                };
                 open = if step == len { ranges.next() } else { Some((at + step, len - step)) };
             }
         }

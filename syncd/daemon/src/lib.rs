@@ -21,6 +21,7 @@ pub mod prefixed;
 pub mod relay;
 pub mod retention;
 pub mod rulebook;
+pub mod runs;
 pub mod seen;
 pub mod service;
 pub mod settings;

@@ -307,7 +307,7 @@ impl<S: Store> Engine<S> {
         if !row::winner(&row.place).is_some_and(|(_, place)| git::may_be_object(place.name.as_bytes())) {
             return Ok(false);
         }
-        let path = git::path_of(&self.state.store, row)?;
+        let path = git::path_of(&self.state.store, row, &mut BTreeMap::new())?;
         Ok(path.is_some_and(|path| git::place(&path).is_some_and(|place| place.part.is_named_by_content())))
     }
 

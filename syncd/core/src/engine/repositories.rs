@@ -39,6 +39,8 @@ const MAX_HELD: u64 = 1 << 20;
 /// What the repositories here wait for.
 #[derive(Default)]
 pub(super) struct Repositories {
+    /// Nodes without a number that lie in no repository.
+    outside: BTreeSet<NodeId>,
     /// Nodes that are not to be told yet, with their repository.
     untold: BTreeMap<NodeId, RelPath>,
     /// Since when something of a repository is not told.
@@ -75,9 +77,9 @@ pub(super) type Planned = (Change, BTreeSet<NodeId>);
 
 impl Repositories {
     /// When to go on though nothing happens.
-    pub(super) fn again_at(&self, paused: bool) -> Option<u64> {
-        let waits = self.waits.values().map(|wait| wait.again_ms).min().filter(|_| !paused);
-        [self.look_at.filter(|_| !paused), waits].into_iter().flatten().min()
+    pub(super) fn again_at(&self, is_heard: bool) -> Option<u64> {
+        let waits = self.waits.values().map(|wait| wait.again_ms).min();
+        [self.look_at.filter(|_| is_heard), waits].into_iter().flatten().min()
     }
 
     /// Whether a node waits for its repository.
@@ -99,11 +101,11 @@ impl<S: Store> Engine<S> {
         let mut open = self.state.store.unnumbered()?;
         open.sort_unstable();
         self.repositories.untold.retain(|node, _| open.binary_search(node).is_ok());
+        self.repositories.outside.retain(|node| open.binary_search(node).is_ok());
+        let mut dirs = BTreeMap::new();
         for node in open {
-            if !self.repositories.untold.contains_key(&node)
-                && let Some(repository) = self.waits_to_be_told(node)?
-            {
-                self.repositories.untold.insert(node, repository);
+            if !self.repositories.untold.contains_key(&node) && !self.repositories.outside.contains(&node) {
+                self.sort_out(node, &mut dirs)?;
             }
         }
         let untold: BTreeSet<RelPath> = self.repositories.untold.values().cloned().collect();
@@ -121,16 +123,23 @@ impl<S: Store> Engine<S> {
         Ok(self.repositories.untold.keys().copied().collect())
     }
 
-    /// The repository of a node that is told along with the rest of it. Objects that came, and directories, go ahead.
-    fn waits_to_be_told(&self, node: NodeId) -> StoreResult<Option<RelPath>> {
-        let Some(row) = self.state.store.row(node)? else { return Ok(None) };
-        if !matches!(row.class, Class::Dir | Class::Leaf) {
-            return Ok(None);
+    /// Finds out whether a node is told along with the rest of its repository. Objects that came, and directories, go
+    /// ahead. `dirs` are the paths of directories that were asked for.
+    fn sort_out(&mut self, node: NodeId, dirs: &mut BTreeMap<NodeId, Option<RelPath>>) -> StoreResult<()> {
+        let row = self.state.store.row(node)?.filter(|row| matches!(row.class, Class::Dir | Class::Leaf));
+        let path = row.as_ref().map(|row| git::path_of(&self.state.store, row, dirs)).transpose()?.flatten();
+        match row.zip(path.as_deref().and_then(git::place)) {
+            None => {
+                self.repositories.outside.insert(node);
+            }
+            Some((row, Place { repository, part })) => {
+                let free = row.class == Class::Dir || part.is_of_objects() || part == Part::Still;
+                if all_flagged(&row) || !free {
+                    self.repositories.untold.insert(node, repository.to_vec());
+                }
+            }
         }
-        let Some(path) = git::path_of(&self.state.store, &row)? else { return Ok(None) };
-        let Some(Place { repository, part }) = git::place(&path) else { return Ok(None) };
-        let goes_ahead = !all_flagged(&row) && (row.class == Class::Dir || part.is_of_objects() || part == Part::Still);
-        Ok((!goes_ahead).then(|| repository.to_vec()))
+        Ok(())
     }
 
     /// Whether everything that stirred in a repository was looked at, so that what is told of it holds together.

@@ -51,6 +51,75 @@ fn a_staged_symlink_keeps_its_target_and_time_and_is_never_followed() {
 }
 
 #[test]
+fn extended_attributes_are_set_changed_and_removed_whatever_the_mode() {
+    let mut home = Home::new();
+    let with = |mode, pairs: &[(&str, &[u8])]| Attributes {
+        xattrs: pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect(),
+        ..attributes(mode)
+    };
+    let name = stage_name("x");
+    let first = with(0o444, &[("user.a", b"1"), ("user.b", &[0; 3000])]);
+    home.disk.stage(&name, &Source::Bytes(b"hello".to_vec()), &first).expect("staged");
+    home.disk.unstage(&name, b"file").expect("free name");
+    assert_eq!(home.disk.xattrs(b"file"), Some(first.xattrs));
+    std::fs::create_dir(home.path("folder")).expect("made");
+    for path in [&b"file"[..], b"folder"] {
+        for wanted in [with(0o400, &[("user.b", b"2"), ("user.c", b"")]), with(0o500, &[])] {
+            let stat = home.set_attributes(path, &wanted).expect("set");
+            assert_eq!((stat.mode, stat.mtime), (wanted.mode, TIME));
+            assert_eq!(home.disk.xattrs(path), Some(wanted.xattrs));
+        }
+    }
+    symlink("file", home.path("link")).expect("linked");
+    home.set_attributes(b"link", &with(0o600, &[("user.a", b"1")])).expect("a link has none");
+    assert_eq!(home.disk.xattrs(b"file"), Some(Xattrs::new()));
+}
+
+#[test]
+fn a_staged_name_of_a_file_is_that_file() {
+    let mut home = Home::new();
+    home.write("a", b"hello");
+    let stat = home.disk.stage_link(&stage_name("b"), &Source::Copy(b"a".to_vec())).expect("linked");
+    assert_eq!((Some(stat.clone()), stat.links), (home.disk.stat(b"a").expect("readable"), 2));
+    let third = home.disk.stage_link(&stage_name("c"), &Source::Kept(stage_name("b"))).expect("linked");
+    assert_eq!((third.handle, third.links), (stat.handle, 3));
+    symlink("a", home.path("link")).expect("linked");
+    let link = home.disk.stage_link(&stage_name("l"), &Source::Copy(b"link".to_vec())).expect("linked");
+    assert_eq!(link.kind, Kind::Link, "it is not followed");
+}
+
+#[test]
+fn a_hole_stays_a_hole_in_a_copy_and_in_what_comes() {
+    let mut home = Home::new();
+    let island = |file: &File| {
+        file.set_len(64 << 20).expect("longer");
+        std::os::unix::fs::FileExt::write_all_at(file, b"an island", 40 << 20).expect("written");
+    };
+    island(&File::create(home.path("holes")).expect("made"));
+    let (hash, size) = home.disk.hash(b"holes").expect("readable");
+    let name = stage_name("h");
+    let staged = home.disk.stage(&name, &Source::Copy(b"holes".to_vec()), &attributes(0o600)).expect("staged");
+    assert_eq!((staged.1, staged.2), (hash, size));
+    home.disk.unstage(&name, b"copy").expect("free name");
+
+    let mut part = home.disk.open_part(hash).expect("opened");
+    part.skip(40 << 20, 0).expect("left out");
+    part.write(b"an island", 40 << 20).expect("written");
+    drop(part);
+    let mut part = home.disk.open_part(hash).expect("goes on");
+    assert_eq!(part.in_order(), (40 << 20) + 9);
+    part.skip((24 << 20) - 9, (40 << 20) + 9).expect("left out");
+    let brought = part.finish(size).expect("read").expect("what it is called");
+    home.disk.stage(&stage_name("p"), &Source::Kept(brought), &attributes(0o600)).expect("staged");
+    home.disk.unstage(&stage_name("p"), b"brought").expect("free name");
+    for path in ["copy", "brought"] {
+        let blocks = std::fs::metadata(home.path(path)).expect("there").blocks();
+        assert!(blocks * 512 < 2 << 20, "{path} takes {blocks} blocks");
+        assert_eq!(home.disk.hash(path.as_bytes()).expect("readable"), (hash, size));
+    }
+}
+
+#[test]
 fn a_copy_is_hashed_and_leaves_its_source_alone() {
     let mut home = Home::new();
     let bytes = vec![0x5a; 3 * BLOCK + 17];

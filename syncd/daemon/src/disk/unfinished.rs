@@ -16,6 +16,8 @@ use super::{PART, RealDisk};
 
 /// Bytes written in one go.
 const BLOCK: usize = 1 << 20;
+/// Bytes that are written before it is asked again whether there is room for more.
+const UNASKED: u64 = 64 << 20;
 /// What offsets, lengths and addresses of direct writes are multiples of, in bytes: the largest block of common disks.
 const ALIGNMENT: usize = 4096;
 
@@ -65,8 +67,34 @@ impl Unfinished {
         Ok(())
     }
 
+    /// Fails with `StorageFull` where there is no room for so many bytes more.
+    pub fn expect(&self, bytes: u64) -> io::Result<()> {
+        if bytes <= self.disk.room()? { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    }
+
+    /// Leaves a hole.
+    pub fn skip(&mut self, len: u64, at: u64) -> io::Result<()> {
+        let end = at.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
+        if at == self.in_order {
+            let zeros = [0; 64 << 10];
+            let mut left = len;
+            while left > 0 {
+                let step = left.min(zeros.len() as u64);
+                self.hasher.update(&zeros[..usize::try_from(step).expect("less than a block")]);
+                left -= step;
+            }
+            self.in_order = end;
+        }
+        self.end = self.end.max(end);
+        Ok(())
+    }
+
     /// Writes a piece to its place.
     pub fn write(&mut self, piece: &[u8], at: u64) -> io::Result<()> {
+        if self.block.unasked >= UNASKED {
+            self.expect(UNASKED)?;
+            self.block.unasked = 0;
+        }
         self.block.write(&self.file, piece, at)?;
         if at == self.in_order {
             self.hasher.update(piece);
@@ -103,7 +131,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         let written = self.block.spill(&self.file).is_ok();
         let there = if written { self.in_order } else { self.in_order.min(self.block.at) };
-        if self.end > there {
+        if self.file.metadata().is_ok_and(|stat| stat.len() != there) {
             // What cannot be cut off is found out by its hash, and brought again.
             let _ = self.file.set_len(there);
         }
@@ -119,11 +147,13 @@ struct Block {
     /// Where the block begins in the file.
     at: u64,
     filled: usize,
+    /// Bytes written since it was asked whether there is room.
+    unasked: u64,
 }
 
 impl Block {
     fn new(direct: Option<File>) -> Self {
-        Self { direct, room: vec![0; BLOCK + ALIGNMENT], at: 0, filled: 0 }
+        Self { direct, room: vec![0; BLOCK + ALIGNMENT], at: 0, filled: 0, unasked: 0 }
     }
 
     fn write(&mut self, file: &File, mut piece: &[u8], at: u64) -> io::Result<()> {
@@ -146,10 +176,17 @@ impl Block {
         Ok(())
     }
 
-    /// Writes what there is.
+    /// Writes what there is. Zeros are left out: nothing was ever written where they belong, and the length is set in the
+    /// end.
     fn spill(&mut self, file: &File) -> io::Result<()> {
         let start = self.room.as_ptr().align_offset(ALIGNMENT);
         let block = &self.room[start..][..self.filled];
+        if block.iter().all(|&byte| byte == 0) {
+            self.at += self.filled as u64;
+            self.filled = 0;
+            return Ok(());
+        }
+        self.unasked += self.filled as u64;
         let aligned = self.filled == BLOCK && self.at.is_multiple_of(ALIGNMENT as u64);
         if let Some(direct) = self.direct.as_ref().filter(|_| aligned)
             && direct.write_all_at(block, self.at).is_err()
