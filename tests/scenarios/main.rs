@@ -10,6 +10,7 @@ mod kinds;
 mod losses;
 mod merges;
 mod relaying;
+mod repositories;
 mod selection;
 
 use hearth_tests::sim::{Here, World};

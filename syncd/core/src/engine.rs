@@ -12,9 +12,10 @@ use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Val
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use self::holding::Holding;
-use crate::apply::{Applied, Applier, Happened, Sources, recover};
+use self::repositories::Repositories;
+use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
 use crate::brake::Verdict;
-use crate::conflict;
+use crate::conflict::{self, Naming};
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
 use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, is_parked, put_to_sleep};
@@ -29,6 +30,7 @@ use crate::view::{all_dots, setting_row_id};
 
 mod holding;
 mod merging;
+mod repositories;
 
 /// How long an entry must have been left alone before it is looked at, in milliseconds.
 const SETTLE_MS: u64 = 100;
@@ -252,6 +254,7 @@ pub struct Engine<S> {
     paused: bool,
     flush: u64,
     holding: Holding,
+    repositories: Repositories,
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
@@ -293,6 +296,7 @@ impl<S: Store> Engine<S> {
             paused: false,
             flush: 0,
             holding: Holding::default(),
+            repositories: Repositories::default(),
             telling: 0,
             by: String::new(),
             displaced: Vec::new(),
@@ -437,7 +441,8 @@ impl<S: Store> Engine<S> {
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
         let looking = [settle, watch, self.untidy, self.unread];
         // What waits for its time to be applied has none while that is paused.
-        let applying = [blocked, parked, doubted, self.judged_at(), self.fetch.retry_at(&self.peers())];
+        let repositories = self.repositories.again_at(self.is_heard());
+        let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
         let applying = applying.into_iter().filter(|_| !self.paused);
         looking.into_iter().chain(applying).flatten().min()
     }
@@ -535,11 +540,12 @@ impl<S: Store> Engine<S> {
     pub fn siblings(&self) -> StoreResult<Vec<Sibling>> {
         let mut siblings = Vec::new();
         for base in self.state.store.siblings()? {
-            let Some(registered) = conflict::registered(&base.name) else { continue };
             let sibling = base_path(&self.state.store, &base)?;
+            let naming = Naming::of(split(&sibling).0);
+            let Some(registered) = conflict::registered(naming, &base.name) else { continue };
             let dir_len = sibling.len() - base.name.as_bytes().len();
             let path = [&sibling[..dir_len], registered.as_bytes()].concat();
-            let device = conflict::birth_name(&base.name).unwrap_or_default();
+            let device = conflict::birth_name(naming, &base.name).unwrap_or_default();
             siblings.push(Sibling { path, sibling, device });
         }
         Ok(siblings)
@@ -602,10 +608,10 @@ impl<S: Store> Engine<S> {
         let may_look = !self.state.importing || self.is_heard();
         if may_look && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
-            self.exchange(now)?;
+            self.exchange(disk, now)?;
             return Ok(true);
         }
-        if self.exchange(now)? {
+        if self.exchange(disk, now)? {
             return Ok(true);
         }
         if self.swept && !self.paused && self.queue.is_empty() && self.apply_some(disk, now)? {
@@ -956,13 +962,14 @@ impl<S: Store> Engine<S> {
     // ---- exchanging ----
 
     /// Numbers and sends what there is to send. Gives whether anything went out.
-    fn exchange(&mut self, now: &mut Now) -> StoreResult<bool> {
+    fn exchange<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
         if self.paused {
             return Ok(false);
         }
         self.carry_out_verdicts(now)?;
         if self.is_heard() {
-            let held = self.hold_outgoing(now)?;
+            let mut held = self.hold_outgoing(now)?;
+            held.extend(self.untold_of_repositories(disk, &held, now)?);
             self.state.number(&held, now)?;
         }
         let mut sent = false;
@@ -1195,6 +1202,7 @@ impl<S: Store> Engine<S> {
             self.ready.insert(node);
             replan = true;
         }
+        self.go_on_in_repositories(now)?;
         if replan {
             self.planning = true;
             self.planned_upto = None;
@@ -1214,7 +1222,9 @@ impl<S: Store> Engine<S> {
                 self.planning = false;
                 self.planned_upto = None;
             }
-            nodes.extend(batch.into_iter().filter(|n| !self.fetch.awaits(n) && !self.blocked.contains_key(n)));
+            let waits =
+                |n: &NodeId| self.fetch.awaits(n) || self.blocked.contains_key(n) || self.repositories.awaits(n);
+            nodes.extend(batch.into_iter().filter(|n| !waits(n)));
         }
         if nodes.is_empty() {
             return Ok(self.ask(now));
@@ -1247,7 +1257,8 @@ impl<S: Store> Engine<S> {
         let mut changes = Vec::new();
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
-        for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
+        let found = collected.changes.into_iter().zip(collected.nodes).collect();
+        for (change, nodes) in self.hold_repositories(disk, found, &mut sources, &mut open, now)? {
             let merges = !nodes.is_disjoint(&unmerged);
             if merges {
                 // What a sibling derives from waits for a content, the sibling for it.
@@ -1277,6 +1288,7 @@ impl<S: Store> Engine<S> {
             sources: &sources,
             by: (authors, &others),
             applied: Applied::default(),
+            git: GitCare::default(),
         };
         applier.run(&steps, now)?;
         let applied = applier.applied;
