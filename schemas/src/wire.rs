@@ -171,7 +171,8 @@ impl Run {
         }
     }
 
-    /// Its length in bytes.
+    /// Its length in bytes, never 0.
+    #[expect(clippy::len_without_is_empty, reason = "no run is empty")]
     pub fn len(self) -> u64 {
         match self {
             Self::Data(len) | Self::Zeros(len) => len,

@@ -1,13 +1,14 @@
 //! Plays worlds of the black-box tests for as long as one likes: `HEARTH_SEED=7 cargo blackbox`, or `7..50`.
 //!
-//! `HEARTH_ROUNDS` says how many rounds each has. All worlds are played, whichever of them fail.
+//! `HEARTH_ROUNDS` says how many rounds each has. All worlds are played, whichever of them fail. With the argument `storm`
+//! daemons are killed all the time, on all machines, and mostly while they apply something.
 
 use std::env::var;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use hearth_tests::blackbox::{World, play};
+use hearth_tests::blackbox::{Played, World, play};
 
 const USUAL_ROUNDS: usize = 4;
 
@@ -16,15 +17,19 @@ fn main() -> ExitCode {
     let seeds = var("HEARTH_SEED").map_or(Some(0..1), |text| range(&text));
     let rounds = var("HEARTH_ROUNDS").map_or(Ok(USUAL_ROUNDS), |text| text.parse());
     let (Some(seeds), Ok(rounds)) = (seeds, rounds) else {
-        eprintln!("usage: HEARTH_SEED=SEED|FROM..TO HEARTH_ROUNDS=NUMBER cargo blackbox");
+        eprintln!("usage: HEARTH_SEED=SEED|FROM..TO HEARTH_ROUNDS=NUMBER cargo blackbox [storm]");
         return ExitCode::from(2);
     };
+    let storm = std::env::args().nth(1).is_some_and(|argument| argument == "storm");
     let mut failed = 0;
     for seed in seeds {
         let begun = Instant::now();
-        match play(World::of(seed, rounds)) {
-            Ok(ending) => {
-                eprintln!("seed {seed}: all in order, {ending:?} after {:.1} s", begun.elapsed().as_secs_f64())
+        match play(if storm { World::stormy(seed, rounds) } else { World::of(seed, rounds) }) {
+            Ok(Played { ending, kills, claims }) => {
+                let seconds = begun.elapsed().as_secs_f64();
+                eprintln!(
+                    "seed {seed}: all in order, {ending:?} after {seconds:.1} s; {kills} kills, {claims} claims checked"
+                );
             }
             Err(error) => {
                 failed += 1;

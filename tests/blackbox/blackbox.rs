@@ -43,6 +43,8 @@ pub struct World {
     pub kills: bool,
     /// Cables are pulled, the relay goes, daemons stay away for a while.
     pub partings: bool,
+    /// Daemons are killed all the time, on all machines, preferably in the middle of applying something.
+    pub storm: bool,
 }
 
 impl World {
@@ -57,12 +59,30 @@ impl World {
             acts: 15 + chance.below(50),
             kills: seed & 1 == 1,
             partings: seed & 2 == 2,
+            storm: false,
         }
+    }
+
+    /// Returns the world of a seed in which daemons are killed all the time.
+    pub fn stormy(seed: u64, rounds: usize) -> Self {
+        let world = Self::of(seed, rounds);
+        Self { people: 2, acts: 60, kills: true, partings: false, storm: true, ..world }
     }
 }
 
+/// How a world went.
+#[derive(Clone, Copy, Debug)]
+pub struct Played {
+    /// How it ended.
+    pub ending: Ending,
+    /// How often a daemon was killed.
+    pub kills: usize,
+    /// How often somebody claimed to be in sync where that could be checked, with nobody's hand on anything.
+    pub claims: usize,
+}
+
 /// Plays a world; an error names the seed and tells everything that happened.
-pub fn play(world: World) -> Result<Ending> {
+pub fn play(world: World) -> Result<Played> {
     let scratch = Scratch::new()?;
     let journal = Arc::new(Journal::begin());
     let played = House::furnish(world, &scratch, &journal).and_then(House::live);

@@ -1,29 +1,35 @@
 //! The machines of a world, their relay and their network; who lives there, and what befalls them.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::blackbox::World;
 use crate::blackbox::desk::Desk;
 use crate::blackbox::journal::Journal;
 use crate::blackbox::person::{News, Person, Progress};
-use crate::blackbox::verdict::{Ending, Verdict};
+use crate::blackbox::verdict::{Ending, Verdict, no_false_claim, now_ms};
+use crate::blackbox::{Played, World};
 use crate::lab::{Lab, RELAY_IP};
 use crate::machine::{Kind, Machine};
 use crate::pair::{init, join_by_code};
 use crate::relay::Relay;
 use crate::scratch::Scratch;
 use crate::sim::chance::Chance;
+use crate::watch::{Wake, until};
 
 const NAMES: [&str; 3] = ["laptop", "desktop", "tablet"];
-/// Acts between two accidents, at most.
+/// Acts between two accidents, at most; and in a storm.
 const CALM: usize = 25;
+const STORM: usize = 8;
+/// How long is waited for the middle of applying something.
+const MOMENT: Duration = Duration::from_millis(300);
 
 /// Everything that runs, in the order in which it ends.
 pub(super) struct House {
@@ -36,6 +42,8 @@ pub(super) struct House {
     chance: Chance,
     world: World,
     journal: Arc<Journal>,
+    kills: usize,
+    claims: usize,
 }
 
 impl House {
@@ -43,7 +51,7 @@ impl House {
     pub(super) fn furnish(world: World, scratch: &Scratch, journal: &Arc<Journal>) -> Result<Self> {
         let names = NAMES.get(..world.machines).context("a world has at most three machines")?;
         let logs = scratch.path().join("lab");
-        std::fs::create_dir(&logs).context("making a folder for logs")?;
+        fs::create_dir(&logs).context("making a folder for logs")?;
         let lab = Lab::new(names, &logs)?;
         let relay = Relay::start(&scratch.path().join("relay"), Some(lab.host("relay")?), RELAY_IP)?;
         let machines = names.iter().map(|name| moved_in(&lab, scratch.path(), name)).collect::<Result<Vec<_>>>()?;
@@ -54,22 +62,41 @@ impl House {
         let mut chance = Chance::new(world.seed ^ 0xb1ac);
         let people = people(world, &desks, journal, &mut chance);
         let journal = Arc::clone(journal);
-        Ok(Self { machines, relay, lab, unplugged: BTreeSet::new(), desks, people, chance, world, journal })
+        Ok(Self {
+            machines,
+            relay,
+            lab,
+            unplugged: BTreeSet::new(),
+            desks,
+            people,
+            chance,
+            world,
+            journal,
+            kills: 0,
+            claims: 0,
+        })
     }
 
     /// Lets everybody live through all rounds, judging each; then everything ends as it is told to.
-    pub(super) fn live(mut self) -> Result<Ending> {
+    pub(super) fn live(mut self) -> Result<Played> {
         for round in 0..self.world.rounds {
             self.journal.note("world", &format!("round {round}"));
             self.round()?;
+            let hands_off = now_ms();
             self.mend()?;
+            let claims = no_false_claim(&self.machines, hands_off).with_context(|| format!("after round {round}"))?;
+            self.claims += claims;
             if self.judge().with_context(|| format!("after round {round}"))? == Ending::AtALoss {
-                return Ok(Ending::AtALoss);
+                return Ok(self.played(Ending::AtALoss));
             }
         }
         self.machines.iter_mut().try_for_each(Machine::stop)?;
         self.relay.stop()?;
-        Ok(Ending::Agreed)
+        Ok(self.played(Ending::Agreed))
+    }
+
+    fn played(&self, ending: Ending) -> Played {
+        Played { ending, kills: self.kills, claims: self.claims }
     }
 
     /// Everybody acts at once, while this thread sees to accidents.
@@ -90,11 +117,15 @@ impl House {
     fn accidents(&mut self, progress: &Progress) -> Result<()> {
         let mut done = 0;
         loop {
-            done += 1 + self.chance.below(CALM);
+            done += 1 + self.chance.below(if self.world.storm { STORM } else { CALM });
             if !progress.reach(done) {
                 return Ok(());
             }
             let number = self.chance.below(self.machines.len());
+            if self.world.storm {
+                self.strike(number)?;
+                continue;
+            }
             match self.chance.below(4) {
                 0 if self.world.kills => self.kill(number)?,
                 1 | 2 if self.world.partings => self.part(number)?,
@@ -109,7 +140,26 @@ impl House {
         let machine = &mut self.machines[number];
         self.journal.note("world", &format!("kill -9 on {}", machine.name()));
         machine.kill()?;
+        self.kills += 1;
         if self.chance.percent(70) { self.wake(number) } else { Ok(()) }
+    }
+
+    /// A daemon is killed, often in the middle of applying something, and started again; it may be killed once more before
+    /// it has come up.
+    fn strike(&mut self, number: usize) -> Result<()> {
+        if self.chance.percent(60) {
+            let staging = self.machines[number].path(".local/share/hearth/staging");
+            let busy = || fs::read_dir(&staging).is_ok_and(|mut staged| staged.next().is_some());
+            let wake = Wake::on(&staging)?;
+            // Nothing may come in just now: then any moment is as good.
+            let _ = until("something to be applied", MOMENT, &wake, || Ok(busy().then_some(())));
+        }
+        let machine = &mut self.machines[number];
+        self.journal.note("world", &format!("kill -9 on {}", machine.name()));
+        machine.kill()?;
+        self.kills += 1;
+        machine.launch()?;
+        if self.chance.percent(50) { self.machines[number].until_up() } else { Ok(()) }
     }
 
     /// Somebody leaves the others, or comes back.
@@ -179,6 +229,7 @@ impl House {
         if self.relay.pid().is_none() {
             self.relay_again()?;
         }
+        self.machines.iter_mut().filter(|machine| machine.pid().is_some()).try_for_each(Machine::until_up)?;
         let down: Vec<_> = (0..self.machines.len()).filter(|&number| self.machines[number].pid().is_none()).collect();
         down.into_iter().try_for_each(|number| self.wake(number))
     }

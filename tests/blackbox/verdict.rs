@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use data_encoding::BASE64;
 use serde_json::Value;
 
-use crate::answer::{Conflict, Displaced};
+use crate::answer::{Conflict, Displaced, Status};
 use crate::blackbox::desk::Desk;
 use crate::blackbox::journal::Journal;
 use crate::machine::Machine;
@@ -141,6 +141,55 @@ impl<'a> Verdict<'a> {
         }
         Ok(())
     }
+}
+
+/// How long after the last act of a person a claim counts: an event that nobody has read yet is nobody's lie.
+const HEARD_MS: i64 = 1000;
+/// How long claims are looked at while the machines come to agree.
+const CLAIMING: Duration = Duration::from_secs(30);
+
+/// While nobody acts any more, asks everybody for `status` until all say in sync. An error if one says so of a moment
+/// from which on nothing may change, and the homes are not alike. Returns how many such answers were checked.
+///
+/// A claim is an answer `in_sync` with every peer online and `fresh_as_of` a second or more after the last act. What is
+/// true of that moment stays true, for nobody acts: so any difference between homes read after it makes the claim false.
+pub(super) fn no_false_claim(machines: &[Machine], hands_off: i64) -> Result<usize> {
+    let wake = Wake::on(&machines[0].home())?;
+    let mut checked = 0;
+    let all_said_so = until("everybody to say in sync", CLAIMING, &wake, || {
+        let statuses = machines.iter().map(Machine::status).collect::<Result<Vec<_>>>()?;
+        let mut claims = statuses.iter().zip(machines).filter(|(status, _)| claims(status, hands_off)).peekable();
+        if claims.peek().is_none() {
+            return Ok(None);
+        }
+        let mut said = 0;
+        for (status, machine) in claims {
+            for other in machines.iter().filter(|other| other.name() != machine.name()) {
+                tree::assert_equal(&machine.home(), &other.home(), &tree::OWN)
+                    .with_context(|| format!("{} said falsely that it is in sync: {status:?}", machine.name()))?;
+            }
+            said += 1;
+        }
+        checked += said;
+        Ok((said == machines.len()).then_some(()))
+    });
+    match all_said_so {
+        Ok(()) => Ok(checked),
+        Err(error) if error.chain().any(|cause| cause.to_string().contains("falsely")) => Err(error),
+        // Whether they must agree is asked next.
+        Err(_) => Ok(checked),
+    }
+}
+
+/// Now, in milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+fn claims(status: &Status, hands_off: i64) -> bool {
+    let as_of = status.fresh_as_of.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let is_late = as_of.is_some_and(|as_of| as_of.as_millisecond() >= hands_off + HEARD_MS);
+    status.in_sync && is_late && status.peers.iter().all(|peer| peer.online)
 }
 
 /// Brings a content back to where it disturbs nobody, and compares it with what was promised.

@@ -169,6 +169,28 @@ fn a_directory_that_was_closed_when_the_daemon_started_is_looked_into_when_it_is
 }
 
 #[test]
+fn a_disk_that_could_not_be_read_for_a_while_is_looked_at_again_though_nothing_stirs() {
+    let mut world = World::new(73);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "dir/a.txt", "one");
+    world.write(laptop, "dir/b.txt", "two");
+    world.settle();
+    world.machines[laptop.0].disk.unreadable = true;
+    world.write(laptop, "dir/a.txt", "one, edited");
+    world.remove(laptop, "dir/b.txt");
+    world.run_for(100_000);
+    let summary = world.machines[laptop.0].engine().summary().expect("an index in memory");
+    assert!(!summary.settled, "nobody may say that it is in sync");
+    assert!(world.machines[laptop.0].engine().problems().any(|problem| problem.path.starts_with(b"dir")));
+    assert_eq!(world.read(desktop, "dir/b.txt").as_deref(), Some("two"), "what cannot be looked at is not deleted");
+    world.machines[laptop.0].disk.unreadable = false;
+    world.settle();
+    world.assert_same_everywhere("dir/a.txt", "one, edited");
+    world.assert_paths_everywhere(&["dir", "dir/a.txt"]);
+    assert_eq!(world.machines[laptop.0].engine().problems().count(), 0);
+}
+
+#[test]
 fn an_unreadable_file_that_is_removed_is_no_problem_any_more() {
     let mut world = World::new(69);
     let [_laptop, desktop] = world.paired(["laptop", "desktop"]);

@@ -7,8 +7,10 @@ mod directories;
 mod hardship;
 mod joining;
 mod kinds;
+mod losses;
 mod merges;
 mod relaying;
+mod repositories;
 mod selection;
 
 use hearth_tests::sim::{Here, World};

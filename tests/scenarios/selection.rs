@@ -112,3 +112,27 @@ fn what_is_excluded_in_a_directory_stays_at_its_path_when_another_directory_take
     assert_eq!(world.paths(laptop), ["app", "app/new.txt"]);
     assert_eq!(world.paths(desktop), ["app", "app/new.txt", "app/private", "app/private/key"]);
 }
+
+#[test]
+fn what_cannot_be_had_because_a_socket_has_its_name_is_told_and_keeps_nothing_else_waiting() {
+    let mut world = World::new(91);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.must(desktop, Act::Socket("videos".into()));
+    world.must(desktop, Act::Socket("notes.txt".into()));
+    world.run_until_quiet();
+    world.write(laptop, "videos/holiday.mp4", "long");
+    world.write(laptop, "notes.txt", "of the laptop");
+    world.write(laptop, "other.txt", "arrives");
+    world.run_for(60_000);
+    assert_eq!(world.read(desktop, "other.txt").as_deref(), Some("arrives"));
+    let engine = world.machines[desktop.0].engine();
+    let told: Vec<_> = engine.problems().map(|problem| problem.path.clone()).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.contains(&b"notes.txt".to_vec()) && told.contains(&b"videos".to_vec()), "{told:?}");
+    assert!(!engine.summary().expect("an index in memory").settled);
+    world.remove(desktop, "videos");
+    world.remove(desktop, "notes.txt");
+    world.settle();
+    world.assert_same_everywhere("videos/holiday.mp4", "long");
+    world.assert_same_everywhere("notes.txt", "of the laptop");
+}

@@ -82,6 +82,8 @@ pub struct SimDisk {
     pub deeds: Vec<Deed>,
     /// No space is left.
     pub full: bool,
+    /// Every look at it fails, as on a disk that breaks or with too many files open.
+    pub unreadable: bool,
     /// In so many cases of a hundred, a changing call fails.
     pub failing: usize,
     /// A call has failed.
@@ -107,6 +109,7 @@ impl SimDisk {
             stirred: Vec::new(),
             deeds: Vec::new(),
             full: false,
+            unreadable: false,
             failing: 0,
             has_failed: false,
             root_lost: false,
@@ -356,6 +359,11 @@ impl SimDisk {
     }
 
     /// Before a call that changes something.
+    fn before_look(&mut self) -> Result<()> {
+        self.before()?;
+        if self.unreadable { Err(Error::other("input/output error")) } else { Ok(()) }
+    }
+
     fn before_change(&mut self) -> Result<()> {
         self.before()?;
         if let Some(left) = &mut self.fuse {
@@ -501,7 +509,7 @@ pub fn hash_of(bytes: &[u8]) -> ContentHash {
 
 impl Disk for SimDisk {
     fn list(&mut self, dir: &[u8]) -> Result<Vec<(Name, Stat)>> {
-        self.before()?;
+        self.before_look()?;
         let ino = self.resolve(dir)?;
         let entries = self.tree.entries(ino)?;
         self.need(ino, READ | SEARCH)?;
@@ -509,13 +517,13 @@ impl Disk for SimDisk {
     }
 
     fn stat(&mut self, path: &[u8]) -> Result<Option<Stat>> {
-        self.before()?;
+        self.before_look()?;
         let (dir, name) = self.parent(path, 0)?;
         Ok(self.tree.entries(dir)?.get(name).map(|&ino| self.tree.stat(ino)))
     }
 
     fn read_link(&mut self, path: &[u8]) -> Result<Vec<u8>> {
-        self.before()?;
+        self.before_look()?;
         match &self.tree.get(self.at(path)?).body {
             Body::Link(target) => Ok(target.clone()),
             Body::File(_) | Body::Dir(_) | Body::Socket => Err(ErrorKind::InvalidInput.into()),
@@ -528,13 +536,13 @@ impl Disk for SimDisk {
     }
 
     fn hash(&mut self, path: &[u8]) -> Result<(ContentHash, u64)> {
-        self.before()?;
+        self.before_look()?;
         let bytes = self.bytes_of(&Source::Copy(path.to_vec()))?;
         Ok((hash_of(&bytes), bytes.len() as u64))
     }
 
     fn read(&mut self, source: &Source, limit: u64) -> Result<Vec<u8>> {
-        self.before()?;
+        self.before_look()?;
         let bytes = self.bytes_of(source)?;
         if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes.to_vec()) }
     }

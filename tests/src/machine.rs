@@ -84,13 +84,25 @@ impl Machine {
 
     /// Starts the daemon, and returns once it answers.
     pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.until_up()
+    }
+
+    /// Starts the daemon, and returns at once.
+    pub fn launch(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "{} runs already", self.name);
         let mut command = self.command(program("syncd")?);
         command.env("RUST_LOG", &self.kind.log_filter).env("RUST_BACKTRACE", "1");
         if !self.kind.session_bus {
             command.arg("--no-session-bus");
         }
-        let process = Process::spawn(&format!("syncd of {}", self.name), command, &self.log(), false)?;
+        self.daemon = Some(Process::spawn(&format!("syncd of {}", self.name), command, &self.log(), false)?);
+        Ok(())
+    }
+
+    /// Waits until the daemon that was launched answers; one that does not is ended.
+    pub fn until_up(&mut self) -> Result<()> {
+        let process = self.daemon.take().with_context(|| format!("{} does not run", self.name))?;
         let wake = Wake::when_ended(&process)?;
         let started = until("the daemon's first answer", START_LIMIT, &wake, || {
             Ok(Some(()).filter(|()| self.hearth(["status", "--json"]).is_ok_and(|reply| reply.code == 0)))

@@ -13,12 +13,16 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Name, Value};
 
 use crate::disk::{Disk, Kind, RelPath, Source, StageName, Stat, join};
-use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, own_name};
+use crate::git;
+use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
 use crate::plan::{Placed, Step};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
 use crate::text;
 use crate::view::Target;
+
+mod repositories;
+pub use repositories::GitCare;
 
 /// What became of a plan.
 #[derive(Default, Debug)]
@@ -107,6 +111,8 @@ pub struct Applier<'a, S, D> {
     pub by: (BTreeMap<NodeId, String>, &'a str),
     /// What became of it.
     pub applied: Applied,
+    /// What is to be minded in git repositories.
+    pub git: GitCare,
 }
 
 type Staged = BTreeMap<NodeId, (StageName, Stat)>;
@@ -124,6 +130,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         let mut touched: BTreeSet<NodeId> = BTreeSet::new();
         let mut left = staged;
+        self.git.begin(steps);
         for step in steps {
             let id = entry_of(step);
             if failed.contains(&id) {
@@ -140,6 +147,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             }
         }
         self.discard(left.into_values())?;
+        touched.extend(self.rescue_refs(now)?);
         let dirs = self.settle_directories(&touched, &mut failed)?;
         if let Err(error) = self.disk.flush(&dirs) {
             // Not durable: forget what was done; the caller rolls back and everything is looked at again.
@@ -448,6 +456,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             base.members.clone_from(&target.members);
         }
         self.put_entry(&base, &before)?;
+        self.git.note_sibling(placed, &to);
         self.changed(placed.id, to, Happened::Moved);
         if base.value == target.value && base.attributes != target.attributes {
             self.adjust(placed)?;
@@ -459,7 +468,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let path = self.free_path(placed)?;
         let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut stat = None;
-        self.widening(placed.parent, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
+        self.locking(placed.parent, &path, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
         staged.remove(&placed.id);
         let spot = Spot::Entry(placed.parent, placed.target.name.clone());
         let stat = self.unless_written_to(stat.ok_or(Fault::Changed)?, as_staged, spot);
@@ -467,6 +476,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.put_entry(&base, &[])?;
         self.follow_names(&base)?;
         text::remember(self.state, self.disk, &base)?;
+        self.git.note_packed(None, &path, placed.id);
+        self.git.note_sibling(placed, &path);
         self.changed(placed.id, path, Happened::Created);
         Ok(())
     }
@@ -476,13 +487,18 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let path = self.path_of(&base)?;
         let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut swapped = None;
-        self.widening(base.parent, |disk| disk.exchange(&name, &path).map(|stats| swapped = Some(stats)))?;
-        let (stat, displaced) = swapped.ok_or(Fault::Changed)?;
-        if !same_file(&displaced, &base.stat) {
-            // A person wrote in between: their bytes go back to their name.
-            self.disk.exchange(&name, &path)?;
-            return Err(Fault::Changed);
-        }
+        self.locking(base.parent, &path, |disk| {
+            let (stat, displaced) = disk.exchange(&name, &path)?;
+            if !same_file(&displaced, &base.stat) {
+                // A person wrote in between: their bytes go back to their name.
+                disk.exchange(&name, &path)?;
+                return Ok(());
+            }
+            swapped = Some(stat);
+            Ok(())
+        })?;
+        let stat = swapped.ok_or(Fault::Changed)?;
+        self.git.note_packed(Some(&name), &path, placed.id);
         staged.remove(&placed.id);
         let stat = self.unless_written_to(stat, as_staged, Spot::Entry(base.parent, base.name.clone()));
         self.keep(&name, &base, &path, "replaced", now)?;
@@ -596,13 +612,23 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn remove(&mut self, id: NodeId, now: &mut Now) -> Result<(), Fault> {
         let base = self.checked(id)?;
         let path = self.path_of(&base)?;
+        if self.is_needed(&base, &path)? {
+            for member in base.members.iter().filter(|member| member.origin.is_none()) {
+                self.state.revive(member.node, &base, now)?;
+            }
+            return Err(Fault::Early);
+        }
         let name = stage_name(id, now);
-        let mut taken = None;
-        self.widening(base.parent, |disk| disk.take(&path, &name).map(|stat| taken = Some(stat)))?;
-        if !taken.is_some_and(|stat| same_file(&stat, &base.stat)) {
-            self.disk.unstage(&name, &path)?;
+        let mut taken = false;
+        self.locking(base.parent, &path, |disk| {
+            let stat = disk.take(&path, &name)?;
+            taken = same_file(&stat, &base.stat);
+            if taken { Ok(()) } else { disk.unstage(&name, &path).map(|_| ()) }
+        })?;
+        if !taken {
             return Err(Fault::Changed);
         }
+        self.git.note_removed(&path);
         self.keep(&name, &base, &path, "deleted", now)?;
         self.state.store.remove_base(id)?;
         self.changed(id, path, Happened::Removed);
@@ -824,6 +850,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 self.applied.problems.push((entry_of(step), describe(path, &error)));
             }
             Fault::Changed => {
+                if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(&placed.path)) {
+                    self.applied.problems.push((entry_of(step), obstructed(placed.path.clone())));
+                    return Ok(());
+                }
                 self.applied.missed.insert(entry_of(step));
                 if let Some(base) = self.state.store.base(entry_of(step))? {
                     self.applied.look.push(Spot::Entry(base.parent, base.name));
@@ -837,6 +867,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Fault::Store(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Whether what has this name is not in play at all: looking at it again would change nothing.
+    fn is_obstructed(&mut self, path: &[u8]) -> bool {
+        matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == Kind::Other)
     }
 
     fn discard(&mut self, names: impl Iterator<Item = (StageName, Stat)>) -> StoreResult<()> {
@@ -896,6 +931,7 @@ pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut 
             let held = match &value {
                 Value::File { size: 0, .. } => true,
                 Value::File { hash, .. } => is_held(&state.store, disk, *hash)?,
+                Value::Link { target } => target == git::OWN_LOCK,
                 _ => false,
             };
             if held {

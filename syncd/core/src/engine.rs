@@ -12,9 +12,10 @@ use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Val
 use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use self::holding::Holding;
-use crate::apply::{Applied, Applier, Happened, Sources, recover};
+use self::repositories::Repositories;
+use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
 use crate::brake::Verdict;
-use crate::conflict;
+use crate::conflict::{self, Naming};
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Fetch};
 use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, is_parked, put_to_sleep};
@@ -29,6 +30,7 @@ use crate::view::{all_dots, setting_row_id};
 
 mod holding;
 mod merging;
+mod repositories;
 
 /// How long an entry must have been left alone before it is looked at, in milliseconds.
 const SETTLE_MS: u64 = 100;
@@ -41,6 +43,8 @@ const REMEMBERED_MOVES: usize = 64;
 const WATCH_LATER_MS: u64 = 30_000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
+/// The longest until something that cannot be read is tried again, in milliseconds.
+const LONGEST_MS: u64 = 4 * 60_000;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -239,6 +243,10 @@ pub struct Engine<S> {
     untidy: Option<u64>,
     /// What could not be looked at.
     problems: BTreeMap<RelPath, Problem>,
+    /// When those of the problems that may pass without a trace are looked at again.
+    unread: Option<u64>,
+    /// How long was waited for that last, in milliseconds.
+    unread_pause: u64,
     /// What could not be applied, by node.
     troubles: BTreeMap<NodeId, Problem>,
     planned_upto: Option<NodeId>,
@@ -246,6 +254,7 @@ pub struct Engine<S> {
     paused: bool,
     flush: u64,
     holding: Holding,
+    repositories: Repositories,
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
@@ -279,12 +288,15 @@ impl<S: Store> Engine<S> {
             doubted: BTreeMap::new(),
             untidy: Some(0),
             problems: BTreeMap::new(),
+            unread: None,
+            unread_pause: 0,
             troubles: BTreeMap::new(),
             planned_upto: None,
             planning: true,
             paused: false,
             flush: 0,
             holding: Holding::default(),
+            repositories: Repositories::default(),
             telling: 0,
             by: String::new(),
             displaced: Vec::new(),
@@ -427,14 +439,12 @@ impl<S: Store> Engine<S> {
         let parked = self.parked.values().min().copied();
         let doubted = self.doubted.values().map(|(_, until)| *until).min();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        if self.paused {
-            // What waits for its time to be applied has none.
-            return [settle, watch, self.untidy].into_iter().flatten().min();
-        }
-        [settle, blocked, parked, doubted, watch, self.untidy, self.judged_at(), self.fetch.retry_at(&self.peers())]
-            .into_iter()
-            .flatten()
-            .min()
+        let looking = [settle, watch, self.untidy, self.unread];
+        // What waits for its time to be applied has none while that is paused.
+        let repositories = self.repositories.again_at(self.is_heard());
+        let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
+        let applying = applying.into_iter().filter(|_| !self.paused);
+        looking.into_iter().chain(applying).flatten().min()
     }
 
     /// How things stand.
@@ -530,11 +540,12 @@ impl<S: Store> Engine<S> {
     pub fn siblings(&self) -> StoreResult<Vec<Sibling>> {
         let mut siblings = Vec::new();
         for base in self.state.store.siblings()? {
-            let Some(registered) = conflict::registered(&base.name) else { continue };
             let sibling = base_path(&self.state.store, &base)?;
+            let naming = Naming::of(split(&sibling).0);
+            let Some(registered) = conflict::registered(naming, &base.name) else { continue };
             let dir_len = sibling.len() - base.name.as_bytes().len();
             let path = [&sibling[..dir_len], registered.as_bytes()].concat();
-            let device = conflict::birth_name(&base.name).unwrap_or_default();
+            let device = conflict::birth_name(naming, &base.name).unwrap_or_default();
             siblings.push(Sibling { path, sibling, device });
         }
         Ok(siblings)
@@ -593,13 +604,14 @@ impl<S: Store> Engine<S> {
         self.load_holds(now)?;
         self.ripen(now.wall_ms);
         self.trust_again(now.wall_ms);
+        self.look_at_unread(now.wall_ms)?;
         let may_look = !self.state.importing || self.is_heard();
         if may_look && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
-            self.exchange(now)?;
+            self.exchange(disk, now)?;
             return Ok(true);
         }
-        if self.exchange(now)? {
+        if self.exchange(disk, now)? {
             return Ok(true);
         }
         if self.swept && !self.paused && self.queue.is_empty() && self.apply_some(disk, now)? {
@@ -862,16 +874,38 @@ impl<S: Store> Engine<S> {
             let Spot::Entry(dir, name) = spot else { continue };
             let Some(dir) = base_or_root(&self.state.store, *dir)? else { continue };
             for path in self.forget_problems(&crate::disk::join(&base_path(&self.state.store, &dir)?, name)) {
-                let again = match self.at(&path)? {
-                    Some(base) if base.class == Class::Dir && base.state == BaseState::Live => {
-                        Some(Spot::Deep(base.id))
-                    }
-                    _ => self.spot_of(&path)?.filter(|again| again != spot),
-                };
+                let again = self.whole_spot_of(&path)?.filter(|again| again != spot);
                 self.queue.extend(again);
             }
         }
         Ok(())
+    }
+
+    /// A disk that gives errors, or too many open files: nothing tells when that is over. So it is tried again, ever more
+    /// seldom, for a large file is read up to its bad sector each time.
+    fn look_at_unread(&mut self, now_ms: u64) -> StoreResult<()> {
+        if self.unread.is_none_or(|at| at > now_ms) {
+            return Ok(());
+        }
+        self.unread = None;
+        let passing = self.problems.extract_if(.., |_, problem| problem.transient);
+        let again: Vec<RelPath> = passing.map(|(at, _)| at).collect();
+        for path in again {
+            let spot = self.whole_spot_of(&path)?;
+            self.queue.extend(spot);
+        }
+        Ok(())
+    }
+
+    /// The spot of a path; of a directory that base knows, with all that is below it.
+    fn whole_spot_of(&self, path: &[u8]) -> StoreResult<Option<Spot>> {
+        if path.is_empty() {
+            return Ok(Some(Spot::Deep(NodeId::ROOT)));
+        }
+        match self.at(path)? {
+            Some(base) if base.class == Class::Dir && base.state == BaseState::Live => Ok(Some(Spot::Deep(base.id))),
+            _ => self.spot_of(path),
+        }
     }
 
     fn looked(&mut self, looked: Looked, now_ms: u64) {
@@ -886,8 +920,15 @@ impl<S: Store> Engine<S> {
         for path in looked.clear {
             self.problems.remove(&path);
         }
+        if self.unread.is_none() && looked.problems.iter().any(|problem| problem.transient) {
+            self.unread_pause = (2 * self.unread_pause).clamp(BLOCKED_MS, LONGEST_MS);
+            self.unread = Some(now_ms + self.unread_pause);
+        }
         for problem in looked.problems {
             self.problems.insert(problem.path.clone(), problem);
+        }
+        if self.queue.is_empty() && !self.problems.values().any(|problem| problem.transient) {
+            self.unread_pause = 0;
         }
         for id in looked.parked {
             self.parked.entry(id).or_insert(now_ms + SETTLE_MS);
@@ -921,13 +962,14 @@ impl<S: Store> Engine<S> {
     // ---- exchanging ----
 
     /// Numbers and sends what there is to send. Gives whether anything went out.
-    fn exchange(&mut self, now: &mut Now) -> StoreResult<bool> {
+    fn exchange<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
         if self.paused {
             return Ok(false);
         }
         self.carry_out_verdicts(now)?;
         if self.is_heard() {
-            let held = self.hold_outgoing(now)?;
+            let mut held = self.hold_outgoing(now)?;
+            held.extend(self.untold_of_repositories(disk, &held, now)?);
             self.state.number(&held, now)?;
         }
         let mut sent = false;
@@ -1160,6 +1202,7 @@ impl<S: Store> Engine<S> {
             self.ready.insert(node);
             replan = true;
         }
+        self.go_on_in_repositories(now)?;
         if replan {
             self.planning = true;
             self.planned_upto = None;
@@ -1179,7 +1222,9 @@ impl<S: Store> Engine<S> {
                 self.planning = false;
                 self.planned_upto = None;
             }
-            nodes.extend(batch.into_iter().filter(|n| !self.fetch.awaits(n) && !self.blocked.contains_key(n)));
+            let waits =
+                |n: &NodeId| self.fetch.awaits(n) || self.blocked.contains_key(n) || self.repositories.awaits(n);
+            nodes.extend(batch.into_iter().filter(|n| !waits(n)));
         }
         if nodes.is_empty() {
             return Ok(self.ask(now));
@@ -1212,7 +1257,8 @@ impl<S: Store> Engine<S> {
         let mut changes = Vec::new();
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
-        for (change, nodes) in collected.changes.into_iter().zip(collected.nodes) {
+        let found = collected.changes.into_iter().zip(collected.nodes).collect();
+        for (change, nodes) in self.hold_repositories(disk, found, &mut sources, &mut open, now)? {
             let merges = !nodes.is_disjoint(&unmerged);
             if merges {
                 // What a sibling derives from waits for a content, the sibling for it.
@@ -1242,6 +1288,7 @@ impl<S: Store> Engine<S> {
             sources: &sources,
             by: (authors, &others),
             applied: Applied::default(),
+            git: GitCare::default(),
         };
         applier.run(&steps, now)?;
         let applied = applier.applied;

@@ -17,6 +17,7 @@ pub mod conflict;
 pub mod disk;
 pub mod engine;
 pub mod fetch;
+pub mod git;
 pub mod merge;
 pub mod observe;
 pub mod pairing;

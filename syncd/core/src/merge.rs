@@ -26,8 +26,10 @@ mod tests;
 mod text;
 mod toml;
 
+use crate::git;
+
 use format::Format;
-use sides::Sides;
+pub use sides::Sides;
 pub use text::MAX_BYTES;
 use text::Text;
 
@@ -48,13 +50,17 @@ pub fn merge(path: &[u8], base: &[u8], ours: &[u8], theirs: &[u8]) -> Option<Vec
     if let Some(changed) = (Sides { base, x: ours, y: theirs }).pick() {
         return Some(changed.to_vec());
     }
+    // The order of the two decides every tie from here on, so it may not depend on which machine asks.
+    let (x, y) = if ours < theirs { (ours, theirs) } else { (theirs, ours) };
+    let sides = Sides { base, x, y };
+    if let Some(format) = git::refs::format_of(path) {
+        return git::refs::merge(format, sides).filter(|merged| merged.len() <= MAX_BYTES);
+    }
     let formats = format::of(path);
     if formats.is_empty() {
         return None;
     }
-    // The order of the two decides every tie from here on, so it may not depend on which machine asks.
-    let (x, y) = if ours < theirs { (ours, theirs) } else { (theirs, ours) };
-    let sides = Sides { base, x, y }.try_map(Text::read)?;
+    let sides = sides.try_map(Text::read)?;
     if !text::alike(&sides) {
         return None;
     }
@@ -70,7 +76,7 @@ pub fn merge(path: &[u8], base: &[u8], ours: &[u8], theirs: &[u8]) -> Option<Vec
 
 /// Whether two changes of a file of this path and size may be mergeable, so that its base is worth keeping.
 pub fn may_merge(path: &[u8], size: u64) -> bool {
-    size <= MAX_BYTES as u64 && !format::of(path).is_empty()
+    size <= MAX_BYTES as u64 && (git::refs::format_of(path).is_some() || !format::of(path).is_empty())
 }
 
 fn by_format(format: Format, sides: &Sides<Text<'_>>) -> Result<String, Refusal> {

@@ -13,6 +13,7 @@ use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
 use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
+use crate::git;
 use crate::merge::may_merge;
 use crate::row::winner;
 use crate::select::Select;
@@ -248,6 +249,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         stat: Stat,
         found: &mut Vec<Found>,
     ) -> StoreResult<()> {
+        if name.as_bytes().ends_with(b".lock")
+            && git::place(&path).is_some()
+            && git::remove_own(self.disk, &path, &stat)
+        {
+            return Ok(());
+        }
         let base = self.state.store.base_at(parent.id, &name)?;
         let parked = name.as_bytes().starts_with(PARKED);
         match &base {
@@ -656,7 +663,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         };
         let mut candidate = None;
         let registered = self.registered_here(&found)?;
-        let alone = registered.is_empty() && crate::conflict::registered(&found.name).is_none();
+        let alone = registered.is_empty() && !crate::conflict::may_be_sibling(&found.name);
         for target in registered {
             let unclaimed = target.class == Class::Leaf && self.claimed(&target)?.is_none();
             if unclaimed && target.value == value {
@@ -1086,6 +1093,17 @@ pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
     };
     let what = if what.starts_with("could") { format!("{what}: {error}") } else { what.to_owned() };
     Problem { path, what, hint: hint.to_owned(), transient }
+}
+
+/// What is wrong with a path whose name something has that never travels.
+pub fn obstructed(path: RelPath) -> Problem {
+    Problem {
+        path,
+        what: "a socket, pipe, device or another file system has its name here".to_owned(),
+        hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`"
+            .to_owned(),
+        transient: true,
+    }
 }
 
 fn nodes_of(base: &Base) -> Vec<NodeId> {

@@ -71,7 +71,7 @@ const HANDLERS: &[(&str, bool)] = &[
     ("autostart", true),
     ("avatar", true),
     ("binaries", true),
-    // Locks never travel; a file of .git that was changed on two machines is kept twice, as any other.
+    // Locks never travel; the order of the files, and what becomes of two versions, is seen to by path.
     ("git", true),
     ("mimeapps", true),
     ("units", true),

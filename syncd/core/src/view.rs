@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 use hearth_schemas::ids::{NodeId, ReplicaId};
 use hearth_schemas::item::{Attributes, Class, Content, Name, Row, Stamp, Value, Xattrs};
 
-use crate::conflict::{derived_id, family, registered, sibling_name};
+use crate::conflict::{Naming, derived_id, family, may_be_sibling, registered, sibling_name};
+use crate::disk::join;
+use crate::git;
 use crate::row::{content_groups, winner};
 use crate::store::{Dots, Member, Store, StoreResult};
 use crate::tree::{Shape, is_dead};
@@ -94,6 +96,9 @@ impl<S: Store> View<'_, S> {
             let natural = rank == 0 && here.is_none();
             targets.push(self.leaf(dir, name, group, natural, &mut taken)?);
         }
+        if self.is_named_by_content(dir, name) {
+            return Ok(targets);
+        }
         for row in groups.iter().flat_map(|group| &group.rows) {
             self.derived(dir, name, row, &mut taken, &mut targets)?;
         }
@@ -102,14 +107,29 @@ impl<S: Store> View<'_, S> {
 
     /// For a name that a sibling could have: the names in a directory whose siblings compete for such names.
     pub fn family(&self, dir: NodeId, name: &Name) -> StoreResult<Vec<Name>> {
-        let Some(original) = registered(name) else { return Ok(Vec::new()) };
+        if !may_be_sibling(name) {
+            return Ok(Vec::new());
+        }
+        let naming = self.naming(dir);
+        let Some(original) = registered(naming, name) else { return Ok(Vec::new()) };
         let mut names = Vec::new();
         for &member in self.shape.members(dir) {
-            names.extend(self.store.names_from(member, &family(&original))?);
+            names.extend(self.store.names_from(member, &family(naming, &original))?);
         }
-        names.retain(|other| registered(other).as_ref() == Some(&original));
+        names.retain(|other| registered(naming, other).as_ref() == Some(&original));
         names.push(original);
         Ok(names)
+    }
+
+    /// How siblings in a directory are called.
+    fn naming(&self, dir: NodeId) -> Naming {
+        Naming::of(&self.shape.path(dir))
+    }
+
+    /// Whether a name says what is in the file: versions with other bytes are no other contents.
+    fn is_named_by_content(&self, dir: NodeId, name: &Name) -> bool {
+        git::may_be_object(name.as_bytes())
+            && git::place(&join(&self.shape.path(dir), name)).is_some_and(|place| place.part.is_named_by_content())
     }
 
     /// The slot that a node is registered in; `None` for what is dead or pending.
@@ -147,12 +167,14 @@ impl<S: Store> View<'_, S> {
     /// The live leaves registered here, by equal content, the one that keeps the name first.
     fn groups(&self, dir: NodeId, name: &Name) -> StoreResult<Vec<Group>> {
         let mut groups: Vec<Group> = Vec::new();
+        let one = self.is_named_by_content(dir, name);
         for row in self.leaves(dir, name)? {
             let Some((_, place)) = winner(&row.place) else { continue };
             let rank = (place.stamp, row.id);
             let Some((_, content)) = winner(&row.content) else { continue };
-            let equal =
-                |group: &&mut Group| winner(&group.rows[0].content).is_some_and(|(_, c)| c.value == content.value);
+            let equal = |group: &&mut Group| {
+                one || winner(&group.rows[0].content).is_some_and(|(_, c)| c.value == content.value)
+            };
             match groups.iter_mut().find(equal) {
                 Some(group) => {
                     group.rank = group.rank.max(rank);
@@ -192,11 +214,13 @@ impl<S: Store> View<'_, S> {
     ) -> StoreResult<Target> {
         let first = &group.rows[0];
         let (_, content) = winner(&first.content).expect("a leaf of a group has content");
+        let one = self.is_named_by_content(dir, name);
         let members = group
             .rows
             .iter()
             .map(|row| {
-                let content = content_groups(row).into_iter().next().map(|(dots, _)| dots).unwrap_or_default();
+                let shown = if one { usize::MAX } else { 1 };
+                let content = content_groups(row).into_iter().take(shown).flat_map(|(dots, _)| dots).collect();
                 Member { node: row.id, dots: Dots { content, ..all_dots(row) }, origin: None }
             })
             .collect();
@@ -257,9 +281,10 @@ impl<S: Store> View<'_, S> {
         taken: &mut BTreeSet<Name>,
     ) -> StoreResult<Name> {
         let birth_name = self.birth_name(content.stamp.replica)?;
+        let naming = self.naming(dir);
         let mut digits = 6;
         loop {
-            let candidate = sibling_name(name, &birth_name, id, digits);
+            let candidate = sibling_name(naming, name, &birth_name, id, digits);
             let free = digits >= 32 || (!taken.contains(&candidate) && !self.is_registered(dir, &candidate)?);
             if free {
                 taken.insert(candidate.clone());

@@ -732,7 +732,7 @@ fn in_directory<T>(index: &BTreeMap<At, T>, parent: NodeId) -> impl Iterator<Ite
 }
 
 fn is_sibling(base: &Base) -> bool {
-    conflict::registered(&base.name).is_some()
+    conflict::may_be_sibling(&base.name)
 }
 
 fn write<T: Serialize>(value: &T) -> Vec<u8> {

@@ -55,7 +55,8 @@ struct Inner {
     gathered: Arc<Gathered>,
     next_cookie: AtomicU64,
     unwatched: Vec<PathBuf>,
-    budget: usize,
+    /// Watches that may be used; `None` for half of what the kernel grants at the time.
+    budget: Option<usize>,
 }
 
 struct Inotify {
@@ -68,14 +69,14 @@ impl Watcher {
     /// Starts watching nothing yet. `state` holds the barrier's directory; `unwatched` are our own directories. At most
     /// half of the watches that the kernel grants a user are used.
     pub fn start(home: &Path, state: &Path, unwatched: Vec<PathBuf>) -> anyhow::Result<(Self, Stirs)> {
-        Self::start_within(home, state, unwatched, granted().map_or(usize::MAX, |granted| granted / 2))
+        Self::start_within(home, state, unwatched, None)
     }
 
     fn start_within(
         home: &Path,
         state: &Path,
         unwatched: Vec<PathBuf>,
-        budget: usize,
+        budget: Option<usize>,
     ) -> anyhow::Result<(Self, Stirs)> {
         let cookies = state.join("cookies");
         std::fs::create_dir_all(&cookies).context("making the barrier's directory")?;
@@ -160,7 +161,7 @@ impl Watcher {
             what: format!(
                 "inotify limit reached: {beyond} directories are not watched, but looked at from time to time"
             ),
-            hint: format!("{}, then `systemctl --user restart hearth`", remedy(wanted)),
+            hint: format!("{}; they are watched by themselves then", remedy(wanted)),
             transient: false,
         }]
     }
@@ -187,6 +188,7 @@ impl Inner {
 
     fn add(&self, dirs: Vec<RelPath>) -> Vec<RelPath> {
         let mut inotify = lock(&self.inotify);
+        let budget = self.budget.or_else(|| Some(granted()? / 2)).unwrap_or(usize::MAX);
         let mut added = Vec::new();
         for dir in dirs {
             let path = self.path(&dir);
@@ -199,7 +201,7 @@ impl Inner {
             };
             let (known, earlier, full) = {
                 let watched = lock(&self.watched);
-                (watched.has(&dir, identity), watched.earlier(&dir, identity), watched.len() >= self.budget)
+                (watched.has(&dir, identity), watched.earlier(&dir, identity), watched.len() >= budget)
             };
             if known {
                 continue;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Effect, Engine};
 use crate::brake::{Hold, Limits, Loss, Lost, Toll, Verdict, lost, lost_of};
+use crate::git;
 use crate::plan::Change;
 use crate::row;
 use crate::state::{Now, is_untold};
@@ -295,7 +296,19 @@ impl<S: Store> Engine<S> {
 
     fn loss_of(&self, node: NodeId, at_ms: u64) -> StoreResult<Option<Lost>> {
         let Some(row) = self.state.store.row(node)?.filter(|row| !is_untold(row)) else { return Ok(None) };
+        if self.is_object(&row)? {
+            return Ok(None);
+        }
         Ok(self.state.before(node)?.and_then(|before| lost(&before, &row, at_ms)))
+    }
+
+    /// Whether a node is an object of a git repository: git removes those by thousands, and none goes that is needed.
+    fn is_object(&self, row: &Row) -> StoreResult<bool> {
+        if !row::winner(&row.place).is_some_and(|(_, place)| git::may_be_object(place.name.as_bytes())) {
+            return Ok(false);
+        }
+        let path = git::path_of(&self.state.store, row, &mut BTreeMap::new())?;
+        Ok(path.is_some_and(|path| git::place(&path).is_some_and(|place| place.part.is_named_by_content())))
     }
 
     fn goes_too_far(&self) -> StoreResult<bool> {
@@ -312,6 +325,9 @@ impl<S: Store> Engine<S> {
     /// Takes note of a row that a peer's changed.
     pub(super) fn arrived(&mut self, before: Option<&Row>, node: NodeId, now: &Now) -> StoreResult<()> {
         let Some((before, row)) = before.zip(self.state.store.row(node)?) else { return Ok(()) };
+        if self.is_object(&row)? {
+            return Ok(());
+        }
         let Some(lost) = lost(before, &row, now.wall_ms) else { return Ok(()) };
         if self.state.store.base_of(node)?.is_none() {
             return Ok(());
@@ -408,7 +424,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Whether a peer is in the middle of telling what it knows.
-    fn is_being_told(&self) -> bool {
+    pub(super) fn is_being_told(&self) -> bool {
         self.sessions.values().any(|session| session.is_telling)
     }
 

@@ -10,10 +10,12 @@
 //! | below `.local/share/` | desktop entries, keyfiles and TOML, never by line; its JSON is what programs store, not what is set |
 //! | `.gitignore` and its like, anywhere | as a set |
 //! | known hosts, authorized keys, bookmarks, word lists, histories of shells, at their places | as a set |
+//! | `.git/config`, and `.git/info/exclude` | as a keyfile, and as a set |
 //! | everything else: documents, source code, anything in a checkout, a browser's profile or a game's data | nothing |
 //!
 //! Formats without a reader here, in which a line depends on those around it, are not merged: YAML, XML, Python.
 
+use crate::git::{self, Part};
 use crate::merge::set::Kind;
 
 /// A way to read and merge a file.
@@ -91,6 +93,9 @@ const CLOSED_CONFIG: [&str; 10] = [
 
 /// The formats that a file may have by its path, to be tried in this order; empty if it is not merged.
 pub(super) fn of(path: &[u8]) -> &'static [Format] {
+    if let Some(place) = git::place(path) {
+        return in_repository(path, place.part);
+    }
     let Ok(path) = std::str::from_utf8(path) else { return &[] };
     let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
     if directory.split('/').any(|part| CLOSED_ANYWHERE.contains(&part)) {
@@ -104,6 +109,15 @@ pub(super) fn of(path: &[u8]) -> &'static [Format] {
         Place::Config => config(name),
         Place::Data => data(name),
         Place::Elsewhere => &[],
+    }
+}
+
+/// What git itself writes is merged by [`git::refs`], if at all.
+fn in_repository(path: &[u8], part: Part<'_>) -> &'static [Format] {
+    match part {
+        Part::Config => &[Format::Keyfile],
+        Part::Still if path.ends_with(b"/info/exclude") => &[Format::Set(Kind::OrderedLines)],
+        _ => &[],
     }
 }
 
@@ -208,7 +222,7 @@ mod tests {
             (".config/app/config.yaml", &[]),
             (".config/app/state.xml", &[]),
             (".config/ranger/commands.py", &[]),
-            (".config/nvim/.git/config", &[]),
+            (".config/nvim/.git/config", keyfile),
             (".git/HEAD", &[]),
             (".config/i3/config", keys),
             (".config/app/Local Storage/leveldb/LOG", &[]),

@@ -209,7 +209,7 @@ impl Store for MemoryStore {
     }
 
     fn siblings(&self) -> StoreResult<Vec<Base>> {
-        let sibling = |base: &&Base| crate::conflict::registered(&base.name).is_some();
+        let sibling = |base: &&Base| crate::conflict::may_be_sibling(&base.name);
         Ok(self.tables.bases.values().filter(sibling).cloned().collect())
     }
 

@@ -213,7 +213,8 @@ impl Home {
         let dir = tempfile::tempdir().expect("a directory");
         let (home, state) = (dir.path().join("home"), dir.path().join("home/own/state"));
         fs::create_dir_all(&state).expect("made");
-        let (watcher, stirred) = Watcher::start_within(&home, &state, vec![home.join("own")], budget).expect("inotify");
+        let (watcher, stirred) =
+            Watcher::start_within(&home, &state, vec![home.join("own")], Some(budget)).expect("inotify");
         let made = Self { dir, watcher, stirred, again: BTreeSet::new() };
         assert_eq!(made.watch(&[""]).await, paths(&[""]));
         made
