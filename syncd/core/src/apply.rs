@@ -191,12 +191,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 *left -= 1;
                 *left == 0
             });
-            let into_place = matches!(step, Step::Create(_));
             let done = match twin.map(|(_, name)| name.clone()) {
                 Some(name) => self.stage_twin(placed, name, now),
                 None => match self.stage_name_of_partner(placed, now) {
                     Ok(None) if stays && !self.is_shared(placed)? => continue,
-                    Ok(None) => self.stage(placed, last, into_place, now),
+                    Ok(None) => self.stage(step, stays, last, now),
                     Ok(Some(entry)) => Ok(entry),
                     Err(fault) => Err(fault),
                 },
@@ -229,19 +228,17 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(staged)
     }
 
-    /// Stages a content. `last` tells that no later step needs the same one, `into_place` that nothing will be displaced.
-    fn stage(
-        &mut self,
-        placed: &Placed,
-        last: bool,
-        into_place: bool,
-        now: &mut Now,
-    ) -> Result<(StageName, Stat), Fault> {
+    /// Stages the content of a step that makes a leaf. `stays` tells that the entry has it already, `last` that no later
+    /// step needs the same one.
+    fn stage(&mut self, step: &Step, stays: bool, last: bool, now: &mut Now) -> Result<(StageName, Stat), Fault> {
+        let (Step::Create(placed) | Step::Replace(placed)) = step else { return Err(Fault::Changed) };
+        // Nothing will be displaced by it.
+        let into_place = matches!(step, Step::Create(_));
         let target = &placed.target;
         let mut name = stage_name(placed.id, now);
         let (mut source, wanted) = match &target.value {
             Value::File { size: 0, hash } => (Source::Bytes(Vec::new()), Some(*hash)),
-            Value::File { hash, .. } if self.keeps_value(placed)? => {
+            Value::File { hash, .. } if stays => {
                 let base = self.checked(placed.id)?;
                 (Source::Copy(self.path_of(&base)?), Some(*hash))
             }

@@ -472,9 +472,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if base.stat.handle != found.stat.handle {
             self.lost_a_name(&base, now)?;
         }
-        let group = self.group(&found.stat, Some(&base), now)?;
-        let xattrs = found.xattrs.as_ref().or(Some(&base.attributes.xattrs));
-        let actual = Attributes { group, ..attributes_of(&found.stat, xattrs) };
+        let actual = self.actual(&base, &found.stat, found.xattrs.as_ref(), now)?;
         base.state = BaseState::Live;
         base.stat = found.stat.clone();
         if base.value == value {
@@ -518,9 +516,14 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     /// Mode or time differ, the bytes do not.
     fn attributes(&mut self, base: &mut Base, stat: &Stat, xattrs: Option<&Xattrs>, now: &mut Now) -> StoreResult<()> {
-        let group = self.group(stat, Some(base), now)?;
-        let actual = Attributes { group, ..attributes_of(stat, xattrs.or(Some(&base.attributes.xattrs))) };
+        let actual = self.actual(base, stat, xattrs, now)?;
         self.set_attributes(base, actual, now)
+    }
+
+    /// What an entry that base knows has by now; extended attributes that could not be read are as they were.
+    fn actual(&mut self, base: &Base, stat: &Stat, xattrs: Option<&Xattrs>, now: &mut Now) -> StoreResult<Attributes> {
+        let group = self.group(stat, Some(base), now)?;
+        Ok(Attributes { group, ..attributes_of(stat, xattrs.or(Some(&base.attributes.xattrs))) })
     }
 
     fn set_attributes(&mut self, base: &mut Base, actual: Attributes, now: &mut Now) -> StoreResult<()> {

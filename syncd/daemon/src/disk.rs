@@ -466,7 +466,7 @@ impl Disk for RealDisk {
             return Ok((self.stat_at(&self.0.staging, name.0.as_bytes())?, hash, target.len() as u64));
         }
         let staged = self.stage_file(name, source).and_then(|(file, hash, size)| {
-            if !attributes.xattrs.is_empty() || matches!(source, Source::Copy(_) | Source::Kept(_)) {
+            if !attributes.xattrs.is_empty() {
                 xattr::write(&through(&file), &attributes.xattrs)?;
             }
             rustix::fs::fchmod(&file, Mode::from_raw_mode(RawMode::from(attributes.mode & 0o777)))?;
