@@ -1,12 +1,13 @@
 //! `make bench`: how fast Hearth is, beside what it is compared with in the same run.
 //!
-//! usage: `bench [first-sync] [save] [rename] [big-file] [idle]`, everything by default. Prints a table, then the same
+//! usage: `bench [first-sync] [save] [rename] [edits] [big-file] [idle]`, everything by default. Prints a table, then the same
 //! as JSON on the last line. Seconds depend on the computer; ratios do so far less, and only they are goals. Files lie
 //! under `TMPDIR`, which should be on a disk: about 6 GB, deleted only at the end, since files made soon after many
 //! deletions cost more on ext4.
 
 mod bare;
 mod big_file;
+mod edits;
 mod first_sync;
 mod idle;
 mod rename;
@@ -23,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use crate::report::Report;
 use crate::source::Source;
 
-const CASES: [&str; 5] = ["first-sync", "save", "rename", "big-file", "idle"];
+const CASES: [&str; 6] = ["first-sync", "save", "rename", "edits", "big-file", "idle"];
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1).collect()) {
@@ -59,6 +60,9 @@ fn run(wanted: Vec<String>) -> Result<()> {
     }
     if chosen("rename") {
         rename::measure(&mut report)?;
+    }
+    if chosen("edits") {
+        edits::measure(&mut report)?;
     }
     if chosen("big-file") {
         big_file::measure(&mut report)?;
