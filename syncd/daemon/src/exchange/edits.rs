@@ -153,3 +153,44 @@ pub(super) fn ask_whole(left: &[ContentHash], out: &mpsc::UnboundedSender<Messag
         let _ = out.send(Message::Get { wants: wants.to_vec() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    #[test]
+    fn an_edit_is_put_together_unless_the_older_version_is_gone_or_is_another_by_now() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let at = |name| folder.path().join(name);
+        for name in ["home", "data", "state"] {
+            std::fs::create_dir(at(name)).expect("made");
+        }
+        let disk = RealDisk::open(&at("home"), &at("data"), &at("state"), KEY).expect("opens");
+        let mut old = vec![0; 50_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut old);
+        let new = [&old[..20_000], b"inserted", &old[20_000..]].concat();
+        let hash = ContentHash(*blake3::keyed_hash(&KEY, &new).as_bytes());
+        let asked = Asked::from([(hash, (new.len() as u64, b"old".to_vec()))]);
+        std::fs::write(at("home/old"), &old).expect("written");
+        let signature = sign(&old[..], 50_000, &KEY).expect("signed");
+        let runs = difference(&new, &signature, &KEY).expect("told");
+        assert!(runs.len() < 2000, "{}", runs.len());
+
+        assert!(put_together(&disk, &asked, hash, &runs).expect("it fits") == new);
+        assert_eq!(put_together(&disk, &asked, ContentHash([1; 32]), &runs), None, "nobody asked for it");
+        assert_eq!(put_together(&disk, &asked, hash, &[]), None, "it is not there");
+        std::fs::write(at("home/old"), &old[..30_000]).expect("written");
+        assert_eq!(put_together(&disk, &asked, hash, &runs), None, "it is shorter by now");
+        old[10_000] ^= 1;
+        std::fs::write(at("home/old"), &old).expect("written");
+        let other = put_together(&disk, &asked, hash, &runs).expect("another content");
+        let mut bringing = disk.bringing();
+        bringing.add(hash, &other);
+        let brought = bringing.finish();
+        assert!(matches!(brought[..], [(_, Ok(None))]), "it is not taken for the content");
+        std::fs::remove_file(at("home/old")).expect("removed");
+        assert_eq!(put_together(&disk, &asked, hash, &runs), None, "it is gone");
+    }
+}

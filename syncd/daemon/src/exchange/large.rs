@@ -41,14 +41,22 @@ struct Plan {
 enum Step {
     /// From the older version.
     Copy { from: u64, to: u64, len: u64 },
-    /// From the peer, who may refer to these stretches of the older version.
-    Bring { to: u64, len: u64, beside: Vec<(u64, u64)> },
+    /// From the peer.
+    Bring(Missing),
+}
+
+/// A part that comes from the peer, who may refer to these stretches of the older version.
+#[derive(Clone)]
+struct Missing {
+    to: u64,
+    len: u64,
+    beside: Vec<(u64, u64)>,
 }
 
 impl Plan {
     /// Brings these parts from the peer as they are.
     fn plain(parts: &[(u64, u64)]) -> Self {
-        let bring = |&(to, len): &(u64, u64)| Step::Bring { to, len, beside: Vec::new() };
+        let bring = |&(to, len): &(u64, u64)| Step::Bring(Missing { to, len, beside: Vec::new() });
         Self { steps: parts.iter().filter(|(_, len)| *len > 0).map(bring).collect(), ..Self::default() }
     }
 
@@ -65,7 +73,7 @@ impl Plan {
             let (to, len) = (to + done, len - done);
             steps.push(match *part {
                 Part::Older { from, .. } => Step::Copy { from: from + done, to, len },
-                Part::Missing { .. } => Step::Bring { to, len, beside: beside(&parts, at, older_len) },
+                Part::Missing { .. } => Step::Bring(Missing { to, len, beside: beside(&parts, at, older_len) }),
             });
         }
         Self { older: Some(older), steps, check: Some(Check::new(list, key, have)) }
@@ -161,8 +169,8 @@ async fn put_together(
 ) -> Result<(Unfinished, Vec<(u64, u64)>), Failed> {
     let mut wanted = Vec::new();
     for step in &plan.steps {
-        if let Step::Bring { to, len, beside } = step {
-            wanted.push((*to, *len, beside.clone()));
+        if let Step::Bring(missing) = step {
+            wanted.push(missing.clone());
         }
     }
     let (older, key) = (plan.older.clone(), shared.content_key);
@@ -191,14 +199,14 @@ async fn put_together(
 async fn ask(
     mut send: SendStream,
     hash: ContentHash,
-    wanted: Vec<(u64, u64, Vec<(u64, u64)>)>,
+    wanted: Vec<Missing>,
     older: Option<Arc<File>>,
     key: [u8; 32],
 ) -> Result<(), FrameError> {
     write_head(&mut send, &Carrier::Ranges { hash }).await?;
     let (frames, mut ready) = mpsc::channel(2);
     let signing = tokio::task::spawn_blocking(move || {
-        for (offset, length, beside) in wanted {
+        for Missing { to: offset, len: length, beside } in wanted {
             let older = older.as_ref().filter(|_| !beside.is_empty()).and_then(|older| {
                 let len = beside.iter().map(|(_, len)| len).sum();
                 // What cannot be read saves nothing.
@@ -247,7 +255,7 @@ fn write_all(content: Unfinished, plan: Plan, mut incoming: Incoming) -> io::Res
                 writing.at = to;
                 writing.copy(from, len)?;
             }
-            Step::Bring { to, len, beside } => {
+            Step::Bring(Missing { to, len, beside }) => {
                 writing.at = to;
                 let mut bytes = [0; 8];
                 incoming.read_exact(&mut bytes)?;
@@ -385,7 +393,7 @@ struct Stretches<'a> {
 impl<'a> Stretches<'a> {
     /// Offsets and lengths in bytes.
     fn new(file: &'a File, stretches: &[(u64, u64)]) -> Self {
-        Self { file, left: stretches.to_vec().into_iter(), open: (0, 0) }
+        Self { file, left: Vec::from(stretches).into_iter(), open: (0, 0) }
     }
 }
 
@@ -494,5 +502,180 @@ fn say_data(block: Bytes, squeeze: &mut Squeeze, say: &mut impl FnMut(Bytes) -> 
             say(Run::Data(len).encode().into())?;
             say(block)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    #[test]
+    fn what_an_older_version_has_is_taken_from_it_and_the_rest_is_brought() {
+        let world = World::new();
+        let (old, new) = edited();
+        let (content, wrong, said) = world.bring(&old, &new, None, |_| {});
+        assert_eq!(wrong, []);
+        assert!(said < 40_000, "{said} bytes for 2000 new ones");
+        assert!(content.finish(new.len() as u64).expect("staged").is_some());
+    }
+
+    #[test]
+    fn an_older_version_that_changes_in_the_middle_is_found_out_and_its_chunks_are_brought_plainly() {
+        let world = World::new();
+        let (old, new) = edited();
+        let changes: [fn(&File); 2] = [
+            |older| older.write_all_at(&[1; 5000], 700_000).expect("written"),
+            |older| older.set_len(1_000_000).expect("shorter"),
+        ];
+        for change in changes {
+            let (mut content, wrong, _) = world.bring(&old, &new, None, change);
+            let sum: u64 = wrong.iter().map(|(_, len)| len).sum();
+            assert!(sum > 0 && sum < new.len() as u64, "{wrong:?}");
+            wrong.iter().for_each(|&(at, len)| content.erase(at, len).expect("erased"));
+            let (content, wrong) = world.take(content, Plan::plain(&wrong), &new);
+            assert_eq!(wrong, []);
+            assert!(content.finish(new.len() as u64).expect("staged").is_some());
+        }
+    }
+
+    #[test]
+    fn what_broke_off_is_gone_on_with_beside_an_older_version() {
+        let world = World::new();
+        let (old, new) = edited();
+        for have in [1, 300_000, 1_400_123, new.len() - 1] {
+            let (content, wrong, said) = world.bring(&old, &new, Some(have), |_| {});
+            assert!(wrong.is_empty() && said < 40_000, "{wrong:?}, {said}");
+            assert!(content.finish(new.len() as u64).expect("staged").is_some());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_none_is_an_error() {
+        let world = World::new();
+        let (_, new) = edited();
+        let told = |answer: Vec<u8>| {
+            let plan = Plan::plain(&[(0, new.len() as u64)]);
+            write_all(world.part(&new), plan, incoming(vec![answer.into()])).map(|_| ()).map_err(|error| error.kind())
+        };
+        let run = |run: Run| [&100u64.to_le_bytes()[..], &run.encode()].concat();
+        let len = new.len() as u64;
+        assert_eq!(told(Vec::new()), Err(ErrorKind::UnexpectedEof));
+        assert_eq!(told(NOT_HERE.to_le_bytes().to_vec()), Err(ErrorKind::NotFound));
+        assert_eq!(told(run(Run::Zeros(len + 1))), Err(ErrorKind::InvalidData));
+        assert_eq!(told(run(Run::Older { from: 0, len: 5 })), Err(ErrorKind::InvalidData), "nothing was signed");
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).expect("compresses");
+        let packed = Run::Packed { len: MAX_PACKED, packed: bomb.len() as u64 };
+        assert_eq!(told([run(packed), bomb].concat()), Err(ErrorKind::InvalidData), "more than it says");
+        let short = zstd::bulk::compress(&[0; 50], 1).expect("compresses");
+        let packed = Run::Packed { len: 100, packed: short.len() as u64 };
+        assert_eq!(told([run(packed), short].concat()), Err(ErrorKind::InvalidData), "less than it says");
+        assert_eq!(told(u64::MAX.wrapping_sub(1).to_le_bytes().to_vec()), Err(ErrorKind::StorageFull));
+    }
+
+    #[test]
+    fn an_older_version_that_was_moved_away_saves_nothing_and_stops_nothing() {
+        let world = World::new();
+        assert!(cut_older(&world.disk, b"gone/film.bin".to_vec(), 300_000, &KEY).is_err());
+        std::fs::write(world.folder.path().join("home/film.bin"), [5; 300_000]).expect("written");
+        let (_, len, list) = cut_older(&world.disk, b"film.bin".to_vec(), 300_000, &KEY).expect("read");
+        assert_eq!((len, list), (300_000, cut(&[5; 300_000][..], 300_000, &KEY).expect("cut")));
+    }
+
+    struct World {
+        folder: tempfile::TempDir,
+        disk: RealDisk,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a directory");
+            let at = |name| folder.path().join(name);
+            for name in ["home", "data", "state"] {
+                std::fs::create_dir(at(name)).expect("made");
+            }
+            let disk = RealDisk::open(&at("home"), &at("data"), &at("state"), KEY).expect("opens");
+            Self { folder, disk }
+        }
+
+        fn part(&self, new: &[u8]) -> Unfinished {
+            let hash = ContentHash(*blake3::keyed_hash(&KEY, new).as_bytes());
+            self.disk.open_part(hash).expect("staged")
+        }
+
+        /// Puts `new` together from `old`, which changes once it has been looked at. Gives what turned out wrong, and how
+        /// many bytes the answers had.
+        fn bring(
+            &self,
+            old: &[u8],
+            new: &[u8],
+            have: Option<usize>,
+            change: impl Fn(&File),
+        ) -> (Unfinished, Vec<(u64, u64)>, usize) {
+            let mut content = self.part(new);
+            content.restart().expect("staged");
+            if let Some(have) = have {
+                content.write(&new[..have], 0).expect("staged");
+                content = {
+                    drop(content);
+                    self.part(new)
+                };
+                assert_eq!(content.in_order(), have as u64);
+            }
+            std::fs::write(self.folder.path().join("home/old"), old).expect("written");
+            let size = new.len() as u64;
+            let (older, len, own) = cut_older(&self.disk, b"old".to_vec(), size, &KEY).expect("cut");
+            let list = cut(new, size, &KEY).expect("cut");
+            let plan = Plan::compared(older, len, list, &own, content.in_order(), &KEY);
+            let answers = self.answers(&plan, new);
+            change(&File::options().write(true).open(self.folder.path().join("home/old")).expect("opens"));
+            let said = answers.iter().map(Bytes::len).sum();
+            let (content, wrong) = write_all(content, plan, incoming(answers)).expect("written");
+            (content, wrong, said)
+        }
+
+        fn take(&self, content: Unfinished, plan: Plan, new: &[u8]) -> (Unfinished, Vec<(u64, u64)>) {
+            let answers = self.answers(&plan, new);
+            write_all(content, plan, incoming(answers)).expect("written")
+        }
+
+        /// What who has the content says to what a plan asks for.
+        fn answers(&self, plan: &Plan, new: &[u8]) -> Vec<Bytes> {
+            let path = self.folder.path().join("new");
+            std::fs::write(&path, new).expect("written");
+            let file = File::open(path).expect("opens");
+            let mut said = Vec::new();
+            for step in &plan.steps {
+                let Step::Bring(Missing { to, len, beside }) = step else { continue };
+                let older = plan.older.as_ref().filter(|_| !beside.is_empty());
+                let sum = beside.iter().map(|(_, len)| len).sum();
+                let older = older.map(|older| sign(Stretches::new(older, beside), sum, &KEY).expect("signed"));
+                let wanted = Wanted { offset: *to, length: *len, older };
+                read_part(&file, &wanted, &KEY, &mut |block| {
+                    said.push(block);
+                    Ok(())
+                })
+                .expect("read");
+            }
+            said
+        }
+    }
+
+    fn incoming(answers: Vec<Bytes>) -> Incoming {
+        let (send, ready) = mpsc::channel(1);
+        send.try_send(answers).expect("there is room");
+        Incoming::new(ready)
+    }
+
+    /// A content and an edit of it, at three places.
+    fn edited() -> (Vec<u8>, Vec<u8>) {
+        let mut old = vec![0; 2 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut old);
+        let mut new = old.clone();
+        new.splice(1_500_000..1_500_000, [1; 1000]);
+        new.splice(900_000..950_000, []);
+        new.splice(100_000..101_000, [2; 1000]);
+        (old, new)
     }
 }
