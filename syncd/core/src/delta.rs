@@ -10,7 +10,7 @@ use std::io::{self, BufRead, ErrorKind, Read};
 use hearth_schemas::wire::{BLOCK_SIZES, MAX_BLOCKS, PACK_LIMIT, Run, Signature};
 
 /// Shortest content, and shortest older version, for which it is worth asking for the difference, in bytes.
-const WORTH: u64 = 8 << 10;
+const WORTH: u64 = 2 << 10;
 /// Longest older version of a content that would go in a pack, in bytes.
 pub const MAX_OLDER: u64 = 4 * PACK_LIMIT;
 /// How many times as long as its older version a longer content may be.
