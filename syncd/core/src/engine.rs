@@ -1155,9 +1155,11 @@ impl<S: Store> Engine<S> {
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let tidy = self.parked.is_empty() && !self.has_problems();
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && tidy && !self.paused;
-        let blocked = (self.has_problems() || self.holds_anything()) && !self.awaits_away();
+        // What a person has judged goes on by itself.
+        let held = self.awaits_a_word();
+        let blocked = (self.has_problems() || held) && !self.awaits_away();
         // What has no number yet, and is not held, goes out when a peer is there.
-        let untold = unnumbered && !self.holds_anything();
+        let untold = unnumbered && !held;
         let stuck = !looking && !clean && (self.paused || (self.is_at_rest() && blocked && !untold));
         Ok(Standing {
             known: self.state.store.known().clone(),
