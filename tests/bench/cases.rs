@@ -1,15 +1,18 @@
 //! What is measured, each with every tool on ground of its own.
 
 pub(crate) mod edits;
+pub(crate) mod fidelity;
 pub(crate) mod first;
 pub(crate) mod many;
+pub(crate) mod races;
 pub(crate) mod stream;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use hearth_tests::tree;
+use anyhow::{Result, ensure};
+use hearth_tests::tree::{self, Entry};
 
 use crate::tools::{On, Tool};
 
@@ -47,7 +50,23 @@ fn change(
     Ok(Cost { wall, cpu: tool.cpu()? - cpu, wire: (tool.ground().wire()? - wire) as f64 / 1000.0 })
 }
 
-/// An error unless the trees are alike in what every tool carries.
+/// An error unless the trees are alike in what every tool carries: names, kinds and contents.
 fn assert_alike(tool: &dyn Tool) -> Result<()> {
-    tree::assert_equal(&tool.tree(On::Laptop), &tool.tree(On::Desktop), &[".stfolder"])
+    let read = |on| -> Result<BTreeMap<PathBuf, String>> {
+        let entries = tree::read(&tool.tree(on), &[".stfolder"])?.into_iter();
+        Ok(entries.filter_map(|(path, entry)| Some((path, carried(entry)?))).collect())
+    };
+    let (laptop, desktop) = (read(On::Laptop)?, read(On::Desktop)?);
+    let differs = laptop.iter().find(|(path, entry)| desktop.get(*path) != Some(entry));
+    ensure!(differs.is_none() && laptop.len() == desktop.len(), "the trees differ: {differs:?}");
+    Ok(())
+}
+
+fn carried(entry: Entry) -> Option<String> {
+    Some(match entry {
+        Entry::Folder { .. } => "folder".to_owned(),
+        Entry::File { hash, .. } => hash.to_hex().to_string(),
+        Entry::Link { target, .. } => target.to_string_lossy().into_owned(),
+        Entry::Special => return None,
+    })
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hearth_tests::lab::Lab;
+use hearth_tests::link::Line;
 use hearth_tests::process::succeed;
 use hearth_tests::room::{Room, is_root};
 use hearth_tests::scratch::Scratch;
@@ -35,12 +36,20 @@ pub(crate) struct Side {
 }
 
 impl Ground {
-    pub(crate) fn new() -> Result<Self> {
+    /// Both on one network, or the desktop at the end of a line.
+    pub(crate) fn new(line: Option<Line>) -> Result<Self> {
         ensure!(is_root(), "the benchmark mounts fresh file systems: run it as root");
         let scratch = Scratch::new()?;
-        let lab = Lab::new(&["laptop", "desktop"], scratch.path())?;
+        let (lab, ip) = match line {
+            None => (Lab::new(&["laptop", "desktop"], scratch.path())?, "10.77.0.3"),
+            Some(line) => {
+                let mut lab = Lab::new(&["laptop"], scratch.path())?;
+                lab.add_far("desktop", 3, line)?;
+                (lab, "10.77.1.3")
+            }
+        };
         let laptop = Side::new("laptop", "10.77.0.2", &lab, scratch.path())?;
-        let desktop = Side::new("desktop", "10.77.0.3", &lab, scratch.path())?;
+        let desktop = Side::new("desktop", ip, &lab, scratch.path())?;
         Ok(Self { laptop, desktop, lab, scratch })
     }
 

@@ -18,17 +18,21 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use hearth_tests::link::Line;
 use hearth_tests::scratch::Scratch;
 use hearth_tests::tree::write_noise;
 
 use crate::cases::first::Material;
 use crate::cases::many::Many;
-use crate::cases::{edits, first, many, stream};
+use crate::cases::{edits, fidelity, first, many, races, stream};
 use crate::report::Report;
 use crate::source::Source;
 use crate::tools::Which;
 
-const CASES: [&str; 6] = ["first-sync", "edits", "big-file", "large-edits", "many", "stream"];
+const CASES: [&str; 9] =
+    ["first-sync", "edits", "big-file", "far", "large-edits", "many", "fidelity", "races", "stream"];
+/// Files of the first sync over a long line.
+const FAR_FILES: usize = 2_000;
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1).collect()) {
@@ -90,13 +94,13 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
     let (tools, rounds) = (&wanted.tools, wanted.rounds);
     if wanted.has("first-sync") || wanted.has("edits") {
         let source = Source::collect()?;
-        let material = Material { name: "first sync of 20,000 files", from: &source.path() };
+        let material = Material { name: "first sync of 20,000 files", from: &source.path(), line: None };
         let rounds = if wanted.has("first-sync") { rounds } else { 1 };
         for (which, mut tool) in first::measure(&material, tools, rounds, report)? {
             if wanted.has("edits") {
                 edits::checkout(which, tool.as_mut(), report)?;
                 edits::rename_and_delete(which, tool.as_mut(), report)?;
-                edits::save(which, tool.as_mut(), report)?;
+                edits::save(which, tool.as_mut(), "near", report)?;
             }
             tool.stop()?;
         }
@@ -106,9 +110,21 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
         let folder = scratch.path().join("film");
         fs::create_dir(&folder).context("making a folder")?;
         write_noise(&folder.join("film.bin"), 1, 1 << 30)?;
-        let material = Material { name: "first sync of 1 GiB", from: &folder };
+        let material = Material { name: "first sync of 1 GiB", from: &folder, line: None };
         for (_, mut tool) in first::measure(&material, tools, rounds, report)? {
             tool.stop()?;
+        }
+    }
+    if wanted.has("far") {
+        let source = Source::collect_some(FAR_FILES)?;
+        for (how, lost_ppm) in [("far", 0), ("far and lossy", 10_000)] {
+            let line = Some(Line { delay_ms: 20, lost_ppm, kbit: 100_000 });
+            let name = format!("{how}, first sync of 2,000 files");
+            let material = Material { name: &name, from: &source.path(), line };
+            for (which, mut tool) in first::measure(&material, tools, rounds, report)? {
+                edits::save(which, tool.as_mut(), how, report)?;
+                tool.stop()?;
+            }
         }
     }
     if wanted.has("large-edits") {
@@ -121,6 +137,13 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
         for _ in 0..rounds {
             tools.iter().try_for_each(|which| many::measure(&files, *which, report))?;
         }
+    }
+    if wanted.has("fidelity") {
+        tools.iter().try_for_each(|which| fidelity::measure(*which, report))?;
+    }
+    if wanted.has("races") {
+        let both_ways = tools.iter().filter(|which| **which != Which::Rsync);
+        both_ways.copied().try_for_each(|which| races::measure(which, report))?;
     }
     if wanted.has("stream") {
         stream::measure(report)?;

@@ -7,10 +7,16 @@ mod unison;
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hearth_tests::link::Line;
 
 use crate::ground::Ground;
+
+/// Longer than any tool here waits before it looks.
+const CALM: Duration = Duration::from_secs(3);
 
 /// A way to make one tree on the desktop what it is on the laptop.
 pub(crate) trait Tool {
@@ -25,6 +31,18 @@ pub(crate) trait Tool {
 
     /// Returns once the desktop has what the laptop has, as the tool itself sees it. What only runs when told to runs now.
     fn settle(&mut self) -> Result<()>;
+
+    /// As [`Self::settle`], for changes that need not all be seen at once: returns when nothing has happened for a while.
+    fn settle_for_good(&mut self) -> Result<()> {
+        for _ in 0..3 {
+            self.settle()?;
+            // What has a timer of its own says nothing before it has run.
+            if self.is_live() {
+                thread::sleep(CALM);
+            }
+        }
+        self.settle()
+    }
 
     /// CPU time of both sides so far, in seconds, without what was spent before the start.
     fn cpu(&self) -> Result<f64>;
@@ -70,9 +88,9 @@ impl Which {
         }
     }
 
-    /// Sets it up on fresh ground, with empty trees and not started.
-    pub(crate) fn set_up(self) -> Result<Box<dyn Tool>> {
-        let ground = Ground::new()?;
+    /// Sets it up on fresh ground, with empty trees and not started; the two sides are near each other, or on a line.
+    pub(crate) fn set_up(self, line: Option<Line>) -> Result<Box<dyn Tool>> {
+        let ground = Ground::new(line)?;
         Ok(match self {
             Self::Hearth => Box::new(hearth::Hearth::new(ground)?),
             Self::Rsync => Box::new(rsync::Rsync::new(ground)?),

@@ -279,6 +279,7 @@ impl SimMachine {
                 Effect::Send(..)
                 | Effect::End(..)
                 | Effect::Fetch { .. }
+                | Effect::Compare(..)
                 | Effect::Serve(..)
                 | Effect::Setting { .. } => {
                     out.push(effect);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
-use hearth_schemas::wire::{Message, PACK_LIMIT};
+use hearth_schemas::wire::Message;
 
 use self::databases::Databases;
 use self::holding::Holding;
@@ -19,8 +19,9 @@ use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
 use crate::brake::Verdict;
 use crate::conflict::{self, Naming};
 use crate::database;
+use crate::delta;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
-use crate::fetch::{Ask, Fetch};
+use crate::fetch::{Ask, Edit, Fetch};
 use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, is_parked, put_to_sleep};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
@@ -122,6 +123,8 @@ pub enum Effect {
         /// Where an older version lies.
         older: Option<RelPath>,
     },
+    /// Bring small contents here, of which older versions lie here.
+    Compare(Slot, Vec<Edit>),
     /// Send contents to a peer; those without a source are not here.
     Serve(Slot, Vec<(ContentHash, Option<Source>)>),
     /// A setting of the account, or of this device, has this value. [`Event::SettingTold`] is expected.
@@ -1179,9 +1182,11 @@ impl<S: Store> Engine<S> {
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let tidy = self.parked.is_empty() && !self.has_problems();
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && tidy && !self.paused;
-        let blocked = (self.has_problems() || self.holds_anything()) && !self.awaits_away();
+        // What a person has judged goes on by itself.
+        let held = self.awaits_a_word();
+        let blocked = (self.has_problems() || held) && !self.awaits_away();
         // What has no number yet, and is not held, goes out when a peer is there.
-        let untold = unnumbered && !self.holds_anything();
+        let untold = unnumbered && !held;
         let stuck = !looking && !clean && (self.paused || (self.is_at_rest() && blocked && !untold));
         Ok(Standing {
             known: self.state.store.known().clone(),
@@ -1445,8 +1450,8 @@ impl<S: Store> Engine<S> {
             sources.insert(hash, source);
             return Ok(true);
         }
-        let older =
-            change.base.as_ref().filter(|(base, _)| file_size(&base.value) > PACK_LIMIT).map(|(_, p)| p.clone());
+        let older = change.base.as_ref().filter(|(base, _)| delta::helps(file_size(&base.value), size));
+        let older = older.map(|(_, path)| path.clone());
         for &node in nodes {
             self.fetch.want(hash, size, node, older.clone());
         }
@@ -1464,6 +1469,7 @@ impl<S: Store> Engine<S> {
         for ask in asks {
             self.effects.push_back(match ask {
                 Ask::Packs(peer, wants) => Effect::Send(peer, Message::Get { wants }),
+                Ask::Edits(peer, edits) => Effect::Compare(peer, edits),
                 Ask::Large { peer, hash, size, older } => Effect::Fetch { peer, hash, size, older },
             });
         }

@@ -15,6 +15,7 @@ pub mod brake;
 pub mod chunk;
 pub mod conflict;
 pub mod database;
+pub mod delta;
 pub mod disk;
 pub mod engine;
 pub mod fetch;

@@ -22,8 +22,8 @@ const REWRITTEN: usize = 2_000;
 const MOVED: u64 = 5_000;
 const LARGE: u64 = 256 << 20;
 
-/// A small file is written again and again, with the pauses of a person.
-pub(crate) fn save(which: Which, tool: &mut dyn Tool, report: &mut Report) -> Result<()> {
+/// A small file is written again and again, with the pauses of a person; `how` far the machines are from each other.
+pub(crate) fn save(which: Which, tool: &mut dyn Tool, how: &str, report: &mut Report) -> Result<()> {
     if !tool.watch()? {
         return Ok(());
     }
@@ -34,11 +34,16 @@ pub(crate) fn save(which: Which, tool: &mut dyn Tool, report: &mut Report) -> Re
         // Of uneven length, so that no timer keeps step with them.
         thread::sleep(Duration::from_millis(400 + number * 137 % 600));
         let text = format!("draft {number}\n{}", "as people write, this way or that\n".repeat(20));
-        report.sample("save: seen", which, write_and_see(tool, "letter.txt", &text)?, "s");
+        report.sample(&format!("{how}, save: seen"), which, write_and_see(tool, "letter.txt", &text)?, "s");
     }
     tool.settle()?;
-    report.sample("save: CPU of both sides", which, (tool.cpu()? - cpu) / SAVES as f64 * 1000.0, "ms");
-    report.sample("save: wire", which, (tool.ground().wire()? - wire) as f64 / SAVES as f64 / 1000.0, "kB");
+    report.sample(&format!("{how}, save: CPU of both sides"), which, (tool.cpu()? - cpu) / SAVES as f64 * 1000.0, "ms");
+    report.sample(
+        &format!("{how}, save: wire"),
+        which,
+        (tool.ground().wire()? - wire) as f64 / SAVES as f64 / 1000.0,
+        "kB",
+    );
     Ok(())
 }
 
@@ -115,6 +120,9 @@ fn list(root: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// A directory of 5,000 files in 100 others gets another name, and goes.
 pub(crate) fn rename_and_delete(which: Which, tool: &mut dyn Tool, report: &mut Report) -> Result<()> {
     let folder = tool.tree(On::Laptop).join("albums");
+    for number in 0..100 {
+        fs::create_dir_all(folder.join(number.to_string())).context("making a folder")?;
+    }
     for number in 0..MOVED {
         write_noise(&folder.join(format!("{}/{number}.txt", number % 100)), number, 2_000)?;
     }
@@ -150,7 +158,7 @@ fn until_there(path: &Path, there: bool) -> Result<Instant> {
 
 /// A large file gets a KiB in its middle, 64 KiB at its end, and 4 KiB overwritten.
 pub(crate) fn large(which: Which, report: &mut Report) -> Result<()> {
-    let mut tool = which.set_up()?;
+    let mut tool = which.set_up(None)?;
     let tool = tool.as_mut();
     write_noise(&tool.tree(On::Laptop).join("disk.raw"), 7, LARGE)?;
     tool.start()?;

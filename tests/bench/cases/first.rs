@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use hearth_tests::link::Line;
 use hearth_tests::process::succeed;
 
 use super::{Cost, LIMIT, assert_alike, change};
@@ -21,6 +22,8 @@ pub(crate) struct Material<'a> {
     /// As the report calls it.
     pub(crate) name: &'a str,
     pub(crate) from: &'a Path,
+    /// What lies between the two machines, if they are far from each other.
+    pub(crate) line: Option<Line>,
 }
 
 /// Measures each tool in turn, so many rounds; returns those of the last round, still running.
@@ -34,7 +37,7 @@ pub(crate) fn measure(
     let mut costs: Vec<(Which, Cost)> = Vec::new();
     for round in 0..rounds {
         for which in tools {
-            let mut tool = which.set_up()?;
+            let mut tool = which.set_up(material.line)?;
             costs.push((*which, first(tool.as_mut(), material)?));
             if let Some([laptop, desktop]) = memory(tool.as_ref(), "VmHWM")? {
                 let peak = laptop.max(desktop);

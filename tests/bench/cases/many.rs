@@ -1,4 +1,4 @@
-//! 100,000 files: two copies that have to agree, a restart with one change, and an idle minute.
+//! 100,000 files: two copies that have to agree when they first meet, a restart with one change, and an idle minute.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,9 +29,12 @@ pub(crate) struct Many(Scratch);
 impl Many {
     pub(crate) fn make() -> Result<Self> {
         let many = Self(Scratch::new()?);
+        let folder = |number: u64| many.path().join(format!("{}/{number}", number % 30));
+        for number in 0..FOLDERS {
+            fs::create_dir_all(folder(number)).context("making a folder")?;
+        }
         for number in 0..FILES {
-            let folder = number % FOLDERS;
-            let path = many.path().join(format!("{}/{folder}/{number}.dat", folder % 30));
+            let path = folder(number % FOLDERS).join(format!("{number}.dat"));
             write_noise(&path, number, 500 + number * 7919 % 9_000)?;
         }
         Ok(many)
@@ -42,13 +45,11 @@ impl Many {
     }
 }
 
-/// Both sides have the same files already when they first meet; then one change while both are down; then nothing.
+/// Both sides have the same files already when they are started for the first time; then one change while both are down;
+/// then nothing.
 pub(crate) fn measure(many: &Many, which: Which, report: &mut Report) -> Result<()> {
-    let mut tool = which.set_up()?;
+    let mut tool = which.set_up(None)?;
     let tool = tool.as_mut();
-    tool.start()?;
-    tool.settle()?;
-    tool.stop()?;
     for on in [On::Laptop, On::Desktop] {
         copy(&many.path(), &tool.tree(on).join("many"))?;
     }
