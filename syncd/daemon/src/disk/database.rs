@@ -18,6 +18,7 @@ use syncd_core::database::{COMPANIONS, VITAL, image_name, may_be};
 use syncd_core::disk::{Content, Kind, StageName, Stat};
 
 use super::{RealDisk, statx};
+use syncd_lease::is_written;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// First bytes of a rollback journal that is to be rolled back.
@@ -36,7 +37,7 @@ pub(super) fn content(disk: &RealDisk, path: &[u8], file: &mut File) -> io::Resu
     let (dir, name) = disk.parent(path)?;
     let mut wal = beside(&dir, name, COMPANIONS[0])?;
     let mut journal = beside(&dir, name, COMPANIONS[1])?.filter(is_hot);
-    if wal.is_none() && journal.is_none() {
+    if wal.is_none() && journal.is_none() && !is_written(file) {
         return Ok(None);
     }
     let number = disk.0.brought.fetch_add(1, Ordering::Relaxed);
@@ -77,6 +78,13 @@ fn make(
         copy(disk, file, &making.0)?;
         copy(disk, journal, &format!("{}{}", making.0, COMPANIONS[1]))?;
         if before != (stat(disk, file)?, stat(disk, journal)?) {
+            return Err(ErrorKind::ResourceBusy.into());
+        }
+    } else {
+        // Its next commit may be nearer than the peer who asks for it.
+        let before = stat(disk, file)?;
+        copy(disk, file, &making.0)?;
+        if before != stat(disk, file)? {
             return Err(ErrorKind::ResourceBusy.into());
         }
     }
