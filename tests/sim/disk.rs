@@ -613,10 +613,20 @@ impl Disk for SimDisk {
         Ok((hash_of(&bytes), bytes.len() as u64))
     }
 
+    fn head(&mut self, source: &Source, len: usize) -> Result<Vec<u8>> {
+        self.before_look()?;
+        let bytes = self.bytes_of(source)?;
+        Ok(bytes[..bytes.len().min(len)].to_vec())
+    }
+
+    fn images(&mut self) -> Result<Vec<ContentHash>> {
+        Ok(Vec::new())
+    }
+
     fn content(&mut self, path: &[u8]) -> Result<Content> {
         let (hash, size) = self.hash(path)?;
         let ino = self.at(path)?;
-        Ok(Content { hash, size, written: self.leases && self.tree.is_open(ino) })
+        Ok(Content { hash, size, written: self.leases && self.tree.is_open(ino), image: false })
     }
 
     fn read(&mut self, source: &Source, limit: u64) -> Result<Vec<u8>> {

@@ -12,6 +12,7 @@ use std::io::{Error, ErrorKind};
 use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Name, Value};
 
+use crate::database::{image_name, is_database};
 use crate::disk::{Disk, Kind, Others, RelPath, Source, StageName, Stat, join};
 use crate::git;
 use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
@@ -21,6 +22,7 @@ use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, St
 use crate::text;
 use crate::view::Target;
 
+mod databases;
 mod repositories;
 pub use repositories::GitCare;
 
@@ -105,6 +107,15 @@ impl From<StoreError> for Fault {
     }
 }
 
+/// A file that is held.
+#[derive(Clone, Copy)]
+struct Hold {
+    /// Whether it could be seen to that nobody else has it.
+    guarded: bool,
+    /// Whether it is a database.
+    database: bool,
+}
+
 /// Carries out steps.
 pub struct Applier<'a, S, D> {
     /// The state whose base follows the disk.
@@ -119,6 +130,8 @@ pub struct Applier<'a, S, D> {
     pub applied: Applied,
     /// What is to be minded in git repositories.
     pub git: GitCare,
+    /// Contents that there are images of in staging.
+    pub images: BTreeSet<ContentHash>,
 }
 
 type Staged = BTreeMap<NodeId, (StageName, Stat)>;
@@ -250,7 +263,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Value::File { size: 0, hash } => (Source::Bytes(Vec::new()), Some(*hash)),
             Value::File { hash, .. } if stays => {
                 let base = self.checked(placed.id)?;
-                (Source::Copy(self.path_of(&base)?), Some(*hash))
+                match self.images.contains(hash) {
+                    true => (Source::Kept(image_name(*hash)), Some(*hash)),
+                    false => (Source::Copy(self.path_of(&base)?), Some(*hash)),
+                }
             }
             Value::File { hash, .. } => (self.sources.get(hash).ok_or(Fault::Changed)?.clone(), Some(*hash)),
             Value::Link { target } => (Source::Link(target.clone()), None),
@@ -369,7 +385,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Step::Mkdir(placed) => self.mkdir(placed),
             Step::Park(id) => self.park(*id),
             Step::Move(placed) => self.move_to(placed),
-            Step::Create(placed) => self.create(placed, staged),
+            Step::Create(placed) => self.create(placed, staged, now),
             Step::Replace(placed) if !staged.contains_key(&placed.id) && self.keeps_value(placed)? => {
                 self.adjust(placed)
             }
@@ -413,7 +429,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         base.name = Name::new([PARKED, id.to_string().as_bytes()].concat()).expect("a short name without slashes");
         let to = self.path_in(base.parent, &base.name)?;
         let dir = base.parent;
-        self.holding(&base, &from, |it, _| it.widening(dir, |disk| disk.rename(&from, &to)))?;
+        self.holding(&base, &from, |it, hold| {
+            it.check_whole(&from, hold)?;
+            it.widening(dir, |disk| disk.rename(&from, &to))
+        })?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, id));
         }
@@ -441,11 +460,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             let wide = Attributes { mode: base.attributes.mode | 0o700, ..base.attributes.clone() };
             self.disk.set_attributes(&from, base.stat.handle, &wide)?;
         }
-        self.holding(&base, &from, |it, _| match it.widening(old_parent, |disk| disk.rename(&from, &to)) {
-            Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
-                it.widening(placed.parent, |disk| disk.rename(&from, &to))
+        self.holding(&base, &from, |it, hold| {
+            it.check_whole(&from, hold)?;
+            match it.widening(old_parent, |disk| disk.rename(&from, &to)) {
+                Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                    it.widening(placed.parent, |disk| disk.rename(&from, &to))
+                }
+                other => other,
             }
-            other => other,
         })?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, base.id));
@@ -472,11 +494,18 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    fn create(&mut self, placed: &Placed, staged: &mut Staged) -> Result<(), Fault> {
+    fn create(&mut self, placed: &Placed, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
         let path = self.free_path(placed)?;
         let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut stat = None;
-        self.locking(placed.parent, &path, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)))?;
+        let aside = self.clear_for_database(placed, &name, &path)?;
+        let done =
+            self.locking(placed.parent, &path, |disk| disk.unstage(&name, &path).map(|after| stat = Some(after)));
+        if let Err(fault) = done {
+            self.put_beside(aside);
+            return Err(fault);
+        }
+        self.keep_aside(aside, placed.id, "replaced", now)?;
         staged.remove(&placed.id);
         let spot = Spot::Entry(placed.parent, placed.target.name.clone());
         let stat = self.unless_written_to(stat.ok_or(Fault::Changed)?, as_staged, spot);
@@ -495,8 +524,13 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let path = self.path_of(&base)?;
         let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut swapped = None;
-        self.holding(&base, &path, |it, guarded| {
-            it.locking(base.parent, &path, |disk| {
+        let mut aside = Vec::new();
+        self.holding(&base, &path, |it, hold| {
+            aside = it.set_aside(&base, &path, &name, hold)?;
+            if aside.is_empty() {
+                aside = it.clear_for_database(placed, &name, &path)?;
+            }
+            let done = it.locking(base.parent, &path, |disk| {
                 let (stat, displaced) = disk.exchange(&name, &path)?;
                 if !same_file(&displaced, &base.stat) || disk.is_awaited() {
                     // A person wrote in between, or is about to: their bytes go back to their name.
@@ -505,15 +539,19 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 }
                 swapped = Some((stat, displaced));
                 Ok(())
-            })?;
-            it.note_unguarded(&name, swapped.as_ref().map(|(_, displaced)| displaced), guarded);
+            });
+            if swapped.is_none() {
+                it.put_beside(std::mem::take(&mut aside));
+            }
+            done?;
+            it.note_unguarded(&name, swapped.as_ref().map(|(_, displaced)| displaced), hold.guarded);
             Ok(())
         })?;
         let (stat, _) = swapped.ok_or(Fault::Changed)?;
         self.git.note_packed(Some(&name), &path, placed.id);
         staged.remove(&placed.id);
         let stat = self.unless_written_to(stat, as_staged, Spot::Entry(base.parent, base.name.clone()));
-        self.keep(&name, &base, &path, "replaced", now)?;
+        self.keep_displaced(&name, &base, &path, aside, "replaced", now)?;
         let before = base.members;
         let base = Base { parent: base.parent, name: base.name, ..new_base(placed, stat) };
         self.put_entry(&base, &before)?;
@@ -632,23 +670,29 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         let name = stage_name(id, now);
         let mut taken = None;
-        self.holding(&base, &path, |it, guarded| {
-            it.locking(base.parent, &path, |disk| {
+        let mut aside = Vec::new();
+        self.holding(&base, &path, |it, hold| {
+            aside = it.set_aside(&base, &path, &name, hold)?;
+            let done = it.locking(base.parent, &path, |disk| {
                 let stat = disk.take(&path, &name)?;
                 if !same_file(&stat, &base.stat) || disk.is_awaited() {
                     return disk.unstage(&name, &path).map(|_| ());
                 }
                 taken = Some(stat);
                 Ok(())
-            })?;
-            it.note_unguarded(&name, taken.as_ref(), guarded);
+            });
+            if taken.is_none() {
+                it.put_beside(std::mem::take(&mut aside));
+            }
+            done?;
+            it.note_unguarded(&name, taken.as_ref(), hold.guarded);
             Ok(())
         })?;
         if taken.is_none() {
             return Err(Fault::Changed);
         }
         self.git.note_removed(&path);
-        self.keep(&name, &base, &path, "deleted", now)?;
+        self.keep_displaced(&name, &base, &path, aside, "deleted", now)?;
         self.state.store.remove_base(id)?;
         self.changed(id, path, Happened::Removed);
         Ok(())
@@ -734,27 +778,32 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     /// Does something that takes a file from its name, while no program has it open for writing, nor gets it open so:
-    /// what such a program writes later would be in nobody's sight. `act` is told whether that could be seen to.
+    /// what such a program writes later would be in nobody's sight. `act` does not open the
+    /// file: that would be to wait for it.
     fn holding<T>(
         &mut self,
         base: &Base,
         path: &[u8],
-        act: impl FnOnce(&mut Self, bool) -> Result<T, Fault>,
+        act: impl FnOnce(&mut Self, Hold) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         if base.stat.kind != Kind::File {
-            return act(self, true);
+            return act(self, Hold { guarded: true, database: false });
         }
-        let guarded = self.hold(base, path)?;
-        let done = act(self, guarded);
+        let hold = self.hold(base, path)?;
+        let done = act(self, hold);
         self.disk.let_go();
         done
     }
 
-    fn hold(&mut self, base: &Base, path: &[u8]) -> Result<bool, Fault> {
-        self.disk.hold(path, base.stat.handle, Others::Readers).map_err(|error| match error.kind() {
-            ErrorKind::ResourceBusy => Fault::Busy,
-            _ => error.into(),
-        })
+    fn hold(&mut self, base: &Base, path: &[u8]) -> Result<Hold, Fault> {
+        let source = Source::Copy(path.to_vec());
+        let database = is_database(self.disk, &source, base.stat.size);
+        let others = if database { Others::Nobody } else { Others::Readers };
+        match self.disk.hold(path, base.stat.handle, others) {
+            Ok(guarded) => Ok(Hold { guarded, database }),
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(Fault::Busy),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes note of a displaced file that a program may have open without our knowing.
@@ -983,7 +1032,7 @@ pub fn recover<S: Store, D: Disk>(state: &mut State<S>, disk: &mut D, now: &mut 
     state.store.begin()?;
     for (name, stat) in left {
         if state.store.kept(&name.0)?.is_none() {
-            if put_back(&state.store, disk, &name, &stat)? {
+            if databases::put_back(&state.store, disk, &name)? || put_back(&state.store, disk, &name, &stat)? {
                 continue;
             }
             let Ok(value) = disk.read_staged(&name) else {

@@ -46,7 +46,8 @@ pub struct Handle {
     pub born: i64,
 }
 
-/// What `statx` tells of an entry; equal change keys mean unchanged content.
+/// What `statx` tells of an entry; equal change keys mean unchanged content. The status change time of a database at its
+/// path is that of the logs beside it, where theirs is later.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stat {
     /// Kind of the entry.
@@ -88,6 +89,8 @@ pub struct Content {
     pub size: u64,
     /// Whether some program has the file open for writing, as far as the system tells.
     pub written: bool,
+    /// The bytes are not those of the file, but of an image of it in staging ([`crate::database::image_name`]).
+    pub image: bool,
 }
 
 /// Which other programs may have a file open.
@@ -131,7 +134,12 @@ pub trait Disk {
     fn xattrs(&mut self, path: &[u8]) -> Option<Xattrs>;
     /// Keyed hash and length of a file's bytes.
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)>;
-    /// What a file holds, and whether it is being written.
+    /// The first bytes of a source, so many if it has them.
+    fn head(&mut self, source: &Source, len: usize) -> io::Result<Vec<u8>>;
+    /// The contents that images of are in staging.
+    fn images(&mut self) -> io::Result<Vec<ContentHash>>;
+    /// What a file holds, and whether it is being written. Of a database that is in use, an image is made of what is
+    /// committed, and left in staging. Fails with `ResourceBusy` where that cannot be told at this moment.
     fn content(&mut self, path: &[u8]) -> io::Result<Content>;
     /// The bytes of a source; fails with `FileTooLarge` where there are more than `limit`.
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>>;

@@ -11,12 +11,14 @@ use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::Message;
 
+use self::databases::Databases;
 use self::holding::Holding;
 use self::repositories::Repositories;
 use self::using::Using;
 use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
 use crate::brake::Verdict;
 use crate::conflict::{self, Naming};
+use crate::database;
 use crate::delta;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Edit, Fetch};
@@ -30,6 +32,7 @@ use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
 use crate::text;
 use crate::view::{all_dots, setting_row_id};
 
+mod databases;
 mod holding;
 mod merging;
 mod repositories;
@@ -261,6 +264,7 @@ pub struct Engine<S> {
     holding: Holding,
     repositories: Repositories,
     using: Using,
+    databases: Databases,
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
@@ -304,6 +308,7 @@ impl<S: Store> Engine<S> {
             holding: Holding::default(),
             repositories: Repositories::default(),
             using: Using::default(),
+            databases: Databases::default(),
             telling: 0,
             by: String::new(),
             displaced: Vec::new(),
@@ -419,6 +424,7 @@ impl<S: Store> Engine<S> {
 
     fn tidy<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
         self.untidy = (!recover(&mut self.state, disk, now)?).then(|| now.wall_ms + BLOCKED_MS);
+        self.find_images(disk, now.wall_ms)?;
         self.state.store.begin()?;
         text::tidy(&mut self.state)?;
         self.state.store.commit()?;
@@ -446,7 +452,7 @@ impl<S: Store> Engine<S> {
         let parked = self.parked.values().min().copied();
         let doubted = self.doubted.values().map(|(_, until)| *until).min();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        let looking = [settle, watch, self.untidy, self.unread, self.using.look_at()];
+        let looking = [settle, watch, self.untidy, self.unread, self.using.look_at(), self.databases.drop_at()];
         // What waits for its time to be applied has none while that is paused.
         let repositories = self.repositories.again_at(self.is_heard());
         let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
@@ -527,6 +533,9 @@ impl<S: Store> Engine<S> {
 
     /// Where a content lies here.
     pub fn locate(&self, hash: ContentHash) -> StoreResult<Option<Source>> {
+        if let Some(image) = self.databases.image(hash) {
+            return Ok(Some(image));
+        }
         let mut holding = self.state.store.base_holding(hash)?;
         // What is dormant may hold something else by now.
         holding.sort_by_key(|base| base.state == BaseState::Dormant);
@@ -613,6 +622,7 @@ impl<S: Store> Engine<S> {
         self.trust_again(now.wall_ms);
         self.look_at_unread(now.wall_ms)?;
         self.look_at_displaced(disk, now)?;
+        self.drop_images(now.wall_ms);
         let may_look = !self.state.importing || self.is_heard();
         if may_look && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
@@ -717,6 +727,9 @@ impl<S: Store> Engine<S> {
         for path in paths {
             aliases.extend(self.later_paths(path)?);
         }
+        let logged: BTreeSet<RelPath> =
+            paths.iter().filter_map(|path| database::owner_of(path)).map(<[u8]>::to_vec).collect();
+        aliases.extend(logged.iter().cloned());
         // Many paths lie in few directories, and each is asked for by all its names.
         let mut dirs: BTreeMap<&[u8], Option<NodeId>> = BTreeMap::new();
         for path in paths.iter().chain(&aliases) {
@@ -735,8 +748,10 @@ impl<S: Store> Engine<S> {
             // What is written without pause waits longer and longer, so that it costs little.
             let busy = now_ms.saturating_sub(since);
             let wait = SETTLE_MS.max(if busy > 2000 { busy / 4 } else { 0 }).min(SETTLE_MAX_MS);
-            let longest = since + SETTLE_MAX_MS;
-            self.open.insert(spot, (at.max(now_ms + wait).min(longest.max(now_ms)), since));
+            // A database has a state at any moment, and is not looked at too often anyway.
+            let longest = since + if logged.contains(path) { databases::PAUSE_MS.0 } else { SETTLE_MAX_MS };
+            let paced = self.databases.not_before(&spot);
+            self.open.insert(spot, (at.max(now_ms + wait).min(longest.max(now_ms)).max(paced), since));
         }
         Ok(())
     }
@@ -869,8 +884,7 @@ impl<S: Store> Engine<S> {
             }
             self.effects.push_back(Effect::StatusChanged);
         }
-        self.looked(looked, now.wall_ms);
-        Ok(())
+        self.looked(looked, now.wall_ms)
     }
 
     /// What could not be looked at, at or below the entries that are to be looked at: they may have gone, or have been
@@ -917,14 +931,17 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn looked(&mut self, looked: Looked, now_ms: u64) {
+    fn looked(&mut self, looked: Looked, now_ms: u64) -> StoreResult<()> {
         self.queue.extend(looked.more);
         for path in looked.gone.iter().chain(looked.moved.iter().map(|(path, _)| path)) {
             self.forget_problems(path);
         }
         self.remember_moved(looked.moved);
+        self.pace_images(&looked.imaged, now_ms)?;
+        self.databases.are_plain(&looked.plain, now_ms);
         for spot in looked.busy {
-            self.open.entry(spot).or_insert((now_ms + 2 * SETTLE_MS, now_ms));
+            let at = (now_ms + 2 * SETTLE_MS).max(self.databases.not_before(&spot));
+            self.open.entry(spot).or_insert((at, now_ms));
         }
         for path in looked.clear {
             self.problems.remove(&path);
@@ -947,6 +964,7 @@ impl<S: Store> Engine<S> {
         if looked.changes > 0 {
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
+        Ok(())
     }
 
     /// Forgets what was wrong at a path and below it. Gives where that was.
@@ -1301,6 +1319,7 @@ impl<S: Store> Engine<S> {
             by: (authors, &others),
             applied: Applied::default(),
             git: GitCare::default(),
+            images: self.databases.images(),
         };
         applier.run(&steps, now)?;
         let applied = applier.applied;

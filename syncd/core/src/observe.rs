@@ -9,10 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
-use hearth_schemas::ids::NodeId;
+use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
-use crate::disk::{Content, Disk, Handle, Kind, RelPath, Stat, join};
+use crate::database;
+use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
 use crate::git;
 use crate::merge::may_merge;
 use crate::row::winner;
@@ -57,6 +58,10 @@ pub struct Looked {
     pub parked: Vec<NodeId>,
     /// Number of local changes written.
     pub changes: u64,
+    /// Spots at which an image was made, with the content that it is.
+    pub imaged: Vec<(Spot, ContentHash)>,
+    /// Contents that files hold themselves.
+    pub plain: Vec<ContentHash>,
 }
 
 /// Base entries that were not found where they should be, with nothing decided yet.
@@ -263,7 +268,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             Some(base) if parked => self.looked.parked.push(base.id),
             Some(_) | None => {}
         }
-        let in_play = stat.kind != Kind::Other && (parked || self.select.travels(&path, stat.kind == Kind::Dir));
+        let in_play = stat.kind != Kind::Other
+            && (parked || self.select.travels(&path, stat.kind == Kind::Dir))
+            && !database::is_companion(self.disk, &path, &stat);
         if !in_play {
             if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
                 put_to_sleep(&mut self.state.store, self.missing, base)?;
@@ -447,23 +454,39 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if let Some(base) = base.filter(same_bytes) {
             return Ok(Some((base.value.clone(), false)));
         }
+        let mut image = false;
         let read = match found.stat.kind {
             Kind::Link => self.disk.read_link(&found.path).map(|target| (Value::Link { target }, false)),
-            Kind::File => {
-                let file = |Content { hash, size, written }| (Value::File { hash, size }, written);
-                self.disk.content(&found.path).map(file)
-            }
+            Kind::File => self.disk.content(&found.path).map(|content| {
+                image = content.image;
+                (Value::File { hash: content.hash, size: content.size }, content.written)
+            }),
             Kind::Dir | Kind::Other => return Ok(None),
         };
         let spot = || Spot::Entry(found.parent.id, found.name.clone());
-        match (read, self.disk.stat(&found.path)) {
+        let after = self.disk.stat(&found.path);
+        if let Ok((Value::File { hash, size }, _)) = &read {
+            match image {
+                // It is what was committed at some moment since, so it needs no moment of rest.
+                true => {
+                    self.looked.imaged.push((spot(), *hash));
+                    if matches!(&after, Ok(Some(after)) if *after != found.stat) {
+                        self.looked.busy.push(spot());
+                    }
+                    return Ok(read.ok());
+                }
+                false => self.looked.plain.extend(database::may_be(*size).then_some(*hash)),
+            }
+        }
+        match (read, after) {
             (Ok(read), Ok(Some(after))) if after == found.stat => Ok(Some(read)),
             (Ok(_), Ok(_)) => {
                 self.looked.busy.push(spot());
                 Ok(None)
             }
             (Err(error), _) | (_, Err(error)) => {
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
+                let passing = [ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::ResourceBusy];
+                if passing.contains(&error.kind()) {
                     self.looked.busy.push(spot());
                 } else {
                     self.problem(found.path.clone(), &error);

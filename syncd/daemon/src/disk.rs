@@ -7,6 +7,7 @@
 //! are renames. Decides nothing: order and checks are [`syncd_core::apply`]'s.
 
 mod bring;
+mod database;
 mod unfinished;
 mod xattr;
 
@@ -26,6 +27,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
     Timestamps, UTIME_OMIT,
 };
+use syncd_core::database::{COMPANIONS, VITAL, image_of, is_image, owner_of};
 use syncd_core::disk::{Content, Disk, Handle, Kind, Others, RelPath, Source, StageName, Stat};
 use syncd_lease::{Answer, Excluded, Lease, is_written};
 
@@ -63,6 +65,7 @@ struct Inner {
     root_identity: Handle,
     region: Region,
     staging: OwnedFd,
+    staging_path: std::path::PathBuf,
     history: OwnedFd,
     content_key: [u8; 32],
     /// Staged contents.
@@ -102,6 +105,7 @@ impl RealDisk {
             root_identity,
             region,
             staging: private_dir(&base, "staging")?,
+            staging_path: base.join("staging"),
             history: private_dir(&base, "history")?,
             content_key,
             contents: Mutex::default(),
@@ -169,7 +173,7 @@ impl RealDisk {
         let begun = i64::try_from(begun.as_secs()).unwrap_or(i64::MAX);
         for name in self.staged_names()? {
             let is_old = || Ok::<_, io::Error>(self.stat_at(&self.0.staging, name.as_bytes())?.mtime.secs < begun);
-            if name.starts_with(WHOLE) || (name.starts_with(PART) && is_old()?) {
+            if name.starts_with(WHOLE) || name.starts_with(database::MAKING) || (name.starts_with(PART) && is_old()?) {
                 rustix::fs::unlinkat(&self.0.staging, &name, AtFlags::empty())?;
             }
         }
@@ -405,13 +409,24 @@ impl Disk for RealDisk {
                 Err(error) => return Err(error),
             }
         }
+        // Among many names, only those that belong to a log are asked about again.
+        let is_log =
+            |(name, _): &(Name, Stat)| COMPANIONS[..VITAL].iter().any(|e| name.as_bytes().ends_with(e.as_bytes()));
+        let logged: Vec<Vec<u8>> = entries
+            .iter()
+            .filter(|e| is_log(e))
+            .filter_map(|(name, _)| Some(owner_of(name.as_bytes())?.to_vec()))
+            .collect();
+        for (name, stat) in entries.iter_mut().filter(|(name, _)| logged.iter().any(|log| log == name.as_bytes())) {
+            *stat = self.with_logs(&fd, name.as_bytes(), stat.clone());
+        }
         Ok(entries)
     }
 
     fn stat(&mut self, path: &[u8]) -> io::Result<Option<Stat>> {
         let (dir, name) = self.parent(path)?;
         match self.stat_at(&dir, name) {
-            Ok(stat) => Ok(Some(stat)),
+            Ok(stat) => Ok(Some(self.with_logs(&dir, name, stat))),
             Err(error) if error.kind() == ErrorKind::NotFound => self.check_ours(&dir).map(|()| None),
             Err(error) => Err(error),
         }
@@ -433,11 +448,25 @@ impl Disk for RealDisk {
         self.digest(&mut file, None)
     }
 
+    fn head(&mut self, source: &Source, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_source(source)?.take(len as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn images(&mut self) -> io::Result<Vec<ContentHash>> {
+        Ok(self.staged_names()?.iter().filter_map(|name| image_of(name)).collect())
+    }
+
     fn content(&mut self, path: &[u8]) -> io::Result<Content> {
         let mut file = self.open_file(path)?;
+        if let Some(content) = database::content(self, path, &mut file)? {
+            return Ok(content);
+        }
+        file.rewind()?;
         let (hash, size) = self.digest(&mut file, None)?;
         // Asked last: who had it open before and has written has changed its times.
-        Ok(Content { hash, size, written: is_written(&file) })
+        Ok(Content { hash, size, written: is_written(&file), image: false })
     }
 
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>> {
@@ -579,7 +608,10 @@ impl Disk for RealDisk {
     fn exchange(&mut self, name: &StageName, path: &[u8]) -> io::Result<(Stat, Stat)> {
         let (dir, target) = self.parent(path)?;
         rustix::fs::renameat_with(&self.0.staging, &name.0, &dir, target, RenameFlags::EXCHANGE)?;
-        Ok((self.stat_at(&dir, target)?, self.stat_at(&self.0.staging, name.0.as_bytes())?))
+        Ok((
+            self.with_logs(&dir, target, self.stat_at(&dir, target)?),
+            self.stat_at(&self.0.staging, name.0.as_bytes())?,
+        ))
     }
 
     fn take(&mut self, path: &[u8], name: &StageName) -> io::Result<Stat> {
@@ -638,7 +670,7 @@ impl Disk for RealDisk {
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>> {
         let mut found = Vec::new();
         for name in self.staged_names()? {
-            if !name.starts_with(PART) && !name.starts_with(WHOLE) {
+            if !name.starts_with(PART) && !name.starts_with(WHOLE) && !is_image(&name) {
                 let stat = self.stat_at(&self.0.staging, name.as_bytes())?;
                 found.push((StageName(name), stat));
             }
