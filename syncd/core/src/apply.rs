@@ -587,7 +587,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
             if other.members.is_empty() && other.state == BaseState::Dormant {
-                self.state.store.remove_base(other.id)?;
+                // With what it kept asleep: that has no directory any more to be found by.
+                self.state.forget(other)?;
+                self.state.mark_below(vec![joined])?;
             } else if other.members.is_empty() {
                 self.state.mark(other.id)?;
                 for child in self.state.store.base_in(other.id)? {

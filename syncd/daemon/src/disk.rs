@@ -435,6 +435,16 @@ impl Disk for RealDisk {
         if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
     }
 
+    fn begins(&mut self, path: &[u8], with: &[u8]) -> io::Result<bool> {
+        match self.stat(path)? {
+            Some(stat) if stat.kind == Kind::File && stat.size >= with.len() as u64 => {}
+            Some(_) | None => return Ok(false),
+        }
+        let mut bytes = Vec::with_capacity(with.len());
+        self.open_file(path)?.take(with.len() as u64).read_to_end(&mut bytes)?;
+        Ok(bytes == with)
+    }
+
     fn hash_of(&self, bytes: &[u8]) -> ContentHash {
         ContentHash(*blake3::keyed_hash(&self.0.content_key, bytes).as_bytes())
     }
