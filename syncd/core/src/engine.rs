@@ -515,8 +515,9 @@ impl<S: Store> Engine<S> {
     /// What waits for what, in one line for a log.
     pub fn waits(&self) -> String {
         format!(
-            "open {:?}, queue {:?}, missing {:?}, held back {:?}, ready {:?}, waiting {:?}, blocked {:?}, planning {} {:?}",
+            "open {:?}, marks {:?}, queue {:?}, missing {:?}, held back {:?}, ready {:?}, waiting {:?}, blocked {:?}, planning {} {:?}",
             self.open,
+            self.marks,
             self.queue,
             self.missing.keys(),
             self.fetch.waiting_nodes().collect::<Vec<_>>(),
@@ -1408,6 +1409,7 @@ impl<S: Store> Engine<S> {
             disk,
             sources: &sources,
             by: (authors, &others),
+            select: (self.select.as_ref(), &self.marks),
             applied: Applied::default(),
             git: GitCare::default(),
         };

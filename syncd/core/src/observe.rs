@@ -1308,7 +1308,8 @@ pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
 pub fn obstructed(path: RelPath) -> Problem {
     Problem {
         path,
-        what: "a socket, pipe, device or another file system has its name here".to_owned(),
+        what: "a socket, pipe, device, another file system or something that is not synced has its name here"
+            .to_owned(),
         hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`"
             .to_owned(),
         transient: true,
