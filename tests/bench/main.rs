@@ -1,68 +1,152 @@
-//! `make bench`: how fast Hearth is, beside what it is compared with in the same run.
+//! `make bench`: how fast Hearth is, beside rsync, Unison and Syncthing in the same run.
 //!
-//! usage: `bench [first-sync] [save] [rename] [big-file] [idle]`, everything by default. Prints a table, then the same
-//! as JSON on the last line. Seconds depend on the computer; ratios do so far less, and only they are goals. Files lie
-//! under `TMPDIR`, which should be on a disk: about 6 GB, deleted only at the end, since files made soon after many
-//! deletions cost more on ext4.
+//! usage: `bench [CASE...] [--tools TOOL,...] [--rounds N]`, everything and three rounds by default. Prints a table, then
+//! the same as JSON on the last line. Seconds depend on the computer; ratios do so far less. Each tool has two network
+//! namespaces and fresh ext4 file systems for each round, since files made soon after many deletions cost more. Their
+//! images lie under `TMPDIR`, which should be on a disk: about 10 GB. Needs root.
 
 mod bare;
-mod big_file;
-mod first_sync;
-mod idle;
-mod rename;
+mod cases;
+mod ground;
 mod report;
-mod save;
 mod source;
+mod tools;
 mod world;
 
+use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use hearth_tests::link::Line;
+use hearth_tests::scratch::Scratch;
+use hearth_tests::tree::write_noise;
 
+use crate::cases::first::Material;
+use crate::cases::many::Many;
+use crate::cases::{edits, fidelity, first, many, races, stream};
 use crate::report::Report;
 use crate::source::Source;
+use crate::tools::Which;
 
-const CASES: [&str; 5] = ["first-sync", "save", "rename", "big-file", "idle"];
+const CASES: [&str; 9] =
+    ["first-sync", "edits", "big-file", "far", "large-edits", "many", "fidelity", "races", "stream"];
+/// Files of the first sync over a long line.
+const FAR_FILES: usize = 2_000;
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1).collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without a stderr the exit code has to do.
-            let _ = writeln!(io::stderr(), "error: {error:#}\nhint: `bench {}` runs everything", CASES.join(" "));
+            let hint =
+                format!("hint: bench [{}] [--tools hearth,rsync,unison,syncthing] [--rounds N]", CASES.join("|"));
+            let _ = writeln!(io::stderr(), "error: {error:#}\n{hint}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(wanted: Vec<String>) -> Result<()> {
-    if let Some(unknown) = wanted.iter().find(|case| !CASES.contains(&case.as_str())) {
-        bail!("there is no case {unknown}");
+/// What is to be measured.
+struct Wanted {
+    cases: Vec<String>,
+    tools: Vec<Which>,
+    rounds: usize,
+}
+
+impl Wanted {
+    fn parse(arguments: Vec<String>) -> Result<Self> {
+        let mut wanted = Self { cases: Vec::new(), tools: Which::ALL.to_vec(), rounds: 3 };
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--tools" => {
+                    let names = value()?;
+                    let named = |name: &str| Which::ALL.into_iter().find(|which| which.name() == name);
+                    let tools =
+                        names.split(',').map(|name| named(name).with_context(|| format!("there is no tool {name}")));
+                    wanted.tools = tools.collect::<Result<_>>()?;
+                }
+                "--rounds" => wanted.rounds = value()?.parse().context("rounds are a number")?,
+                case if CASES.contains(&case) => wanted.cases.push(argument),
+                _ => bail!("there is no case {argument}"),
+            }
+        }
+        ensure!(wanted.rounds > 0, "at least one round is needed");
+        Ok(wanted)
     }
-    let chosen = |case: &str| wanted.is_empty() || wanted.iter().any(|name| name == case);
+
+    fn has(&self, case: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|other| other == case)
+    }
+}
+
+fn run(arguments: Vec<String>) -> Result<()> {
+    let wanted = Wanted::parse(arguments)?;
     let mut report = Report::default();
-    // One world with 20,000 files serves the first sync's last round, the saves and the idle minute.
-    let mut worlds = Vec::new();
-    if chosen("first-sync") || chosen("save") || chosen("idle") {
-        let source = Source::collect()?;
-        let rounds = if chosen("first-sync") { first_sync::ROUNDS } else { 1 };
-        worlds = first_sync::measure(&source, rounds, &mut report)?;
-    }
-    if let Some(world) = worlds.last_mut() {
-        if chosen("save") {
-            save::measure(world, &mut report)?;
-        }
-        if chosen("idle") {
-            idle::measure(world, &mut report)?;
-        }
-    }
-    if chosen("rename") {
-        rename::measure(&mut report)?;
-    }
-    if chosen("big-file") {
-        big_file::measure(&mut report)?;
-    }
+    measure(&wanted, &mut report)?;
     let mut out = io::stdout().lock();
     write!(out, "{}\n{}\n", report.table(), report.json()).context("printing the report")
+}
+
+fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
+    let (tools, rounds) = (&wanted.tools, wanted.rounds);
+    if wanted.has("first-sync") || wanted.has("edits") {
+        let source = Source::collect()?;
+        let material = Material { name: "first sync of 20,000 files", from: &source.path(), line: None };
+        let rounds = if wanted.has("first-sync") { rounds } else { 1 };
+        for (which, mut tool) in first::measure(&material, tools, rounds, report)? {
+            if wanted.has("edits") {
+                edits::checkout(which, tool.as_mut(), report)?;
+                edits::rename_and_delete(which, tool.as_mut(), report)?;
+                edits::save(which, tool.as_mut(), "near", report)?;
+            }
+            tool.stop()?;
+        }
+    }
+    if wanted.has("big-file") {
+        let scratch = Scratch::new()?;
+        let folder = scratch.path().join("film");
+        fs::create_dir(&folder).context("making a folder")?;
+        write_noise(&folder.join("film.bin"), 1, 1 << 30)?;
+        let material = Material { name: "first sync of 1 GiB", from: &folder, line: None };
+        for (_, mut tool) in first::measure(&material, tools, rounds, report)? {
+            tool.stop()?;
+        }
+    }
+    if wanted.has("far") {
+        let source = Source::collect_some(FAR_FILES)?;
+        for (how, lost_ppm) in [("far", 0), ("far and lossy", 10_000)] {
+            let line = Some(Line { delay_ms: 20, lost_ppm, kbit: 100_000 });
+            let name = format!("{how}, first sync of 2,000 files");
+            let material = Material { name: &name, from: &source.path(), line };
+            for (which, mut tool) in first::measure(&material, tools, rounds, report)? {
+                edits::save(which, tool.as_mut(), how, report)?;
+                tool.stop()?;
+            }
+        }
+    }
+    if wanted.has("large-edits") {
+        for _ in 0..rounds {
+            tools.iter().try_for_each(|which| edits::large(*which, report))?;
+        }
+    }
+    if wanted.has("many") {
+        let files = Many::make()?;
+        for _ in 0..rounds {
+            tools.iter().try_for_each(|which| many::measure(&files, *which, report))?;
+        }
+    }
+    if wanted.has("fidelity") {
+        tools.iter().try_for_each(|which| fidelity::measure(*which, report))?;
+    }
+    if wanted.has("races") {
+        let both_ways = tools.iter().filter(|which| **which != Which::Rsync);
+        both_ways.copied().try_for_each(|which| races::measure(which, report))?;
+    }
+    if wanted.has("stream") {
+        stream::measure(report)?;
+    }
+    Ok(())
 }

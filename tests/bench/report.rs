@@ -1,82 +1,160 @@
-//! What was measured, as a table for people and JSON for scripts.
+//! What was measured, as a table for people and JSON for scripts: a row for each metric, a column for each tool.
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use crate::cases::Cost;
+use crate::tools::Which;
+
 /// Everything measured in this run.
 #[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    notes: Vec<String>,
 }
 
-/// One figure.
+/// One metric.
 struct Row {
     name: String,
-    value: f64,
     unit: &'static str,
-    /// The most, or least, that it should be.
-    goal: Option<Goal>,
-    samples: Vec<f64>,
+    samples: Vec<(Which, Vec<f64>)>,
 }
 
-/// What a figure should be.
+/// What a median of ours should be.
 #[derive(Clone, Copy)]
-pub(crate) enum Goal {
+pub(crate) struct Goal {
+    /// Its number in docs/benchmarks.md.
+    number: u8,
+    metric: &'static str,
+    bound: Bound,
+}
+
+/// Against what.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// At most this, in the metric's unit.
     AtMost(f64),
+    /// At most this times what another tool needs.
+    Times(f64, Which),
+    /// At least this, in the metric's unit.
     AtLeast(f64),
 }
 
+/// What is checked where a run has measured it.
+const GOALS: &[Goal] = &[
+    Goal::new(1, "first sync of 20,000 files: seen", Bound::Times(1.3, Which::Rsync)),
+    Goal::new(2, "first sync of 20,000 files: CPU of both sides", Bound::Times(1.8, Which::Rsync)),
+    Goal::new(3, "first sync of 1 GiB: seen", Bound::Times(2.0, Which::Rsync)),
+    Goal::new(3, "first sync of 1 GiB: CPU of both sides", Bound::AtMost(4.0)),
+    Goal::new(4, "near, save: seen", Bound::AtMost(0.15)),
+    Goal::new(5, "near, save: CPU of both sides", Bound::AtMost(3.0)),
+    Goal::new(6, "near, save: wire", Bound::AtMost(1.4)),
+    Goal::new(7, "checkout of 2,000 files: seen", Bound::Times(1.2, Which::Rsync)),
+    Goal::new(7, "checkout of 2,000 files: wire ÷ rewritten", Bound::AtMost(0.10)),
+    Goal::new(8, "rename of 5,000 files: seen", Bound::AtMost(0.3)),
+    Goal::new(8, "rename of 5,000 files: wire", Bound::AtMost(20.0)),
+    Goal::new(8, "rename of 5,000 files: CPU of both sides", Bound::AtMost(0.05)),
+    Goal::new(9, "delete of 5,000 files: seen", Bound::Times(1.0, Which::Rsync)),
+    Goal::new(10, "1 KiB inserted in 256 MiB: wire", Bound::AtMost(64.0)),
+    Goal::new(10, "1 KiB inserted in 256 MiB: seen", Bound::Times(1.5, Which::Rsync)),
+    Goal::new(11, "64 KiB appended to 256 MiB: wire", Bound::AtMost(90.0)),
+    Goal::new(11, "64 KiB appended to 256 MiB: seen", Bound::AtMost(0.85)),
+    Goal::new(11, "4 KiB overwritten in 256 MiB: wire", Bound::AtMost(32.0)),
+    Goal::new(11, "4 KiB overwritten in 256 MiB: seen", Bound::AtMost(0.85)),
+    Goal::new(12, "100,000 equal files: agreed", Bound::AtMost(6.0)),
+    Goal::new(12, "100,000 equal files: wire", Bound::AtMost(0.2)),
+    Goal::new(13, "restart with 100,000: change seen", Bound::AtMost(0.6)),
+    Goal::new(13, "restart with 100,000: CPU of both sides", Bound::AtMost(1.0)),
+    Goal::new(14, "idle with 100,000: CPU of the laptop", Bound::AtMost(1.0)),
+    Goal::new(14, "idle with 100,000: CPU of the desktop", Bound::AtMost(1.0)),
+    Goal::new(15, "idle with 100,000: memory of the laptop", Bound::AtMost(30.0)),
+    Goal::new(15, "idle with 100,000: memory of the desktop", Bound::AtMost(30.0)),
+    Goal::new(16, "first sync of 20,000 files: peak memory", Bound::AtMost(40.0)),
+    Goal::new(17, "far, first sync of 2,000 files: seen", Bound::Times(0.75, Which::Rsync)),
+    Goal::new(18, "far, save: seen", Bound::AtMost(0.2)),
+    Goal::new(19, "far and lossy, first sync of 2,000 files: seen", Bound::Times(1.0, Which::Rsync)),
+    Goal::new(19, "far and lossy, save: seen", Bound::AtMost(0.3)),
+    Goal::new(20, "properties that arrive", Bound::AtLeast(44.0)),
+    Goal::new(21, "races in which a content is lost", Bound::AtMost(0.0)),
+    Goal::new(21, "races that a person has to look at", Bound::AtMost(5.0)),
+    Goal::new(0, "one file of 1 GiB: hearth ÷ bare stream", Bound::AtLeast(0.7)),
+];
+
 impl Goal {
-    fn met(self, value: f64) -> bool {
-        match self {
-            Self::AtMost(limit) => value <= limit,
-            Self::AtLeast(limit) => value >= limit,
-        }
+    const fn new(number: u8, metric: &'static str, bound: Bound) -> Self {
+        Self { number, metric, bound }
     }
 
-    fn words(self) -> String {
-        match self {
-            Self::AtMost(limit) => format!("≤ {limit}"),
-            Self::AtLeast(limit) => format!("≥ {limit}"),
-        }
+    /// What it is in words, and whether a row meets it; nothing where the other tool was not measured.
+    fn judge(self, row: &Row) -> Option<(String, bool)> {
+        let ours = row.median(Which::Hearth)?;
+        Some(match self.bound {
+            Bound::AtMost(limit) => (format!("≤ {limit}"), ours <= limit),
+            Bound::AtLeast(limit) => (format!("≥ {limit}"), ours >= limit),
+            Bound::Times(factor, which) => {
+                let ratio = ours / row.median(which)?;
+                (format!("{ratio:.2} ≤ {factor} × {}", which.name()), ratio <= factor)
+            }
+        })
+    }
+}
+
+impl Row {
+    fn median(&self, which: Which) -> Option<f64> {
+        let (_, samples) = self.samples.iter().find(|(other, _)| *other == which)?;
+        Some(quantile(samples, 0.5))
     }
 }
 
 impl Report {
-    /// Adds one figure.
-    pub(crate) fn add(&mut self, name: &str, value: f64, unit: &'static str, goal: Option<Goal>) {
-        self.push(Row { name: name.to_owned(), value, unit, goal, samples: vec![value] });
-    }
-
-    /// Adds the median of several, and keeps them all. Returns the median.
-    pub(crate) fn median(&mut self, name: &str, samples: &[f64], unit: &'static str, goal: Option<Goal>) -> f64 {
-        let value = quantile(samples, 0.5);
-        self.push(Row { name: name.to_owned(), value, unit, goal, samples: samples.to_vec() });
-        value
-    }
-
-    fn push(&mut self, row: Row) {
+    /// Adds one measurement.
+    pub(crate) fn sample(&mut self, metric: &str, which: Which, value: f64, unit: &'static str) {
         // Somebody may be watching a run of many minutes.
-        let _ = writeln!(io::stderr(), "{}: {} {}", row.name, shown(row.value), row.unit);
-        self.rows.push(row);
+        let _ = writeln!(io::stderr(), "{:>10}  {metric}: {} {unit}", which.name(), shown(value));
+        let row = match self.rows.iter_mut().position(|row| row.name == metric) {
+            Some(at) => &mut self.rows[at],
+            None => {
+                self.rows.push(Row { name: metric.to_owned(), unit, samples: Vec::new() });
+                let last = self.rows.len() - 1;
+                &mut self.rows[last]
+            }
+        };
+        match row.samples.iter_mut().find(|(other, _)| *other == which) {
+            Some((_, samples)) => samples.push(value),
+            None => row.samples.push((which, vec![value])),
+        }
     }
 
-    /// Returns the table.
+    /// Adds a remark.
+    pub(crate) fn note(&mut self, text: &str) {
+        let _ = writeln!(io::stderr(), "{text}");
+        self.notes.push(text.to_owned());
+    }
+
+    /// Adds what a change took.
+    pub(crate) fn cost(&mut self, change: &str, which: Which, cost: Cost) {
+        self.sample(&format!("{change}: seen"), which, cost.wall, "s");
+        self.sample(&format!("{change}: CPU of both sides"), which, cost.cpu, "s");
+        self.sample(&format!("{change}: wire"), which, cost.wire, "kB");
+    }
+
+    /// Returns the table of medians, with the least and the most of ours.
     pub(crate) fn table(&self) -> String {
-        let mut table = format!("{:<52} {:>10} {:<6} {:>8}   {}\n", "", "", "", "goal", "min – max");
+        let mut table = format!("{:<48} {:<7}", "", "");
+        for which in Which::ALL {
+            table += &format!("{:>11}", which.name());
+        }
+        table += &format!("   {:<20} {}\n", "ours, min – max", "goal");
         for row in &self.rows {
-            let (goal, mark) = match row.goal {
-                Some(goal) if goal.met(row.value) => (goal.words(), "✓"),
-                Some(goal) => (goal.words(), "✗"),
-                None => (String::new(), " "),
-            };
-            let spread = match row.samples.len() {
-                0 | 1 => String::new(),
-                _ => format!("{} – {}", shown(quantile(&row.samples, 0.0)), shown(quantile(&row.samples, 1.0))),
-            };
-            let (name, value, unit) = (&row.name, shown(row.value), row.unit);
-            table += &format!("{name:<52} {value:>10} {unit:<6} {goal:>8} {mark} {spread}\n");
+            table += &format!("{:<48} {:<7}", row.name, row.unit);
+            for which in Which::ALL {
+                table += &format!("{:>11}", row.median(which).map_or_else(|| "–".to_owned(), shown));
+            }
+            table += &format!("   {:<20} {}\n", row.spread(), row.goals());
+        }
+        for note in &self.notes {
+            table += &format!("{note}\n");
         }
         table
     }
@@ -84,21 +162,41 @@ impl Report {
     /// Returns the JSON.
     pub(crate) fn json(&self) -> Value {
         let row = |row: &Row| {
-            json!({
-                "name": row.name,
-                "value": row.value,
-                "unit": row.unit,
-                "goal": row.goal.map(Goal::words),
-                "met": row.goal.map(|goal| goal.met(row.value)),
-                "samples": row.samples,
-            })
+            let samples: serde_json::Map<String, Value> =
+                row.samples.iter().map(|(which, samples)| (which.name().to_owned(), json!(samples))).collect();
+            let goals: Vec<Value> = GOALS
+                .iter()
+                .filter(|goal| goal.metric == row.name)
+                .filter_map(|goal| goal.judge(row))
+                .map(|(words, met)| json!({ "goal": words, "met": met }))
+                .collect();
+            json!({ "metric": row.name, "unit": row.unit, "samples": samples, "goals": goals })
         };
         Value::Array(self.rows.iter().map(row).collect())
     }
 }
 
+impl Row {
+    fn spread(&self) -> String {
+        match self.samples.iter().find(|(which, _)| *which == Which::Hearth) {
+            Some((_, samples)) if samples.len() > 1 => {
+                format!("{} – {}", shown(quantile(samples, 0.0)), shown(quantile(samples, 1.0)))
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn goals(&self) -> String {
+        let judged = GOALS.iter().filter(|goal| goal.metric == self.name).filter_map(|goal| {
+            let (words, met) = goal.judge(self)?;
+            Some(format!("{} {words} ({})", if met { "✓" } else { "✗" }, goal.number))
+        });
+        judged.collect::<Vec<_>>().join("; ")
+    }
+}
+
 /// Returns the value below which this share of the samples lies.
-pub(crate) fn quantile(samples: &[f64], share: f64) -> f64 {
+fn quantile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);

@@ -22,6 +22,11 @@ pub(crate) struct Source {
 impl Source {
     /// Copies files together until there are enough.
     pub(crate) fn collect() -> Result<Self> {
+        Self::collect_some(FILES)
+    }
+
+    /// As [`Self::collect`], of so many files.
+    pub(crate) fn collect_some(wanted: usize) -> Result<Self> {
         let source = Self { scratch: Scratch::new()? };
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let mut places: Vec<PathBuf> = fs::read_dir(home.join(".cargo/registry/src"))
@@ -30,9 +35,9 @@ impl Source {
         places.extend(["/usr/src", "/usr/include", "/usr/lib/python3", "/usr/share/doc"].map(PathBuf::from));
         let mut files = 0;
         for (number, place) in places.iter().enumerate() {
-            copy(place, &source.path().join(number.to_string()), &mut files)?;
+            copy(place, &source.path().join(number.to_string()), wanted, &mut files)?;
         }
-        ensure!(files == FILES, "this computer has only {files} source files of the {FILES} that are needed");
+        ensure!(files == wanted, "this computer has only {files} source files of the {wanted} that are needed");
         Ok(source)
     }
 
@@ -42,14 +47,14 @@ impl Source {
     }
 }
 
-fn copy(place: &Path, target: &Path, files: &mut usize) -> Result<()> {
+fn copy(place: &Path, target: &Path, wanted: usize, files: &mut usize) -> Result<()> {
     let mut left = vec![PathBuf::new()];
     while let Some(folder) = left.pop() {
         let Ok(entries) = fs::read_dir(place.join(&folder)) else { continue };
         let mut entries: Vec<_> = entries.filter_map(Result::ok).collect();
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
-            if *files >= FILES {
+            if *files >= wanted {
                 return Ok(());
             }
             let name = entry.file_name();

@@ -1,10 +1,14 @@
 //! A great deal removed or replaced at once waits for a person, on whichever machine they sit.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hearth_tests::machine::Machine;
 use hearth_tests::pair::{LATER, Pair, SOON};
+use hearth_tests::process::succeed;
+use hearth_tests::tree::{self, Entry, noise};
 use serde_json::Value;
 
 /// More than the 200 items that may go without being asked about.
@@ -45,6 +49,58 @@ fn an_accident_is_undone_from_the_other_machine() -> Result<()> {
     pair.settle(LATER)?;
     ensure!(is_whole(&pair.laptop) && is_whole(&pair.desktop), "every photograph is back");
     ensure!(pair.laptop.status()?.held == 0 && pair.desktop.status()?.held == 0);
+    pair.assert_alike()
+}
+
+#[test]
+fn ten_thousand_files_deleted_or_encrypted_are_brought_back_byte_for_byte() -> Result<()> {
+    const FILES: u64 = 10_000;
+    let pair = Pair::joined_with(|laptop, _| {
+        (0..FILES).try_for_each(|n| laptop.write(format!("papers/{}/{n}", n % 90), noise(n, 20 + n as usize % 300)))
+    })?;
+    let (papers, kept) = (pair.laptop.path("papers"), pair.scratch().join("kept"));
+    succeed(Command::new("cp").arg("--archive").args([&papers, &kept]), LATER)?;
+    // The times of directories are those of their last change, which will be the undoing.
+    let lost_by = |machine: &Machine| -> Result<usize> {
+        let differ = tree::compare(&kept, &machine.path("papers"), &[])?;
+        Ok(differ.iter().filter(|at| !matches!(at.right, Some(Entry::Folder { .. }))).count())
+    };
+    let undone = |what: &str| -> Result<()> {
+        let _: Value = pair.desktop.ask(["held", "undo", "--all"])?;
+        // The laptop has yet to hear of it.
+        pair.desktop.settle(LATER)?;
+        pair.laptop.settle(LATER)?;
+        ensure!(pair.laptop.status()?.held == 0 && pair.desktop.status()?.held == 0, "{what}");
+        Ok(())
+    };
+    let held = |what: &str| -> Result<()> {
+        pair.laptop.until_status(what, LATER, |status| status.held > 0)?;
+        pair.desktop.until_status(what, LATER, |status| status.held > 0 && !status.in_sync).map(drop)
+    };
+
+    fs::remove_dir_all(&papers)?;
+    held("all removals held")?;
+    ensure!(lost_by(&pair.desktop)? == 0, "nothing happens on the desktop");
+    undone("removals")?;
+    ensure!(lost_by(&pair.laptop)? == 0 && lost_by(&pair.desktop)? == 0, "every file is back");
+
+    let before = pair.desktop.status()?.fresh_as_of.context("it was in sync")?;
+    let folder = pair.desktop.home_inside().join("papers");
+    for n in 0..FILES {
+        let path = papers.join(format!("{}/{n}", n % 90));
+        let text = fs::read(&path)?;
+        fs::write(&path, text.iter().map(|byte| byte ^ 0xa5).collect::<Vec<_>>())?;
+    }
+    held("encrypted contents held")?;
+    let lost = lost_by(&pair.desktop)?;
+    ensure!(lost as u64 <= (FILES + 200) * 3 / 10, "{lost} files, more than may be replaced without a question");
+    undone("encrypted contents")?;
+    // What went before the limit was reached lies in the desktop's history.
+    let from: [&OsStr; 4] = ["--from".as_ref(), "laptop".as_ref(), "--since".as_ref(), before.as_ref()];
+    let _: Value = pair.desktop.ask(["restore".as_ref(), folder.as_os_str()].into_iter().chain(from))?;
+    pair.desktop.settle(LATER)?;
+    pair.laptop.settle(LATER)?;
+    ensure!(lost_by(&pair.laptop)? == 0 && lost_by(&pair.desktop)? == 0, "every file is back as it was");
     pair.assert_alike()
 }
 

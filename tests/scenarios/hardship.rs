@@ -1,7 +1,9 @@
 //! Full disks, blind watchers, people who are quicker.
 
+use hearth_schemas::item::Value;
 use hearth_tests::sim::World;
-use hearth_tests::sim::disk::{Act, Crash};
+use hearth_tests::sim::disk::{Act, Crash, hash_of};
+use syncd_core::store::Store;
 
 #[test]
 fn a_full_disk_is_told_and_forgotten_when_there_is_room() {
@@ -215,4 +217,78 @@ fn a_file_that_is_written_without_pause_keeps_nothing_else_waiting() {
     }
     assert_eq!(world.read(desktop, "doomed.txt"), None, "a deletion waits for no log");
     world.settle();
+}
+
+#[test]
+fn what_a_program_has_open_is_replaced_once_it_is_closed_and_told_until_then() {
+    let mut world = World::new(77);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "log", "begun");
+    world.settle();
+    world.must(desktop, Act::Open("log".into()));
+    world.save(laptop, "log", "replaced");
+    world.run_for(5000);
+    assert_eq!(world.read(desktop, "log").as_deref(), Some("begun"));
+    world.run_for(20_000);
+    let told: Vec<_> = world.machines[desktop.0].engine().problems().map(|problem| problem.what.clone()).collect();
+    assert!(matches!(&told[..], [one] if one.starts_with("in use by a program")), "{told:?}");
+    assert!(!world.machines[desktop.0].engine().summary().expect("an index in memory").standing.clean);
+    world.must(desktop, Act::Close(0));
+    world.settle();
+    world.assert_same_everywhere("log", "replaced");
+}
+
+#[test]
+fn what_is_written_to_an_open_file_outlives_its_deletion_elsewhere() {
+    let mut world = World::new(78);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "log", "begun");
+    world.settle();
+    world.must(desktop, Act::Open("log".into()));
+    world.remove(laptop, "log");
+    world.run_for(5000);
+    world.must(desktop, Act::WriteOpen(0, "begun and ended".into()));
+    world.must(desktop, Act::Close(0));
+    world.settle();
+    world.assert_same_everywhere("log", "begun and ended");
+}
+
+#[test]
+fn where_nobody_tells_what_is_open_the_history_has_what_was_written_later() {
+    let mut world = World::new(79);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.machines[desktop.0].disk.leases = false;
+    world.write(laptop, "log", "begun");
+    world.settle();
+    world.must(desktop, Act::Open("log".into()));
+    world.save(laptop, "log", "replaced");
+    world.run_for(3000);
+    assert_eq!(world.read(desktop, "log").as_deref(), Some("replaced"));
+    world.must(desktop, Act::WriteOpen(0, "begun and ended".into()));
+    world.must(desktop, Act::Close(0));
+    world.settle();
+    let store = &world.machines[desktop.0].engine().state.store;
+    let kept = store.kept_at(Some(b"log"), 10).expect("an index in memory");
+    let held = hash_of(b"begun and ended");
+    assert!(kept.iter().any(|kept| matches!(kept.value, Value::File { hash, .. } if hash == held)), "{kept:?}");
+}
+
+#[test]
+fn who_opens_a_file_at_the_moment_of_its_replacement_gets_the_one_that_stays() {
+    for call in 0..40 {
+        let mut world = World::new(80);
+        let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+        world.write(laptop, "log", "begun");
+        world.settle();
+        world.machines[desktop.0].disk.ambush(call, Act::Open("log".into()));
+        world.save(laptop, "log", "replaced");
+        world.run_for(3000);
+        world.machines[desktop.0].disk.call_off();
+        if world.act(desktop, &Act::WriteOpen(0, "mine".into())).is_ok() {
+            let listing = world.listing(desktop);
+            assert!(listing.values().any(|text| text == "mine"), "call {call}: {listing:?}");
+            world.must(desktop, Act::Close(0));
+        }
+        world.settle();
+    }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
-use syncd_core::disk::{Disk, Handle, RelPath, Source, StageName, Stat};
+use syncd_core::disk::{Content, Disk, Handle, Others, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
 use super::tree::{Body, ROOT, Tree, below, split};
@@ -61,6 +61,12 @@ pub enum Act {
     Setfattr(RelPath, Vec<u8>, Option<Vec<u8>>),
     /// Makes a socket.
     Socket(RelPath),
+    /// Opens a file for writing, and keeps it open.
+    Open(RelPath),
+    /// Writes into one of the files that are kept open, counted round, wherever it is by now.
+    WriteOpen(usize, Vec<u8>),
+    /// Closes one of the files that are kept open, counted round.
+    Close(usize),
 }
 
 /// What a person's act did to contents: which they wrote, and which they replaced or removed.
@@ -70,6 +76,15 @@ pub struct Deed {
     pub written: Vec<Arc<Vec<u8>>>,
     /// Contents that the person did away with.
     pub destroyed: Vec<Arc<Vec<u8>>>,
+}
+
+/// A file that nobody can open for writing, and who waits for it.
+struct Held {
+    ino: u64,
+    /// Waits to have it open.
+    opens: usize,
+    /// What waits to be written.
+    writes: Vec<Vec<u8>>,
 }
 
 /// The disk of one machine.
@@ -92,6 +107,9 @@ pub struct SimDisk {
     pub root_lost: bool,
     /// Number of changing calls that the daemon made.
     pub changes: u64,
+    /// The file system tells who has a file open.
+    pub leases: bool,
+    held: Option<Held>,
     brought: u64,
     watches: BTreeMap<u64, RelPath>,
     fuse: Option<u32>,
@@ -114,6 +132,8 @@ impl SimDisk {
             has_failed: false,
             root_lost: false,
             changes: 0,
+            leases: true,
+            held: None,
             brought: 0,
             watches: BTreeMap::new(),
             fuse: None,
@@ -163,12 +183,15 @@ impl SimDisk {
     /// What is left of the disk when the machine comes up again.
     pub fn crash(&mut self, crash: Crash) {
         let journal = self.journal.take().unwrap_or_default();
+        self.let_go();
         if crash == Crash::PowerCut {
+            self.tree.close_all();
             let keep = self.chance.below(journal.len() + 1);
             if let Some(earlier) = journal.into_iter().nth(keep) {
                 let clock_ns = self.tree.clock_ns;
                 self.tree = earlier;
                 self.tree.clock_ns = clock_ns;
+                self.tree.close_all();
             }
             if self.chance.percent(50) {
                 self.tree.lose_unflushed();
@@ -194,6 +217,10 @@ impl SimDisk {
         let mut deed = Deed::default();
         match act {
             Act::Write(path, bytes) => match self.tree.look(path)? {
+                Some(ino) if self.held.as_ref().is_some_and(|held| held.ino == ino) => {
+                    self.tree.bytes(ino)?;
+                    self.held.iter_mut().for_each(|held| held.writes.push(bytes.clone()));
+                }
                 Some(ino) => {
                     deed.destroyed.push(self.tree.bytes(ino)?);
                     self.tree.set_bytes(ino, bytes)?;
@@ -276,11 +303,29 @@ impl SimDisk {
                 };
                 self.tree.set_xattrs(ino, xattrs);
             }
+            Act::Open(path) => {
+                let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
+                self.tree.bytes(ino)?;
+                match self.held.as_mut().filter(|held| held.ino == ino) {
+                    Some(held) => held.opens += 1,
+                    None => self.tree.open(ino),
+                }
+            }
+            Act::WriteOpen(which, bytes) => {
+                let ino = self.tree.opened(*which).ok_or(ErrorKind::NotFound)?;
+                self.write_open(ino, bytes, &mut deed)?;
+            }
+            Act::Close(which) => {
+                let ino = self.tree.opened(*which).ok_or(ErrorKind::NotFound)?;
+                self.tree.close(ino);
+                self.stir_inode(ino);
+            }
             Act::Touch(path, secs) => {
                 let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
                 self.tree.set_attributes(ino, None, Some(FileTime { secs: *secs, nanos: 0 }));
             }
         }
+        self.tree.abandon(&deed.destroyed);
         for path in act.paths() {
             self.stir(path);
         }
@@ -288,6 +333,24 @@ impl SimDisk {
             journal.clear();
         }
         Ok(deed)
+    }
+
+    /// A program writes to a file that it has open. What has no name any more by a person's doing goes with it.
+    fn write_open(&mut self, ino: u64, bytes: &[u8], deed: &mut Deed) -> Result<()> {
+        deed.destroyed.push(self.tree.bytes(ino)?);
+        self.tree.set_bytes(ino, bytes)?;
+        if !self.tree.is_abandoned(ino) {
+            deed.written.push(Arc::new(bytes.to_vec()));
+        }
+        self.stir_inode(ino);
+        Ok(())
+    }
+
+    /// What inotify would tell of a file by any of its names.
+    fn stir_inode(&mut self, ino: u64) {
+        for (path, _) in self.tree.walk().into_iter().filter(|(_, found)| *found == ino) {
+            self.stir(&path);
+        }
     }
 
     fn make(&mut self, path: &[u8], body: Body, mode: u16, deed: &mut Deed) -> Result<()> {
@@ -480,6 +543,9 @@ impl std::fmt::Debug for Act {
                 write!(f, "sets {:?} of {:?} to {value:?}", text(name), text(path))
             }
             Self::Socket(path) => write!(f, "makes socket {:?}", text(path)),
+            Self::Open(path) => write!(f, "opens {:?}", text(path)),
+            Self::WriteOpen(which, bytes) => write!(f, "writes {:?} into open file {which}", text(bytes)),
+            Self::Close(which) => write!(f, "closes open file {which}"),
         }
     }
 }
@@ -497,7 +563,13 @@ impl Act {
             Self::Swap(a, b) => vec![a, b],
             Self::HardLink(_, path) => vec![path],
             // These tell of themselves while they are at it.
-            Self::Mkdir(_) | Self::Socket(_) | Self::Move(..) | Self::Remove(_) => Vec::new(),
+            Self::Mkdir(_)
+            | Self::Socket(_)
+            | Self::Move(..)
+            | Self::Remove(_)
+            | Self::Open(_)
+            | Self::WriteOpen(..)
+            | Self::Close(_) => Vec::new(),
         }
     }
 }
@@ -539,6 +611,12 @@ impl Disk for SimDisk {
         self.before_look()?;
         let bytes = self.bytes_of(&Source::Copy(path.to_vec()))?;
         Ok((hash_of(&bytes), bytes.len() as u64))
+    }
+
+    fn content(&mut self, path: &[u8]) -> Result<Content> {
+        let (hash, size) = self.hash(path)?;
+        let ino = self.at(path)?;
+        Ok(Content { hash, size, written: self.leases && self.tree.is_open(ino) })
     }
 
     fn read(&mut self, source: &Source, limit: u64) -> Result<Vec<u8>> {
@@ -645,6 +723,40 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn hold(&mut self, path: &[u8], handle: Handle, _others: Others) -> Result<bool> {
+        self.before()?;
+        let ino = self.at(path)?;
+        if self.tree.stat(ino).handle != handle {
+            return Err(ErrorKind::NotFound.into());
+        }
+        if !self.leases {
+            return Ok(false);
+        }
+        if self.tree.is_open(ino) {
+            return Err(ErrorKind::ResourceBusy.into());
+        }
+        self.held = Some(Held { ino, opens: 0, writes: Vec::new() });
+        Ok(true)
+    }
+
+    fn is_awaited(&mut self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.opens > 0 || !held.writes.is_empty())
+    }
+
+    fn let_go(&mut self) {
+        let Some(Held { ino, opens, writes }) = self.held.take() else { return };
+        for _ in 0..opens {
+            self.tree.open(ino);
+        }
+        for bytes in writes {
+            let mut deed = Deed::default();
+            if self.write_open(ino, &bytes, &mut deed).is_ok() {
+                self.deeds.push(deed);
+                self.journal.iter_mut().for_each(Vec::clear);
+            }
+        }
+    }
+
     fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
         self.before_change()?;
         let (from_dir, from_name) = self.parent(from, WRITE)?;
@@ -745,9 +857,16 @@ impl Disk for SimDisk {
         Ok(staged.map(|(name, &ino)| (StageName(name.clone()), self.tree.stat(ino))).collect())
     }
 
+    fn stat_kept(&mut self, name: &StageName) -> Result<Stat> {
+        self.before()?;
+        let ino = *self.tree.history.get(&name.0).ok_or(ErrorKind::NotFound)?;
+        Ok(self.tree.stat(ino))
+    }
+
     fn read_staged(&mut self, name: &StageName) -> Result<Value> {
         self.before()?;
-        let ino = *self.tree.staging.get(&name.0).ok_or(ErrorKind::NotFound)?;
+        let ino = self.tree.staging.get(&name.0).or(self.tree.history.get(&name.0));
+        let ino = *ino.ok_or(ErrorKind::NotFound)?;
         match &self.tree.get(ino).body {
             Body::File(bytes) => Ok(Value::File { hash: hash_of(bytes), size: bytes.len() as u64 }),
             Body::Link(target) => Ok(Value::Link { target: target.clone() }),

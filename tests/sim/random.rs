@@ -52,6 +52,8 @@ pub struct Hardships {
     pub attributes: bool,
     /// People mark directories as not to be synced, and take the marks away again.
     pub marks: bool,
+    /// Programs keep files open and write to them later.
+    pub writers: bool,
 }
 
 /// The first of the seeds whose worlds have brakes.
@@ -61,6 +63,8 @@ pub const MERGED: u64 = 1 << 41;
 
 /// The first of the seeds in whose worlds files have extended attributes and second names.
 pub const NAMED: u64 = 1 << 42;
+/// The first of the seeds in whose worlds programs keep files open.
+pub const WRITTEN: u64 = 1 << 43;
 
 /// The first of the seeds in whose worlds directories are marked.
 pub const MARKED: u64 = 1 << 44;
@@ -96,6 +100,7 @@ impl Hardships {
             merges: seed & MERGED != 0,
             attributes: seed & NAMED != 0,
             marks: seed & MARKED != 0,
+            writers: seed & WRITTEN != 0,
         }
     }
 }
@@ -183,12 +188,16 @@ impl Player {
         }
         for &here in &all {
             world.machines[here.0].portions = portions;
+            if self.hardships.writers {
+                world.machines[here.0].disk.leases = self.chance.percent(70);
+            }
             if self.hardships.brakes {
                 world.machines[here.0].limits = LIMITS;
             }
             world.start(here);
         }
         world.connect_all();
+        self.close_files(world);
         world.settle();
     }
 
@@ -290,6 +299,7 @@ impl Player {
             machine.sightless = 0;
             machine.disk.call_off();
         }
+        self.close_files(world);
         for here in (0..world.machines.len()).map(Here) {
             if world.machines[here.0].disk.is_armed() {
                 if world.machines[here.0].is_up() {
@@ -305,6 +315,15 @@ impl Player {
             }
         }
         world.connect_all();
+    }
+
+    /// Every program closes what it has open.
+    fn close_files(&mut self, world: &mut World) {
+        for here in (0..world.machines.len()).map(Here) {
+            while world.act(here, &Act::Close(0)).is_ok() {
+                self.say(world, || format!("{here:?} closes a file"));
+            }
+        }
     }
 
     /// An ambush may have given a directory the mode that a file was to get, so that nobody can look into it: a person
@@ -413,6 +432,13 @@ impl Player {
                     name.into(),
                     Some(text.into_bytes().into_iter().take(30).collect()),
                 ),
+            });
+        }
+        if self.hardships.writers && chance.percent(30) {
+            return Some(match chance.below(8) {
+                0..=2 => Act::Open(chance.pick(&leaves)?.clone()),
+                3..=6 => Act::WriteOpen(chance.below(8), text.into()),
+                _ => Act::Close(chance.below(8)),
             });
         }
         let act = match chance.below(24) {

@@ -4,7 +4,7 @@
 //! change of an inode moves its status change time, renames keep the inode, directories carry the time of their last
 //! change. Watching and faults are [`super::disk`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
@@ -58,12 +58,23 @@ pub struct Tree {
     pub history: BTreeMap<String, u64>,
     /// Clock of the file system, in nanoseconds since 1970; every change moves it on.
     pub clock_ns: i64,
+    /// Files that programs have open for writing: they last without a name, too.
+    open: Vec<u64>,
+    /// Those of them whose last name a person took away.
+    abandoned: BTreeSet<u64>,
 }
 
 impl Tree {
     /// An empty root.
     pub fn new(clock_ns: i64) -> Self {
-        let mut tree = Self { inodes: BTreeMap::new(), staging: BTreeMap::new(), history: BTreeMap::new(), clock_ns };
+        let mut tree = Self {
+            inodes: BTreeMap::new(),
+            staging: BTreeMap::new(),
+            history: BTreeMap::new(),
+            clock_ns,
+            open: Vec::new(),
+            abandoned: BTreeSet::new(),
+        };
         let root = tree.inode(Body::Dir(BTreeMap::new()), 0o755);
         tree.inodes.insert(ROOT, root);
         tree
@@ -245,9 +256,57 @@ impl Tree {
         let inode = self.get_mut(ino);
         inode.links -= 1;
         inode.ctime = now;
-        if inode.links == 0 {
+        if inode.links == 0 && !self.is_open(ino) {
             self.inodes.remove(&ino);
         }
+    }
+
+    /// A program opens a file for writing.
+    pub fn open(&mut self, ino: u64) {
+        self.open.push(ino);
+    }
+
+    /// One of the files that are open, counted round.
+    pub fn opened(&self, which: usize) -> Option<u64> {
+        self.open.get(which.checked_rem(self.open.len())?).copied()
+    }
+
+    /// Whether a program has a file open for writing.
+    pub fn is_open(&self, ino: u64) -> bool {
+        self.open.contains(&ino)
+    }
+
+    /// A program closes a file.
+    pub fn close(&mut self, ino: u64) {
+        if let Some(at) = self.open.iter().position(|open| *open == ino) {
+            self.open.remove(at);
+        }
+        if !self.is_open(ino) {
+            self.abandoned.remove(&ino);
+            if self.inodes.get(&ino).is_some_and(|inode| inode.links == 0) {
+                self.inodes.remove(&ino);
+            }
+        }
+    }
+
+    /// All programs end.
+    pub fn close_all(&mut self) {
+        while let Some(ino) = self.opened(0) {
+            self.close(ino);
+        }
+    }
+
+    /// A person did away with these contents: what holds one of them and has no name is none of anybody's by now.
+    pub fn abandon(&mut self, destroyed: &[Arc<Vec<u8>>]) {
+        let is_gone =
+            |inode: &Inode| matches!(&inode.body, Body::File(bytes) if inode.links == 0 && destroyed.contains(bytes));
+        let gone: Vec<u64> = self.open.iter().copied().filter(|ino| is_gone(self.get(*ino))).collect();
+        self.abandoned.extend(gone);
+    }
+
+    /// Whether a file has lost its last name by a person's doing.
+    pub fn is_abandoned(&self, ino: u64) -> bool {
+        self.abandoned.contains(&ino)
     }
 
     /// Replaces a file's bytes in place.

@@ -13,17 +13,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::link::{Line, Link};
 use crate::process::Process;
 use crate::program::program;
 use crate::room::{Room, Walls};
 
 /// Where the relay listens in every lab.
 pub const RELAY_IP: &str = "10.77.0.1";
+/// The bridge itself, for hosts that are not on it.
+const HUB_IP: &str = "10.77.0.254";
 
 /// The network, as long as this value lives.
 #[derive(Debug)]
 pub struct Lab {
     hosts: BTreeMap<String, Rc<Room>>,
+    /// The lines to hosts that are far away.
+    lines: Vec<Link>,
     hub: Room,
     logs: PathBuf,
 }
@@ -53,7 +58,7 @@ impl Lab {
         hub.run(&["ip", "link", "set", "br0", "up"])?;
         // Where the kernel hands bridged frames to its firewall, a host's rules would decide about ours.
         hub.run(&["sh", "-c", "f=/proc/sys/net/bridge/bridge-nf-call-iptables; [ ! -e $f ] || echo 0 > $f"])?;
-        let mut lab = Self { hosts: BTreeMap::new(), hub, logs: logs.to_path_buf() };
+        let mut lab = Self { hosts: BTreeMap::new(), lines: Vec::new(), hub, logs: logs.to_path_buf() };
         for (number, name) in std::iter::once(&"relay").chain(machines).enumerate() {
             lab.add(name, number + 1)?;
         }
@@ -74,6 +79,27 @@ impl Lab {
         Ok(())
     }
 
+    /// Adds a host that is far from all others, at 10.77.1.`number`; its interface is called `line`.
+    pub fn add_far(&mut self, name: &str, number: u8, line: Line) -> Result<()> {
+        let room = self.hub.beside(name, &self.logs)?;
+        self.lines.push(Link::between(&self.hub, &room, line, u64::from(number), &self.logs)?);
+        room.run(&["ip", "link", "set", "lo", "up"])?;
+        // An address at each end, and the way back: the hub passes on what is not for it.
+        let far = format!("10.77.1.{number}");
+        for (end, own, to) in [(&room, far.as_str(), HUB_IP), (&self.hub, HUB_IP, far.as_str())] {
+            end.run(&["ip", "address", "add", own, "peer", to, "dev", "line"])?;
+            end.run(&["ip", "link", "set", "line", "mtu", "1500", "up"])?;
+        }
+        room.run(&["ip", "route", "add", "10.77.0.0/24", "via", HUB_IP])?;
+        self.hub.run(&["ip", "address", "add", &format!("{HUB_IP}/24"), "dev", "br0"])?;
+        self.hub.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
+        for near in self.hosts.values() {
+            near.run(&["ip", "route", "add", "10.77.1.0/24", "via", HUB_IP])?;
+        }
+        self.hosts.insert(name.to_owned(), Rc::new(room));
+        Ok(())
+    }
+
     /// Returns the room of a host.
     pub fn host(&self, name: &str) -> Result<&Rc<Room>> {
         self.hosts.get(name).with_context(|| format!("the lab has no host {name}"))
@@ -89,7 +115,8 @@ impl Lab {
     pub fn traffic(&self, name: &str) -> Result<Traffic> {
         let path = format!("/proc/{}/net/dev", self.host(name)?.holder());
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        parse_traffic(&text, "eth0").with_context(|| format!("{path} does not count eth0"))
+        let found = ["eth0", "line"].into_iter().find_map(|interface| parse_traffic(&text, interface));
+        found.with_context(|| format!("{path} counts neither eth0 nor line"))
     }
 
     /// Begins to write all traffic into a file, and returns once it does. Killing it loses nothing that was written.

@@ -12,6 +12,7 @@ pub mod answer;
 #[path = "../blackbox/blackbox.rs"]
 pub mod blackbox;
 pub mod lab;
+pub mod link;
 pub mod machine;
 pub mod pair;
 pub mod process;

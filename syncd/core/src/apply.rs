@@ -12,7 +12,7 @@ use std::io::{Error, ErrorKind};
 use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Name, Value};
 
-use crate::disk::{Disk, Kind, RelPath, Source, StageName, Stat, join};
+use crate::disk::{Disk, Kind, Others, RelPath, Source, StageName, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
@@ -51,6 +51,10 @@ pub struct Applied {
     pub parked: Vec<NodeId>,
     /// Contents of which what was brought is used up.
     pub spent: BTreeSet<ContentHash>,
+    /// Base keys of entries that a program has open, and where they are.
+    pub busy: Vec<(NodeId, RelPath)>,
+    /// What was displaced and may still be written to, as it was then.
+    pub unguarded: Vec<(StageName, Stat)>,
     /// Files here that did not hold what index or history say of them, each with that content.
     pub unfit: Vec<(Source, ContentHash)>,
 }
@@ -80,6 +84,8 @@ enum Fault {
     Changed,
     /// Something of ours has to go first.
     Early,
+    /// A program has the file open.
+    Busy,
     /// The disk refused.
     Io(Error),
     /// The index failed.
@@ -214,6 +220,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 Err(Fault::Store(error)) => return Err(error),
                 Err(Fault::Early) => {
                     failed.insert(placed.id);
+                }
+                Err(Fault::Busy) => {
+                    failed.insert(placed.id);
+                    self.applied.busy.push((placed.id, placed.path.clone()));
                 }
                 Err(Fault::Changed) => {
                     // The content is not where it was, though another entry of this plan may have it by now.
@@ -406,7 +416,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let from = self.path_of(&base)?;
         base.name = Name::new([PARKED, id.to_string().as_bytes()].concat()).expect("a short name without slashes");
         let to = self.path_in(base.parent, &base.name)?;
-        self.widening(base.parent, |disk| disk.rename(&from, &to))?;
+        let dir = base.parent;
+        self.holding(&base, &from, |it, _| it.widening(dir, |disk| disk.rename(&from, &to)))?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, id));
         }
@@ -434,12 +445,12 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             let wide = Attributes { mode: base.attributes.mode | 0o700, ..base.attributes.clone() };
             self.disk.set_attributes(&from, base.stat.handle, &wide)?;
         }
-        match self.widening(old_parent, |disk| disk.rename(&from, &to)) {
+        self.holding(&base, &from, |it, _| match it.widening(old_parent, |disk| disk.rename(&from, &to)) {
             Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
-                self.widening(placed.parent, |disk| disk.rename(&from, &to))?;
+                it.widening(placed.parent, |disk| disk.rename(&from, &to))
             }
-            other => other?,
-        }
+            other => other,
+        })?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, base.id));
         }
@@ -488,17 +499,21 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let path = self.path_of(&base)?;
         let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
         let mut swapped = None;
-        self.locking(base.parent, &path, |disk| {
-            let (stat, displaced) = disk.exchange(&name, &path)?;
-            if !same_file(&displaced, &base.stat) {
-                // A person wrote in between: their bytes go back to their name.
-                disk.exchange(&name, &path)?;
-                return Ok(());
-            }
-            swapped = Some(stat);
+        self.holding(&base, &path, |it, guarded| {
+            it.locking(base.parent, &path, |disk| {
+                let (stat, displaced) = disk.exchange(&name, &path)?;
+                if !same_file(&displaced, &base.stat) || disk.is_awaited() {
+                    // A person wrote in between, or is about to: their bytes go back to their name.
+                    disk.exchange(&name, &path)?;
+                    return Ok(());
+                }
+                swapped = Some((stat, displaced));
+                Ok(())
+            })?;
+            it.note_unguarded(&name, swapped.as_ref().map(|(_, displaced)| displaced), guarded);
             Ok(())
         })?;
-        let stat = swapped.ok_or(Fault::Changed)?;
+        let (stat, _) = swapped.ok_or(Fault::Changed)?;
         self.git.note_packed(Some(&name), &path, placed.id);
         staged.remove(&placed.id);
         let stat = self.unless_written_to(stat, as_staged, Spot::Entry(base.parent, base.name.clone()));
@@ -622,13 +637,20 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             return Err(Fault::Early);
         }
         let name = stage_name(id, now);
-        let mut taken = false;
-        self.locking(base.parent, &path, |disk| {
-            let stat = disk.take(&path, &name)?;
-            taken = same_file(&stat, &base.stat);
-            if taken { Ok(()) } else { disk.unstage(&name, &path).map(|_| ()) }
+        let mut taken = None;
+        self.holding(&base, &path, |it, guarded| {
+            it.locking(base.parent, &path, |disk| {
+                let stat = disk.take(&path, &name)?;
+                if !same_file(&stat, &base.stat) || disk.is_awaited() {
+                    return disk.unstage(&name, &path).map(|_| ());
+                }
+                taken = Some(stat);
+                Ok(())
+            })?;
+            it.note_unguarded(&name, taken.as_ref(), guarded);
+            Ok(())
         })?;
-        if !taken {
+        if taken.is_none() {
             return Err(Fault::Changed);
         }
         self.git.note_removed(&path);
@@ -717,10 +739,47 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(path)
     }
 
+    /// Does something that takes a file from its name, while no program has it open for writing, nor gets it open so:
+    /// what such a program writes later would be in nobody's sight. `act` is told whether that could be seen to.
+    fn holding<T>(
+        &mut self,
+        base: &Base,
+        path: &[u8],
+        act: impl FnOnce(&mut Self, bool) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        if base.stat.kind != Kind::File {
+            return act(self, true);
+        }
+        let guarded = self.hold(base, path)?;
+        let done = act(self, guarded);
+        self.disk.let_go();
+        done
+    }
+
+    fn hold(&mut self, base: &Base, path: &[u8]) -> Result<bool, Fault> {
+        self.disk.hold(path, base.stat.handle, Others::Readers).map_err(|error| match error.kind() {
+            ErrorKind::ResourceBusy => Fault::Busy,
+            _ => error.into(),
+        })
+    }
+
+    /// Takes note of a displaced file that a program may have open without our knowing.
+    fn note_unguarded(&mut self, name: &StageName, displaced: Option<&Stat>, guarded: bool) {
+        if let Some(stat) = displaced.filter(|_| !guarded) {
+            self.applied.unguarded.push((name.clone(), stat.clone()));
+        }
+    }
+
     /// The base entry, if the disk is as it says.
     fn checked(&mut self, id: NodeId) -> Result<Base, Fault> {
         let mut base = self.state.store.base(id)?.ok_or(Fault::Changed)?;
         let path = self.path_of(&base)?;
+        if base.class == Class::Leaf && base.stat.is_unsure() {
+            // Somebody had it open for writing when it was looked at last. It is looked at again when they are done.
+            self.hold(&base, &path)?;
+            self.disk.let_go();
+            return Err(Fault::Changed);
+        }
         let stat = self.disk.stat(&path)?.ok_or(Fault::Changed)?;
         let same = match base.class {
             Class::Dir => is_same_directory(&base, &stat),
@@ -869,6 +928,12 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Fault::Early => {
                 if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(&placed.path)) {
                     self.applied.problems.push((entry_of(step), obstructed(placed.path.clone())));
+                }
+            }
+            Fault::Busy => {
+                if let Some(base) = self.state.store.base(entry_of(step))? {
+                    let path = self.path_of(&base)?;
+                    self.applied.busy.push((base.id, path));
                 }
             }
             Fault::Store(error) => return Err(error),

@@ -65,6 +65,40 @@ pub struct Stat {
     pub links: u64,
 }
 
+impl Stat {
+    /// The stat to remember of a file that some program has open for writing: equal to none that the disk gives, since a
+    /// mapped file may be written to without any trace.
+    #[must_use]
+    pub fn unsure(self) -> Self {
+        Self { ctime: FileTime::default(), ..self }
+    }
+
+    /// Whether it is one that equals no other.
+    pub fn is_unsure(&self) -> bool {
+        self.ctime == FileTime::default()
+    }
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// Keyed hash of its bytes.
+    pub hash: ContentHash,
+    /// Their number.
+    pub size: u64,
+    /// Whether some program has the file open for writing, as far as the system tells.
+    pub written: bool,
+}
+
+/// Which other programs may have a file open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Others {
+    /// Those that only read it.
+    Readers,
+    /// None at all.
+    Nobody,
+}
+
 /// What staging a content needs to know.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Source {
@@ -97,6 +131,8 @@ pub trait Disk {
     fn xattrs(&mut self, path: &[u8]) -> Option<Xattrs>;
     /// Keyed hash and length of a file's bytes.
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)>;
+    /// What a file holds, and whether it is being written.
+    fn content(&mut self, path: &[u8]) -> io::Result<Content>;
     /// The bytes of a source; fails with `FileTooLarge` where there are more than `limit`.
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>>;
     /// Whether a regular file stands at a path and begins with these bytes.
@@ -121,6 +157,14 @@ pub trait Disk {
     fn flush_staged(&mut self) -> io::Result<()>;
     /// Makes everything done so far durable, what was done in these directories among it.
     fn flush(&mut self, dirs: &[RelPath]) -> io::Result<()>;
+    /// Sees to it that until [`Disk::let_go`] nobody but these `others` has this file open, and that whoever opens it
+    /// otherwise waits. Gives whether that could be seen to: not every file system can. Fails with `ResourceBusy` where
+    /// somebody has it open, with `NotFound` where another file is at the path.
+    fn hold(&mut self, path: &[u8], handle: Handle, others: Others) -> io::Result<bool>;
+    /// Whether somebody waits for the file that is held.
+    fn is_awaited(&mut self) -> bool;
+    /// Lets others have the file that is held.
+    fn let_go(&mut self);
     /// Moves an entry to a free name; `AlreadyExists` if it is taken (`RENAME_NOREPLACE`).
     fn rename(&mut self, from: &[u8], to: &[u8]) -> io::Result<()>;
     /// Moves a staged entry to a free name; `AlreadyExists` if it is taken. Gives the stat after the move.
@@ -141,6 +185,8 @@ pub trait Disk {
     fn set_attributes(&mut self, path: &[u8], handle: Handle, attributes: &Attributes) -> io::Result<Stat>;
     /// What lies in staging: name, stat.
     fn staged(&mut self) -> io::Result<Vec<(StageName, Stat)>>;
-    /// What a leaf in staging holds: a file or a symlink.
+    /// Stat of a leaf in history.
+    fn stat_kept(&mut self, name: &StageName) -> io::Result<Stat>;
+    /// What a leaf in staging or history holds: a file or a symlink.
     fn read_staged(&mut self, name: &StageName) -> io::Result<Value>;
 }

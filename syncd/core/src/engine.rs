@@ -14,6 +14,7 @@ use hearth_schemas::wire::{Message, PACK_LIMIT};
 
 use self::holding::Holding;
 use self::repositories::Repositories;
+use self::using::Using;
 use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
 use crate::brake::Verdict;
 use crate::conflict::{self, Naming};
@@ -33,6 +34,7 @@ use crate::view::{all_dots, setting_row_id};
 mod holding;
 mod merging;
 mod repositories;
+mod using;
 
 /// How long an entry must have been left alone before it is looked at, in milliseconds.
 const SETTLE_MS: u64 = 100;
@@ -265,6 +267,7 @@ pub struct Engine<S> {
     flush: u64,
     holding: Holding,
     repositories: Repositories,
+    using: Using,
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
@@ -310,6 +313,7 @@ impl<S: Store> Engine<S> {
             flush: 0,
             holding: Holding::default(),
             repositories: Repositories::default(),
+            using: Using::default(),
             telling: 0,
             by: String::new(),
             displaced: Vec::new(),
@@ -454,7 +458,7 @@ impl<S: Store> Engine<S> {
         let doubted = self.doubted.values().map(|(_, until)| *until).min();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
         let unmarked = self.unmarked.values().map(|(at, _)| *at).min();
-        let looking = [settle, watch, unmarked, self.untidy, self.unread];
+        let looking = [settle, watch, unmarked, self.untidy, self.unread, self.using.look_at()];
         // What waits for its time to be applied has none while that is paused.
         let repositories = self.repositories.again_at(self.is_heard());
         let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
@@ -634,6 +638,7 @@ impl<S: Store> Engine<S> {
         self.ripen(now.wall_ms);
         self.trust_again(now.wall_ms);
         self.look_at_unread(now.wall_ms)?;
+        self.look_at_displaced(disk, now)?;
         let may_look = !self.state.importing || self.is_heard();
         if may_look && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
@@ -757,6 +762,7 @@ impl<S: Store> Engine<S> {
                 None => self.spot_of(path)?,
             };
             let Some(spot) = spot else { continue };
+            self.program_may_be_through(&spot, now_ms)?;
             let (at, since) = self.open.get(&spot).copied().unwrap_or((0, now_ms));
             // What is written without pause waits longer and longer, so that it costs little.
             let busy = now_ms.saturating_sub(since);
@@ -1276,9 +1282,11 @@ impl<S: Store> Engine<S> {
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let tidy = self.parked.is_empty() && !self.has_problems();
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && tidy && !self.paused;
-        let blocked = (self.has_problems() || self.holds_anything()) && !self.awaits_away();
+        // What a person has judged goes on by itself.
+        let held = self.awaits_a_word();
+        let blocked = (self.has_problems() || held) && !self.awaits_away();
         // What has no number yet, and is not held, goes out when a peer is there.
-        let untold = unnumbered && !self.holds_anything();
+        let untold = unnumbered && !held;
         let stuck = !looking && !clean && (self.paused || (self.is_at_rest() && blocked && !untold));
         Ok(Standing {
             known: self.state.store.known().clone(),
@@ -1373,6 +1381,7 @@ impl<S: Store> Engine<S> {
         let unmerged = self.merge_contents(disk, nodes, &sources, now)?;
         let collected = collect(&self.state, self.select.as_ref(), &self.marks, nodes)?;
         for node in &collected.settled {
+            self.using.is_free(*node);
             self.state.store.unmark(*node)?;
         }
         let mut changes = Vec::new();
@@ -1466,6 +1475,7 @@ impl<S: Store> Engine<S> {
         for node in led_by.values().flatten() {
             if !again.contains(node) && !open.contains(node) {
                 self.troubles.remove(node);
+                self.using.is_free(*node);
                 // A plan for others covers only a part of what bears on a node.
                 if planned.contains(node) {
                     self.state.store.unmark(*node)?;
@@ -1490,7 +1500,18 @@ impl<S: Store> Engine<S> {
                 self.troubles.insert(node, problem.clone());
             }
         }
-        for node in again.into_iter().filter(|node| !self.troubles.contains_key(node)) {
+        let mut in_use = BTreeSet::<NodeId>::new();
+        for (key, path) in applied.busy {
+            let mut nodes = nodes_of(&key);
+            if nodes.is_empty() {
+                nodes.extend(self.state.store.base(key)?.iter().flat_map(|base| &base.members).map(|m| m.node));
+            }
+            in_use.extend(&nodes);
+            self.wait_for_program(nodes, path, now.wall_ms)?;
+        }
+        self.watch_displaced(applied.unguarded, now.wall_ms);
+        let again = again.into_iter().filter(|node| !in_use.contains(node));
+        for node in again.filter(|node| !self.troubles.contains_key(node)) {
             if missed.contains(&node) {
                 self.blocked.insert(node, now.wall_ms + SETTLE_MS);
             } else {

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
-use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
+use crate::disk::{Content, Disk, Handle, Kind, RelPath, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::merge::may_merge;
@@ -439,11 +439,13 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     fn leaf(&mut self, found: Found, now: &mut Now) -> StoreResult<()> {
         let here = self.state.store.base_at(found.parent.id, &found.name)?;
-        let Some(value) = self.read(&found, here.as_ref())? else { return Ok(()) };
+        let Some((value, written)) = self.read(&found, here.as_ref())? else { return Ok(()) };
+        let stat = if written { found.stat.clone().unsure() } else { found.stat.clone() };
         if found.stat.links > 1 {
             // Another name of this file changes along with it, and nothing tells of that.
             for other in self.state.store.bases_with(found.stat.handle)? {
-                if here.as_ref().is_none_or(|here| here.id != other.id) && other.stat != found.stat {
+                let seen = other.stat == found.stat || (other.stat == stat && other.value == value);
+                if here.as_ref().is_none_or(|here| here.id != other.id) && !seen {
                     self.looked.more.push(Spot::Entry(other.parent, other.name));
                 }
             }
@@ -458,10 +460,11 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             other => other,
         };
         match here {
-            Some(base) if base.class == Class::Leaf => return self.edited(base, found, value, now),
+            Some(base) if base.class == Class::Leaf => return self.edited(base, Found { stat, ..found }, value, now),
             Some(other) => self.displace(other, now)?,
             None => {}
         }
+        let found = Found { stat, ..found };
         if let Some(base) = self.left_by(&found)? {
             self.missing.remove(&base.id);
             let id = base.id;
@@ -485,8 +488,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         Ok(None)
     }
 
-    /// What a leaf holds; `None` if that cannot be told at this moment.
-    fn read(&mut self, found: &Found, base: Option<&Base>) -> StoreResult<Option<Value>> {
+    /// What a leaf holds, and whether it is being written; `None` if that cannot be told at this moment.
+    fn read(&mut self, found: &Found, base: Option<&Base>) -> StoreResult<Option<(Value, bool)>> {
         let same_bytes = |base: &&Base| {
             let (old, new) = (&base.stat, &found.stat);
             old.kind == new.kind
@@ -496,16 +499,19 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 && old.ctime == new.ctime
         };
         if let Some(base) = base.filter(same_bytes) {
-            return Ok(Some(base.value.clone()));
+            return Ok(Some((base.value.clone(), false)));
         }
         let read = match found.stat.kind {
-            Kind::Link => self.disk.read_link(&found.path).map(|target| Value::Link { target }),
-            Kind::File => self.disk.hash(&found.path).map(|(hash, size)| Value::File { hash, size }),
+            Kind::Link => self.disk.read_link(&found.path).map(|target| (Value::Link { target }, false)),
+            Kind::File => {
+                let file = |Content { hash, size, written }| (Value::File { hash, size }, written);
+                self.disk.content(&found.path).map(file)
+            }
             Kind::Dir | Kind::Other => return Ok(None),
         };
         let spot = || Spot::Entry(found.parent.id, found.name.clone());
         match (read, self.disk.stat(&found.path)) {
-            (Ok(value), Ok(Some(after))) if after == found.stat => Ok(Some(value)),
+            (Ok(read), Ok(Some(after))) if after == found.stat => Ok(Some(read)),
             (Ok(_), Ok(_)) => {
                 self.looked.busy.push(spot());
                 Ok(None)

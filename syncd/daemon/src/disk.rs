@@ -26,7 +26,8 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
     Timestamps, UTIME_OMIT,
 };
-use syncd_core::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
+use syncd_core::disk::{Content, Disk, Handle, Kind, Others, RelPath, Source, StageName, Stat};
+use syncd_lease::{Answer, Excluded, Lease, is_written};
 
 /// Bytes read or written in one go.
 const BLOCK: usize = 128 << 10;
@@ -76,6 +77,8 @@ struct Inner {
     flushed: Mutex<u64>,
     /// Bytes and percent of the file system that are left free.
     keep_free: Mutex<(u64, u64)>,
+    /// The file that is held.
+    held: Mutex<Option<Lease>>,
 }
 
 #[derive(Default)]
@@ -109,6 +112,7 @@ impl RealDisk {
             tickets: AtomicU64::new(0),
             flushed: Mutex::new(0),
             keep_free: Mutex::default(),
+            held: Mutex::default(),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;
@@ -438,6 +442,13 @@ impl Disk for RealDisk {
         self.digest(&mut file, None)
     }
 
+    fn content(&mut self, path: &[u8]) -> io::Result<Content> {
+        let mut file = self.open_file(path)?;
+        let (hash, size) = self.digest(&mut file, None)?;
+        // Asked last: who had it open before and has written has changed its times.
+        Ok(Content { hash, size, written: is_written(&file) })
+    }
+
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open_source(source)?.take(limit + 1).read_to_end(&mut bytes)?;
@@ -541,6 +552,38 @@ impl Disk for RealDisk {
         Ok(rustix::fs::fsync(&self.0.history)?)
     }
 
+    fn hold(&mut self, path: &[u8], handle: Handle, others: Others) -> io::Result<bool> {
+        let file = match self.open_file(path) {
+            Ok(file) => file,
+            // What we may not read we cannot ask about.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if handle_of(&statx(file.as_fd(), b"")?) != handle {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let excluded = match others {
+            Others::Readers => Excluded::Writers,
+            Others::Nobody => Excluded::Everybody,
+        };
+        let lease = match Lease::take(file, excluded)? {
+            Answer::Granted(lease) => Some(lease),
+            Answer::InUse => return Err(ErrorKind::ResourceBusy.into()),
+            Answer::Untold => None,
+        };
+        let guarded = lease.is_some();
+        *locked(&self.0.held) = lease;
+        Ok(guarded)
+    }
+
+    fn is_awaited(&mut self) -> bool {
+        locked(&self.0.held).as_ref().is_some_and(Lease::is_awaited)
+    }
+
+    fn let_go(&mut self) {
+        *locked(&self.0.held) = None;
+    }
+
     fn rename(&mut self, from: &[u8], to: &[u8]) -> io::Result<()> {
         let ((from_dir, from_name), (to_dir, to_name)) = (self.parent(from)?, self.parent(to)?);
         Ok(rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::NOREPLACE)?)
@@ -622,8 +665,15 @@ impl Disk for RealDisk {
         Ok(found)
     }
 
+    fn stat_kept(&mut self, name: &StageName) -> io::Result<Stat> {
+        self.stat_at(&self.0.history, name.0.as_bytes())
+    }
+
     fn read_staged(&mut self, name: &StageName) -> io::Result<Value> {
-        self.leaf_in(&self.0.staging, &name.0)
+        match self.leaf_in(&self.0.staging, &name.0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.leaf_in(&self.0.history, &name.0),
+            read => read,
+        }
     }
 }
 

@@ -31,7 +31,9 @@ const MAX_VALUE: usize = 1 << 20;
 /// How long nothing more must have been removed until removals are judged, and told, in milliseconds.
 const CALM_MS: u64 = 400;
 /// How long removals wait for that at most, so that somebody who removes all the time is heard at last, in milliseconds.
-const PATIENCE_MS: u64 = 20_000;
+const PATIENCE_MS: u64 = 30_000;
+/// So many directories may wait to be looked at, because somebody always writes in a few, and removals are judged all the same.
+const A_FEW: usize = 3;
 /// A home that is empty, and that so many items have gone from, was not emptied by a person at work.
 const EMPTIED: usize = 10;
 /// Where the index keeps what is held of what came in, and up to where what came in was judged.
@@ -291,7 +293,10 @@ impl<S: Store> Engine<S> {
     pub(super) fn judged_at(&self) -> Option<u64> {
         let (first, last) = self.holding.burst?;
         let is_open = self.holding.own(false, self.state.device).is_none();
-        (is_open && self.is_heard() && !self.paused).then_some((last + CALM_MS).min(first + PATIENCE_MS))
+        // What is being removed may be seen more slowly than it goes.
+        let more_is_likely = self.open.len() + self.queue.len() > A_FEW || !self.missing.is_empty();
+        let calm = if more_is_likely { u64::MAX } else { last + CALM_MS };
+        (is_open && self.is_heard() && !self.paused).then_some(calm.min(first + PATIENCE_MS))
     }
 
     fn loss_of(&self, node: NodeId, at_ms: u64) -> StoreResult<Option<Lost>> {
@@ -421,6 +426,11 @@ impl<S: Store> Engine<S> {
     /// Whether this device holds anything.
     pub(super) fn holds_anything(&self) -> bool {
         self.holding.holds.values().any(|hold| hold.device == self.state.device)
+    }
+
+    /// Whether this device holds anything that a person has yet to judge.
+    pub(super) fn awaits_a_word(&self) -> bool {
+        self.holding.holds.values().any(|hold| hold.device == self.state.device && hold.verdict.is_none())
     }
 
     /// Whether a peer is in the middle of telling what it knows.

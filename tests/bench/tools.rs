@@ -1,0 +1,137 @@
+//! What is measured side by side: Hearth, and what people use now.
+
+mod hearth;
+mod rsync;
+mod syncthing;
+mod unison;
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hearth_tests::link::Line;
+
+use crate::ground::Ground;
+
+/// Longer than any tool here waits before it looks.
+const CALM: Duration = Duration::from_secs(3);
+
+/// A way to make one tree on the desktop what it is on the laptop.
+pub(crate) trait Tool {
+    /// Starts both sides with the trees as they are, and returns once they would notice a change.
+    fn start(&mut self) -> Result<()>;
+
+    /// Ends both sides.
+    fn stop(&mut self) -> Result<()>;
+
+    /// Where the tree is on a machine.
+    fn tree(&self, on: On) -> PathBuf;
+
+    /// Returns once the desktop has what the laptop has, as the tool itself sees it. What only runs when told to runs now.
+    fn settle(&mut self) -> Result<()>;
+
+    /// As [`Self::settle`], for changes that need not all be seen at once: returns when nothing has happened for a while.
+    fn settle_for_good(&mut self) -> Result<()> {
+        for _ in 0..3 {
+            self.settle()?;
+            // What has a timer of its own says nothing before it has run.
+            if self.is_live() {
+                thread::sleep(CALM);
+            }
+        }
+        self.settle()
+    }
+
+    /// CPU time of both sides so far, in seconds, without what was spent before the start.
+    fn cpu(&self) -> Result<f64>;
+
+    /// The processes that run all the time, of laptop and desktop; nothing where nothing does.
+    fn processes(&self) -> Result<Option<[u32; 2]>>;
+
+    /// From now on changes are to be seen without telling it to look. Returns whether it can do that at all.
+    fn watch(&mut self) -> Result<bool>;
+
+    /// Whether it sees changes by itself now.
+    fn is_live(&self) -> bool;
+
+    /// The network and the file systems it runs on.
+    fn ground(&self) -> &Ground;
+}
+
+/// One of the two machines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum On {
+    Laptop,
+    Desktop,
+}
+
+/// Which tool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Which {
+    Hearth,
+    Rsync,
+    Unison,
+    Syncthing,
+}
+
+impl Which {
+    pub(crate) const ALL: [Self; 4] = [Self::Hearth, Self::Rsync, Self::Unison, Self::Syncthing];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hearth => "hearth",
+            Self::Rsync => "rsync",
+            Self::Unison => "unison",
+            Self::Syncthing => "syncthing",
+        }
+    }
+
+    /// Sets it up on fresh ground, with empty trees and not started; the two sides are near each other, or on a line.
+    pub(crate) fn set_up(self, line: Option<Line>) -> Result<Box<dyn Tool>> {
+        let ground = Ground::new(line)?;
+        Ok(match self {
+            Self::Hearth => Box::new(hearth::Hearth::new(ground)?),
+            Self::Rsync => Box::new(rsync::Rsync::new(ground)?),
+            Self::Unison => Box::new(unison::Unison::new(ground)?),
+            Self::Syncthing => Box::new(syncthing::Syncthing::new(ground)?),
+        })
+    }
+}
+
+/// CPU time that a process and its children that have ended used, in seconds, by the kernel's clock of 10 ms.
+fn cpu_of(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a process's times")?;
+    // The name before it may hold anything, brackets too.
+    let (_, numbers) = text.rsplit_once(')').context("a process's times follow its name")?;
+    let ticks = numbers.split_whitespace().skip(11).take(4).map(str::parse::<u64>);
+    Ok(ticks.sum::<Result<u64, _>>().context("a process's times")? as f64 / 100.0)
+}
+
+/// A line of `/proc/PID/status` of what runs all the time, in megabytes on laptop and desktop.
+pub(crate) fn memory(tool: &dyn Tool, line: &str) -> Result<Option<[f64; 2]>> {
+    let of = |pid: u32| -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's status")?;
+        let kibibytes = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
+        let kibibytes = kibibytes.and_then(|words| words.split_whitespace().next()?.parse::<f64>().ok());
+        Ok(kibibytes.with_context(|| format!("a process's status has {line}"))? * 1024.0 / 1e6)
+    };
+    let Some([laptop, desktop]) = tool.processes()? else { return Ok(None) };
+    Ok(Some([of(laptop)?, of(desktop)?]))
+}
+
+/// CPU time of what runs all the time, in seconds on laptop and desktop, by the scheduler's count of nanoseconds.
+pub(crate) fn cpu_exactly(tool: &dyn Tool) -> Result<Option<[f64; 2]>> {
+    let of = |pid: u32| -> Result<f64> {
+        let mut nanoseconds = 0;
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).context("listing threads")?.filter_map(Result::ok) {
+            let text = fs::read_to_string(thread.path().join("schedstat")).context("reading a thread's times")?;
+            let ran = text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+            nanoseconds += ran.context("a thread's time on the processor")?;
+        }
+        Ok(nanoseconds as f64 / 1e9)
+    };
+    let Some([laptop, desktop]) = tool.processes()? else { return Ok(None) };
+    Ok(Some([of(laptop)?, of(desktop)?]))
+}

@@ -1,0 +1,97 @@
+//! Rsync to a daemon of its own: one way, when told to, not encrypted and not flushed. What plain copying costs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hearth_tests::process::{Process, succeed};
+
+use super::{On, Tool, cpu_of};
+use crate::ground::Ground;
+
+const LIMIT: Duration = Duration::from_secs(1800);
+
+pub(super) struct Rsync {
+    daemon: Option<Process>,
+    ground: Ground,
+}
+
+impl Rsync {
+    pub(super) fn new(ground: Ground) -> Result<Self> {
+        for side in [&ground.laptop, &ground.desktop] {
+            fs::create_dir(side.folder.join("tree")).context("making the tree")?;
+        }
+        let tree = ground.desktop.folder.join("tree");
+        let config = format!(
+            "uid = 0\ngid = 0\nuse chroot = no\nread only = no\nreverse lookup = no\n[tree]\npath = {}\n",
+            tree.display()
+        );
+        fs::write(ground.scratch().join("rsyncd.conf"), config).context("writing rsync's configuration")?;
+        Ok(Self { daemon: None, ground })
+    }
+}
+
+impl Tool for Rsync {
+    fn start(&mut self) -> Result<()> {
+        let scratch = self.ground.scratch();
+        let mut command = self.ground.desktop.room.enter("rsync");
+        command.args(["--daemon", "--no-detach", "--port=873", "--config"]).arg(scratch.join("rsyncd.conf"));
+        self.daemon = Some(Process::spawn("rsync", command, &scratch.join("rsync.log"), false)?);
+        // It listens once a client gets through.
+        let mut list = self.ground.laptop.room.enter("sh");
+        let line = format!("until rsync rsync://{}/ >/dev/null 2>&1; do sleep 0.02; done", self.ground.desktop.ip);
+        succeed(list.args(["-c", &line]), LIMIT).map(drop)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), |mut daemon| daemon.kill())
+    }
+
+    fn tree(&self, on: On) -> PathBuf {
+        let side = if on == On::Laptop { &self.ground.laptop } else { &self.ground.desktop };
+        side.folder.join("tree")
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        let mut command = self.ground.laptop.room.enter("rsync");
+        command.args(["--archive", "--hard-links", "--delete"]).arg(self.ground.laptop.folder.join("tree/"));
+        command.arg(format!("rsync://{}/tree/", self.ground.desktop.ip));
+        succeed(&mut command, LIMIT).map(drop)
+    }
+
+    fn cpu(&self) -> Result<f64> {
+        let daemon = self.daemon.as_ref().context("rsync runs")?;
+        Ok(cpu_of(daemon.pid())? + cpu_of_own_children()?)
+    }
+
+    fn processes(&self) -> Result<Option<[u32; 2]>> {
+        Ok(None)
+    }
+
+    fn watch(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    fn ground(&self) -> &Ground {
+        &self.ground
+    }
+}
+
+/// What all that this program has waited for took; while nothing else is started, differences are the copying's.
+pub(super) fn cpu_of_own_children() -> Result<f64> {
+    let all = cpu_of(std::process::id())?;
+    let own = cpu_of_self()?;
+    Ok(all - own)
+}
+
+fn cpu_of_self() -> Result<f64> {
+    let text = fs::read_to_string("/proc/self/stat").context("reading our own times")?;
+    let (_, numbers) = text.rsplit_once(')').context("times follow the name")?;
+    let ticks = numbers.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    Ok(ticks.sum::<Result<u64, _>>().context("our own times")? as f64 / 100.0)
+}
