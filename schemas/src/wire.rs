@@ -26,6 +26,12 @@ pub const PACK_LIMIT: u64 = 256 << 10;
 pub const PACK_BYTES: usize = 1 << 20;
 /// Most chunks in one chunk list.
 pub const MAX_CHUNKS: usize = 1 << 20;
+/// Most blocks in one signature.
+pub const MAX_BLOCKS: usize = 1 << 15;
+/// Least and greatest length of a signature's blocks, in bytes.
+pub const BLOCK_SIZES: (u32, u32) = (64, 1 << 20);
+/// Most bytes that one compressed run becomes.
+pub const MAX_PACKED: u64 = 256 << 10;
 
 /// How far one replica is known: its highest number, and the random mark of the frame that ended with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -110,20 +116,27 @@ pub enum Carrier {
     Control,
     /// One-way: frames as on the control stream, each holding a [`Pack`].
     Packs,
-    /// Two-way: asks for the chunk list of a content; the answer is a [`ChunkList`].
+    /// Two-way: asks how a content is cut; the answer is a [`ChunkList`].
     Chunks {
         /// Which content.
         hash: ContentHash,
+        /// Its length in bytes; no more than that is cut of what the file may have become.
+        length: u64,
     },
-    /// Two-way: asks for parts of a content. The answer is a byte, 0 where it is not here, else 1; the number of bytes in
-    /// all runs of data, a little-endian u64; then, part by part, a [`Run`] and its bytes, until the part is covered.
+    /// Two-way: asks for parts of a content, each with a frame that holds a [`Wanted`]. Each is answered in turn: with the
+    /// number of bytes in it that are no holes, a little-endian u64, [`NOT_HERE`] where the content is not here; then with
+    /// [`Run`]s until the part is covered.
     Ranges {
         /// Which content.
         hash: ContentHash,
-        /// Offset and length of each part, in bytes.
-        ranges: Vec<(u64, u64)>,
     },
+    /// Two-way: asks for small contents of which older versions are at hand, in frames that each hold a [`Compare`]. The
+    /// answers are frames that each hold a [`Pack`], with the [`Run`]s of a content in its place; none where it is not here.
+    Edits,
 }
+
+/// Stands in place of a number of bytes for a content that is not here.
+pub const NOT_HERE: u64 = u64::MAX;
 
 /// Some contents.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -135,47 +148,125 @@ pub struct Pack {
 /// How a content is cut.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChunkList {
-    /// Length in bytes and keyed hash of each chunk, in order; empty if the content is not here.
-    pub chunks: Vec<(u32, ContentHash)>,
+    /// Length in bytes and the beginning of the keyed hash of each chunk, in order; empty if the content is not here.
+    pub chunks: Vec<(u32, [u8; 8])>,
 }
 
-/// Bytes that follow, or a hole in their place. A run lies within one of the parts that were asked for.
+/// A part of a content that is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Offset in the content, in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// What lies in its place in an older version; runs may copy from there.
+    pub older: Option<Signature>,
+}
+
+/// Contents that are asked for, with what is at hand in place of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Compare {
+    /// Each with its hash.
+    pub contents: Vec<(ContentHash, Signature)>,
+}
+
+/// What bytes look like, block by block, so that somebody who does not have them can tell what they still hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Signature {
+    /// Length of each block in bytes. What is left at the end is in no block.
+    pub block: u32,
+    /// For each block its rolling hash, little-endian, and the beginning of its keyed hash, 4 bytes each.
+    pub blocks: Vec<[u8; 8]>,
+}
+
+impl Signature {
+    fn fits(&self) -> bool {
+        self.blocks.len() <= MAX_BLOCKS && (BLOCK_SIZES.0..=BLOCK_SIZES.1).contains(&self.block)
+    }
+}
+
+impl Wanted {
+    /// Decodes and checks what is asked for.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let wanted: Self = codec::decode(bytes, MAX_MESSAGE)?;
+        let ends = wanted.length > 0 && wanted.offset.checked_add(wanted.length).is_some();
+        if ends && wanted.older.as_ref().is_none_or(Signature::fits) { Ok(wanted) } else { Err(WireError::Limit) }
+    }
+}
+
+impl Compare {
+    /// Decodes and checks what is asked for.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let compare: Self = codec::decode(bytes, MAX_MESSAGE)?;
+        let fits = compare.contents.len() <= MAX_WANTS && compare.contents.iter().all(|(_, older)| older.fits());
+        if fits { Ok(compare) } else { Err(WireError::Limit) }
+    }
+}
+
+/// How the next bytes of a part come about. A run lies within the part that was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Run {
     /// So many bytes, which follow.
     Data(u64),
     /// So many zeros, which do not.
     Zeros(u64),
+    /// So many bytes, which follow as one zstd frame.
+    Packed {
+        /// Bytes that they become, at most [`MAX_PACKED`].
+        len: u64,
+        /// Bytes that follow, fewer than they become.
+        packed: u64,
+    },
+    /// Bytes that the older version holds.
+    Older {
+        /// Offset in what the signature is of, in bytes.
+        from: u64,
+        /// How many.
+        len: u64,
+    },
 }
 
 impl Run {
-    /// Bytes of an encoded run.
+    /// Bytes that an encoded run begins with.
     pub const BYTES: usize = 8;
 
-    /// Twice the length, which is below 2^63, and one more for zeros, little-endian.
-    pub fn encode(self) -> [u8; Self::BYTES] {
-        match self {
-            Self::Data(len) => len << 1,
-            Self::Zeros(len) => len << 1 | 1,
-        }
-        .to_le_bytes()
+    /// A word of four times the length and a number for the kind; for two of the kinds a second word; little-endian.
+    pub fn encode(self) -> Vec<u8> {
+        let (kind, second) = match self {
+            Self::Data(_) => (0, None),
+            Self::Zeros(_) => (1, None),
+            Self::Packed { packed, .. } => (2, Some(packed)),
+            Self::Older { from, .. } => (3, Some(from)),
+        };
+        let mut bytes = (self.len() << 2 | kind).to_le_bytes().to_vec();
+        bytes.extend(second.into_iter().flat_map(u64::to_le_bytes));
+        bytes
     }
 
-    /// Reads a run; `None` where it has no length.
-    pub fn decode(bytes: [u8; Self::BYTES]) -> Option<Self> {
-        let word = u64::from_le_bytes(bytes);
-        match (word >> 1, word & 1) {
-            (0, _) => None,
-            (len, 0) => Some(Self::Data(len)),
-            (len, _) => Some(Self::Zeros(len)),
-        }
+    /// Whether a run that begins with this has a second word.
+    pub fn is_long(first: [u8; Self::BYTES]) -> bool {
+        first[0] & 2 != 0
     }
 
-    /// Its length in bytes, never 0.
+    /// Reads a run; `None` where it cannot be. The second word is 0 where there is none.
+    pub fn decode(first: [u8; Self::BYTES], second: [u8; Self::BYTES]) -> Option<Self> {
+        let (word, second) = (u64::from_le_bytes(first), u64::from_le_bytes(second));
+        let run = match (word >> 2, word & 3) {
+            (0, _) => return None,
+            (len, 0) => Self::Data(len),
+            (len, 1) => Self::Zeros(len),
+            (len, 2) if len <= MAX_PACKED && (1..len).contains(&second) => Self::Packed { len, packed: second },
+            (len, 3) if second.checked_add(len).is_some() => Self::Older { from: second, len },
+            _ => return None,
+        };
+        Some(run)
+    }
+
+    /// Number of bytes that it becomes, never 0.
     #[expect(clippy::len_without_is_empty, reason = "no run is empty")]
     pub fn len(self) -> u64 {
         match self {
-            Self::Data(len) | Self::Zeros(len) => len,
+            Self::Data(len) | Self::Zeros(len) | Self::Packed { len, .. } | Self::Older { len, .. } => len,
         }
     }
 }

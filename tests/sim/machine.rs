@@ -320,6 +320,7 @@ impl SimMachine {
                 Effect::Send(..)
                 | Effect::End(..)
                 | Effect::Fetch { .. }
+                | Effect::Compare(..)
                 | Effect::Serve(..)
                 | Effect::Setting { .. } => {
                     out.push(effect);

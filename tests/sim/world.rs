@@ -262,6 +262,13 @@ impl World {
                 self.sent.wants += 1;
                 self.post(here, at(peer), Post::Fetch(hash));
             }
+            // What an edit is made from is the daemon's: here the whole of it comes.
+            Effect::Compare(peer, edits) => {
+                for edit in edits {
+                    self.sent.wants += 1;
+                    self.post(here, at(peer), Post::Fetch(edit.hash));
+                }
+            }
             Effect::Serve(peer, found) => {
                 for (hash, source) in found {
                     self.serve(here, at(peer), hash, source);

@@ -6,7 +6,8 @@ use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId, RunId};
 use hearth_schemas::item::{Class, Dot, MAX_REPLICAS, Row, UNNUMBERED};
 use hearth_schemas::wire::{
-    Carrier, ChunkList, Cursor, Known, KnownMap, MAX_MESSAGE, MAX_ROWS, MAX_WANTS, Message, Pack, Run, WireError,
+    BLOCK_SIZES, Carrier, ChunkList, Compare, Cursor, Known, KnownMap, MAX_BLOCKS, MAX_MESSAGE, MAX_PACKED, MAX_ROWS,
+    MAX_WANTS, Message, Pack, Run, Signature, Wanted, WireError,
 };
 use serde_bytes::ByteBuf;
 
@@ -31,27 +32,38 @@ fn messages_have_the_outcome_that_is_written() {
 
 fn read(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     match format {
-        "message" => match Message::decode(bytes) {
-            Ok(message) => Ok(codec::encode(&message)),
-            Err(WireError::Decode(error)) => Err(reason(error).to_owned()),
-            Err(WireError::Row(error)) => Err(format!("Row:{error:?}")),
-            Err(WireError::Limit) => Err("Limit".to_owned()),
-        },
+        "message" => checked(Message::decode(bytes).map(|message| codec::encode(&message))),
         "carrier" => again(codec::decode::<Carrier>(bytes, MAX_MESSAGE)),
         "pack" => again(codec::decode::<Pack>(bytes, MAX_MESSAGE)),
         "run" => {
-            let run = bytes.try_into().ok().and_then(Run::decode).ok_or("Malformed")?;
-            Ok(run.encode().to_vec())
+            let (first, second) = bytes.split_first_chunk::<{ Run::BYTES }>().ok_or("Malformed")?;
+            let second = match Run::is_long(*first) {
+                true => second.try_into().map_err(|_| "Malformed")?,
+                false if second.is_empty() => [0; Run::BYTES],
+                false => return Err("Malformed".to_owned()),
+            };
+            Ok(Run::decode(*first, second).ok_or("Malformed")?.encode())
         }
+        "wanted" => checked(Wanted::decode(bytes).map(|wanted| codec::encode(&wanted))),
+        "compare" => checked(Compare::decode(bytes).map(|compare| codec::encode(&compare))),
         "chunks" => again(codec::decode::<ChunkList>(bytes, MAX_MESSAGE)),
         other => panic!("unknown format {other}"),
     }
 }
 
+fn checked(decoded: Result<Vec<u8>, WireError>) -> Result<Vec<u8>, String> {
+    decoded.map_err(|error| match error {
+        WireError::Decode(error) => reason(error).to_owned(),
+        WireError::Row(error) => format!("Row:{error:?}"),
+        WireError::Limit => "Limit".to_owned(),
+    })
+}
+
 fn wire_vectors() -> String {
-    let comment = "message|carrier|pack|chunks|run NAME OUTCOME BYTES…   outcome: good, or why it is refused";
+    let comment =
+        "message|carrier|pack|chunks|wanted|compare|run NAME OUTCOME BYTES…   outcome: good, or why it is refused";
     let all: Vec<Case> =
-        [messages(), refused_messages(), carriers(), contents(), runs()].into_iter().flatten().collect();
+        [messages(), refused_messages(), carriers(), contents(), differences(), runs()].into_iter().flatten().collect();
     cases(comment, &all)
 }
 
@@ -122,26 +134,25 @@ fn refused_messages() -> Vec<Case> {
 fn carriers() -> Vec<Case> {
     let good = |name, carrier: &Carrier| Case::good("carrier", name, carrier);
     let bad = |name, why, bytes: Vec<u8>| Case::bad("carrier", name, why, bytes);
-    let chunks = codec::encode(&Carrier::Chunks { hash: HASH });
+    let chunks = codec::encode(&Carrier::Chunks { hash: HASH, length: 1 << 28 });
     vec![
         good("control", &Carrier::Control),
         good("packs", &Carrier::Packs),
-        good("chunks", &Carrier::Chunks { hash: HASH }),
-        good("ranges", &Carrier::Ranges { hash: HASH, ranges: vec![(0, 1 << 20), (u64::MAX, 1)] }),
-        good("ranges-none", &Carrier::Ranges { hash: HASH, ranges: Vec::new() }),
+        good("chunks", &Carrier::Chunks { hash: HASH, length: 1 << 28 }),
+        good("ranges", &Carrier::Ranges { hash: HASH }),
+        good("edits", &Carrier::Edits),
         bad("nothing", "Malformed", Vec::new()),
         bad("cut", "Malformed", cut(chunks.clone())),
         bad("longer", "NotCanonical", longer(chunks)),
-        bad("unknown-kind", "Malformed", vec![4]),
+        bad("unknown-kind", "Malformed", vec![5]),
         bad("padded-kind", "NotCanonical", vec![0x80, 0x00]),
-        bad("endless-ranges", "Malformed", codec::encode(&(3u8, HASH, u64::MAX))),
     ]
 }
 
 fn contents() -> Vec<Case> {
     let contents = vec![(HASH, ByteBuf::from(*b"hello")), (ContentHash([0x56; 32]), ByteBuf::new())];
     let pack = Pack { contents };
-    let list = ChunkList { chunks: vec![(131_072, HASH), (1, ContentHash([0x56; 32]))] };
+    let list = ChunkList { chunks: vec![(131_072, [0x55; 8]), (1, [0x56; 8])] };
     let bytes = codec::encode(&pack);
     let bad = |name, why, bytes: Vec<u8>| Case::bad("pack", name, why, bytes);
     let bad_list = |name, why, bytes: Vec<u8>| Case::bad("chunks", name, why, bytes);
@@ -161,14 +172,61 @@ fn contents() -> Vec<Case> {
     ]
 }
 
+fn differences() -> Vec<Case> {
+    let signature = |block, count| Signature { block, blocks: vec![[1, 2, 3, 4, 5, 6, 7, 8]; count] };
+    let wanted = |name, wanted: &Wanted| Case::good("wanted", name, wanted);
+    let refused = |name, wanted: &Wanted| Case::bad("wanted", name, "Limit", codec::encode(wanted));
+    let part = |offset, length, older| Wanted { offset, length, older };
+    let one = part(1 << 20, 300_000, Some(signature(1536, 2)));
+    let many = |count| Compare { contents: vec![(HASH, signature(BLOCK_SIZES.0, 0)); count] };
+    let compare = Compare { contents: vec![(HASH, signature(768, 3)), (ContentHash([0x56; 32]), signature(270, 0))] };
+    vec![
+        wanted("plain", &part(0, 1 << 40, None)),
+        wanted("compared", &one),
+        wanted("as-far-as-may-be", &part(u64::MAX - 1, 1, Some(signature(BLOCK_SIZES.1, MAX_BLOCKS)))),
+        refused("nothing", &part(5, 0, None)),
+        refused("beyond-64-bits", &part(u64::MAX, 2, None)),
+        refused("blocks-too-short", &part(0, 1, Some(signature(BLOCK_SIZES.0 - 1, 1)))),
+        refused("blocks-too-long", &part(0, 1, Some(signature(BLOCK_SIZES.1 + 1, 1)))),
+        refused("blocks-too-many", &part(0, 1, Some(signature(BLOCK_SIZES.0, MAX_BLOCKS + 1)))),
+        Case::bad("wanted", "cut", "Malformed", cut(codec::encode(&one))),
+        Case::bad("wanted", "longer", "NotCanonical", longer(codec::encode(&one))),
+        Case::bad("wanted", "endless-blocks", "Malformed", codec::encode(&(0u64, 1u64, true, 768u32, u64::MAX))),
+        Case::good("compare", "two", &compare),
+        Case::good("compare", "none", &many(0)),
+        Case::good("compare", "as-many-as-may-be", &many(MAX_WANTS)),
+        Case::bad("compare", "too-many", "Limit", codec::encode(&many(MAX_WANTS + 1))),
+        Case::bad(
+            "compare",
+            "blocks-of-nothing",
+            "Limit",
+            codec::encode(&Compare { contents: vec![(HASH, Signature::default())] }),
+        ),
+        Case::bad("compare", "cut", "Malformed", cut(codec::encode(&compare))),
+        Case::bad("compare", "endless", "Malformed", codec::encode(&u64::MAX)),
+    ]
+}
+
 fn runs() -> Vec<Case> {
-    let encoded = |name, run: Run| Case::bytes("run", name, run.encode().to_vec());
+    let encoded = |name, run: Run| Case::bytes("run", name, run.encode());
+    let bad = |name, words: &[u64]| {
+        Case::bad("run", name, "Malformed", words.iter().flat_map(|word| word.to_le_bytes()).collect())
+    };
+    let packed = |len: u64, packed: u64| [len << 2 | 2, packed];
     vec![
         encoded("data", Run::Data(4096)),
         encoded("zeros", Run::Zeros(20 << 30)),
-        encoded("longest", Run::Zeros((1 << 63) - 1)),
-        Case::bad("run", "of-no-bytes", "Malformed", vec![1, 0, 0, 0, 0, 0, 0, 0]),
-        Case::bad("run", "cut", "Malformed", vec![2, 0, 0, 0, 0, 0, 0]),
+        encoded("longest", Run::Zeros((1 << 62) - 1)),
+        encoded("packed", Run::Packed { len: MAX_PACKED, packed: MAX_PACKED - 1 }),
+        encoded("older", Run::Older { from: 1 << 33, len: 8192 }),
+        bad("of-no-bytes", &[1]),
+        bad("packed-into-more", &packed(500, 500)),
+        bad("packed-into-nothing", &packed(500, 0)),
+        bad("packed-too-long", &packed(MAX_PACKED + 1, 5)),
+        bad("older-beyond-64-bits", &[4 << 2 | 3, u64::MAX - 3]),
+        bad("without-its-second-word", &[4 << 2 | 3]),
+        bad("with-a-second-word-too-many", &[4 << 2, 0]),
+        Case::bad("run", "cut", "Malformed", vec![4, 0, 0, 0, 0, 0, 0]),
     ]
 }
 

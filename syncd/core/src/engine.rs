@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
-use hearth_schemas::wire::{Message, PACK_LIMIT};
+use hearth_schemas::wire::Message;
 
 use self::holding::Holding;
 use self::repositories::Repositories;
@@ -18,8 +18,9 @@ use self::using::Using;
 use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
 use crate::brake::Verdict;
 use crate::conflict::{self, Naming};
+use crate::delta;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
-use crate::fetch::{Ask, Fetch};
+use crate::fetch::{Ask, Edit, Fetch};
 use crate::marks::{self, Marks};
 use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, is_parked, put_to_sleep};
 use crate::plan::{Change, collect, plan};
@@ -123,6 +124,8 @@ pub enum Effect {
         /// Where an older version lies.
         older: Option<RelPath>,
     },
+    /// Bring small contents here, of which older versions lie here.
+    Compare(Slot, Vec<Edit>),
     /// Send contents to a peer; those without a source are not here.
     Serve(Slot, Vec<(ContentHash, Option<Source>)>),
     /// A setting of the account, or of this device, has this value. [`Event::SettingTold`] is expected.
@@ -1608,8 +1611,8 @@ impl<S: Store> Engine<S> {
             sources.insert(hash, source);
             return Ok(true);
         }
-        let older =
-            change.base.as_ref().filter(|(base, _)| file_size(&base.value) > PACK_LIMIT).map(|(_, p)| p.clone());
+        let older = change.base.as_ref().filter(|(base, _)| delta::helps(file_size(&base.value), size));
+        let older = older.map(|(_, path)| path.clone());
         for &node in nodes {
             self.fetch.want(hash, size, node, older.clone());
         }
@@ -1627,6 +1630,7 @@ impl<S: Store> Engine<S> {
         for ask in asks {
             self.effects.push_back(match ask {
                 Ask::Packs(peer, wants) => Effect::Send(peer, Message::Get { wants }),
+                Ask::Edits(peer, edits) => Effect::Compare(peer, edits),
                 Ask::Large { peer, hash, size, older } => Effect::Fetch { peer, hash, size, older },
             });
         }

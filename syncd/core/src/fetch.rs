@@ -29,11 +29,24 @@ pub struct Want {
     refused: BTreeMap<Slot, u64>,
 }
 
+/// A small content of which an older version lies here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Edit {
+    /// Which.
+    pub hash: ContentHash,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Where the older version lies.
+    pub older: RelPath,
+}
+
 /// What to ask a peer for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ask {
     /// Small contents, in packs.
     Packs(Slot, Vec<ContentHash>),
+    /// Small contents of which older versions lie here.
+    Edits(Slot, Vec<Edit>),
     /// A large one, on a stream of its own.
     Large {
         /// Of whom.
@@ -137,6 +150,7 @@ impl Fetch {
     /// What to ask, of the peers that are here.
     pub fn ask(&mut self, peers: &[Slot], now_ms: u64) -> Vec<Ask> {
         let mut packs: BTreeMap<Slot, Vec<ContentHash>> = BTreeMap::new();
+        let mut edits: BTreeMap<Slot, Vec<Edit>> = BTreeMap::new();
         let mut asks = Vec::new();
         for (hash, want) in &mut self.wants {
             if want.asked.is_some() || (!want.is_small() && self.large >= LARGE_AT_A_TIME) {
@@ -148,7 +162,10 @@ impl Fetch {
                 if want.is_resting() {
                     self.small = (self.small.0 + 1, self.small.1 + want.size);
                 }
-                packs.entry(peer).or_default().push(*hash);
+                match want.older.clone() {
+                    Some(older) => edits.entry(peer).or_default().push(Edit { hash: *hash, size: want.size, older }),
+                    None => packs.entry(peer).or_default().push(*hash),
+                }
             } else {
                 self.large += 1;
                 asks.push(Ask::Large { peer, hash: *hash, size: want.size, older: want.older.clone() });
@@ -158,6 +175,7 @@ impl Fetch {
         for (peer, hashes) in packs {
             asks.extend(hashes.chunks(MAX_WANTS).map(|part| Ask::Packs(peer, part.to_vec())));
         }
+        asks.extend(edits.into_iter().map(|(peer, edits)| Ask::Edits(peer, edits)));
         asks
     }
 

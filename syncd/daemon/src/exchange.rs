@@ -1,33 +1,33 @@
 //! Moves messages and contents between the engine and the peers' QUIC streams.
 //!
 //! One control stream a peer carries the session's messages. Small contents go in packs on a one-way stream for each
-//! request; a large one on a two-way stream of its own, resumed where it broke off, and cut so that what an older
-//! version already holds stays off the wire. Contents are verified as they are put
-//! into staging. A peer that sends nonsense loses its connection.
+//! request; small ones of which an older version is at hand on a two-way stream ([`edits`]); a large one on two-way streams of
+//! its own, resumed where it broke off ([`large`]). What an older version already holds stays off the wire. Contents are
+//! verified as they are put into staging. A peer that sends nonsense loses its connection.
 
-use std::collections::BTreeMap;
+mod edits;
+mod large;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
-use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, Message, PACK_BYTES, PACK_LIMIT, Pack, Run};
+use hearth_schemas::wire::{Carrier, Message, PACK_BYTES, PACK_LIMIT, Pack};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde_bytes::ByteBuf;
-use syncd_core::chunk::{Part, assemble, cut};
 use syncd_core::disk::{RelPath, Source, StageName};
 use syncd_core::engine::{Effect, Event};
+use syncd_core::fetch::Edit;
 use syncd_core::session::SessionError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::disk::{RealDisk, Unfinished};
+use crate::disk::RealDisk;
 use crate::driver::Driver;
-use crate::runs::{Came, Runs, runs_of};
 use crate::stream::{FrameError, pack, read_frame, read_head, write_head};
 
 /// Streams on which contents are sent to one peer at a time.
@@ -36,14 +36,8 @@ const SENDING: usize = 4;
 const FETCHING: usize = 2;
 /// Contents, and bytes of them, that are made durable and told to the engine together, and how long they wait for more.
 const TOGETHER: (usize, usize, Duration) = (1000, 8 << 20, Duration::from_millis(200));
-/// Bytes read or written in one go.
-const BLOCK: usize = 256 << 10;
 /// Priority of the control stream over contents.
 const CONTROL_PRIORITY: i32 = 10;
-/// Length of an encoded chunk list, at most, in bytes.
-const MAX_LIST: usize = 64 << 20;
-/// Most parts of a content that one stream asks for.
-const MAX_RANGES: usize = 1024;
 /// The application's code for a connection that is closed because of nonsense.
 const NONSENSE: VarInt = VarInt::from_u32(0x4e);
 
@@ -143,6 +137,7 @@ impl Exchange {
                 }
             }
             Effect::Serve(slot, contents) => self.serve(slot, contents),
+            Effect::Compare(slot, edits) => self.compare(slot, edits),
             Effect::Fetch { peer, hash, size, older } => self.fetch(hash, Wanted { slot: peer, size, older }),
             other => return Some(other),
         }
@@ -163,6 +158,24 @@ impl Exchange {
                 }
                 Err(error) => tracing::debug!(slot = slot.0, %error, "contents could not be sent"),
             }
+        });
+    }
+
+    fn compare(&self, slot: Slot, wanted: Vec<Edit>) {
+        let peers = self.lock();
+        let Some(peer) = peers.get(&slot) else { return };
+        let (connection, out) = (peer.connection.clone(), peer.out.clone());
+        let shared = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let left = match edits::bring(&shared, &connection, slot, wanted).await {
+                Ok(left) => left,
+                Err((_, FrameError::Nonsense(what))) => return nonsense(&connection, what),
+                Err((left, FrameError::Ended(error))) => {
+                    tracing::debug!(slot = slot.0, error, "edits could not be brought");
+                    left
+                }
+            };
+            edits::ask_whole(&left, &out);
         });
     }
 
@@ -190,7 +203,7 @@ impl Exchange {
         let peer = |peer: &Peer| (peer.connection.clone(), Arc::clone(&peer.fetching));
         let (connection, fetching) = self.lock().get(&wanted.slot).map(peer)?;
         let _permit = fetching.acquire_owned().await.ok()?;
-        let result = bring(&self.0, &connection, hash, wanted.size, wanted.older.clone()).await;
+        let result = large::bring(&self.0, &connection, hash, wanted.size, wanted.older.clone()).await;
         if matches!(result, Err(Failed::NoRoom)) {
             // What does not fit leaves nothing behind; what cannot be removed only takes room.
             let disk = self.0.disk.clone();
@@ -289,8 +302,7 @@ impl Talk {
             let (shared, slot, connection) = (Arc::clone(&self.exchange.0), self.slot, self.connection.clone());
             tokio::spawn(async move {
                 if let Err(FrameError::Nonsense(what)) = take_packs(&mut recv, &shared, slot).await {
-                    tracing::warn!(what, "a peer sent what cannot be; its connection is closed");
-                    connection.close(NONSENSE, b"");
+                    nonsense(&connection, what);
                 }
             });
         }
@@ -307,10 +319,7 @@ impl Talk {
                 let Ok(_permit) = sending.acquire_owned().await else { return };
                 match answer(&shared, &mut send, &mut recv).await {
                     Ok(()) => {}
-                    Err(FrameError::Nonsense(what)) => {
-                        tracing::warn!(what, "a peer sent what cannot be; its connection is closed");
-                        connection.close(NONSENSE, b"");
-                    }
+                    Err(FrameError::Nonsense(what)) => nonsense(&connection, what),
                     Err(FrameError::Ended(error)) => tracing::debug!(error, "a request could not be answered"),
                 }
             });
@@ -318,10 +327,28 @@ impl Talk {
     }
 }
 
+/// Closes a connection that brought what no peer of ours sends.
+fn nonsense(connection: &Connection, what: &str) {
+    tracing::warn!(what, "a peer sent what cannot be; its connection is closed");
+    connection.close(NONSENSE, b"");
+}
+
 async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Result<(), FrameError> {
     if read_head(recv).await? != Carrier::Packs {
         return Err(FrameError::Nonsense("a one-way stream that carries no packs"));
     }
+    take_contents(recv, shared, slot, None, &mut BTreeSet::new()).await
+}
+
+/// Takes in contents as they come, or what is new in them where edits were asked for, and tells the engine. Of edits,
+/// those that turned out what they are called, or for which there is no room, are `done`; of the others nothing is told.
+async fn take_contents(
+    recv: &mut RecvStream,
+    shared: &Shared,
+    slot: Slot,
+    edits: Option<&Arc<edits::Asked>>,
+    done: &mut BTreeSet<ContentHash>,
+) -> Result<(), FrameError> {
     let ended = |error: io::Error| FrameError::Ended(error.to_string());
     let mut bringing = shared.disk.bringing();
     let mut since = Instant::now();
@@ -332,8 +359,18 @@ async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Resul
             Ok(Some(body)) => {
                 let pack: Pack =
                     codec::decode(&body, usize::MAX).map_err(|_| FrameError::Nonsense("a malformed pack"))?;
+                let (disk, edits) = (shared.disk.clone(), edits.cloned());
                 let added = blocking(move || {
-                    pack.contents.iter().for_each(|(hash, bytes)| bringing.add(*hash, bytes));
+                    for (hash, bytes) in &pack.contents {
+                        match &edits {
+                            None => bringing.add(*hash, bytes),
+                            Some(edits) => {
+                                if let Some(bytes) = edits::put_together(&disk, edits, *hash, bytes) {
+                                    bringing.add(*hash, &bytes);
+                                }
+                            }
+                        }
+                    }
                     Ok(bringing)
                 });
                 bringing = added.await.map_err(ended)?;
@@ -348,6 +385,9 @@ async fn take_packs(recv: &mut RecvStream, shared: &Shared, slot: Slot) -> Resul
             since = Instant::now();
             // What has come is told even if the stream broke off after it.
             for (hash, result) in blocking(move || Ok(ready.finish())).await.map_err(ended)? {
+                if edits.is_some() && (matches!(result, Ok(None)) || !done.insert(hash)) {
+                    continue;
+                }
                 shared.driver.tell(brought(slot, hash, result.map_err(Failed::from)));
             }
             // A peer runs ahead of the engine by so much and no more.
@@ -437,80 +477,31 @@ fn read_small(disk: &RealDisk, source: &Source) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Answers a request for a chunk list or for parts of a content.
+/// Answers a request for a chunk list, for parts of a content, or for what is new in contents.
 async fn answer(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), FrameError> {
-    let head = read_head(recv).await?;
-    let (Carrier::Chunks { hash } | Carrier::Ranges { hash, .. }) = &head else {
-        return Err(FrameError::Nonsense("a second control stream"));
-    };
-    let hash = *hash;
-    let located = shared.driver.ask(move |engine, _| engine.locate(hash)).await;
-    let source = located.ok().and_then(Result::ok).flatten();
-    let disk = shared.disk.clone();
-    let opened = match source {
-        Some(source) => tokio::task::spawn_blocking(move || disk.open_source(&source)).await,
-        None => Ok(Err(io::Error::from(io::ErrorKind::NotFound))),
-    };
-    let file = opened.map_err(io::Error::other).and_then(|file| file);
-    match head {
-        Carrier::Chunks { .. } => {
-            let key = shared.content_key;
-            let list = tokio::task::spawn_blocking(move || {
-                let file = file?;
-                let len = file.metadata()?.len();
-                cut(file, len, &key)
-            });
-            let list = list.await.map_err(io::Error::other).and_then(|list| list);
-            let list = codec::encode(&list.unwrap_or(ChunkList { chunks: Vec::new() }));
-            send.write_all(&list).await?;
+    let key = shared.content_key;
+    match read_head(recv).await? {
+        Carrier::Chunks { hash, length } => {
+            let file = open(shared, hash).await;
+            large::send_list(send, file, length, key).await?;
         }
-        Carrier::Ranges { ranges, .. } => match file {
-            Ok(file) if ranges.len() <= MAX_RANGES => {
-                send_ranges(send, file, ranges).await?;
-            }
-            _ => send.write_all(&[0]).await?,
-        },
-        Carrier::Control | Carrier::Packs => {}
+        Carrier::Ranges { hash } => {
+            let file = open(shared, hash).await;
+            large::send_parts(send, recv, file, key).await?;
+        }
+        Carrier::Edits => edits::answer(shared, send, recv).await?,
+        Carrier::Control | Carrier::Packs => return Err(FrameError::Nonsense("a second control stream")),
     }
     let _ = send.finish();
     Ok(())
 }
 
-async fn send_ranges(send: &mut SendStream, file: File, ranges: Vec<(u64, u64)>) -> Result<(), FrameError> {
-    let runs = blocking(move || {
-        let runs = ranges.into_iter().map(|(offset, len)| Ok((offset, runs_of(&file, offset, len)?)));
-        Ok((runs.collect::<io::Result<Vec<_>>>()?, file))
-    });
-    let Ok((runs, file)) = runs.await else { return Ok(send.write_all(&[0]).await?) };
-    let data = runs.iter().flat_map(|(_, runs)| runs).filter(|run| matches!(run, Run::Data(_)));
-    let data: u64 = data.map(|run| run.len()).fold(0, u64::saturating_add);
-    send.write_all(&[&[1][..], &data.to_le_bytes()].concat()).await?;
-    let (blocks, mut ready) = mpsc::channel::<Bytes>(4);
-    tokio::task::spawn_blocking(move || {
-        for (mut at, runs) in runs {
-            for run in runs {
-                let end = at + run.len();
-                if blocks.blocking_send(Bytes::copy_from_slice(&run.encode())).is_err() {
-                    return;
-                }
-                while matches!(run, Run::Data(_)) && at < end {
-                    let mut block = vec![0; usize::try_from((end - at).min(BLOCK as u64)).expect("a block is small")];
-                    if file.read_exact_at(&mut block, at).is_err() {
-                        return;
-                    }
-                    at += block.len() as u64;
-                    if blocks.blocking_send(block.into()).is_err() {
-                        return;
-                    }
-                }
-                at = end;
-            }
-        }
-    });
-    while let Some(block) = ready.recv().await {
-        send.write_chunk(block).await?;
-    }
-    Ok(())
+/// Opens a content that is asked for.
+async fn open(shared: &Shared, hash: ContentHash) -> io::Result<File> {
+    let located = shared.driver.ask(move |engine, _| engine.locate(hash)).await;
+    let source = located.ok().and_then(Result::ok).flatten().ok_or(io::ErrorKind::NotFound)?;
+    let disk = shared.disk.clone();
+    blocking(move || disk.open_source(&source)).await
 }
 
 /// Why a large content could not be brought.
@@ -536,178 +527,6 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// Brings a large content into staging and gives its name there, `None` if it is not what it is called.
-async fn bring(
-    shared: &Shared,
-    connection: &Connection,
-    hash: ContentHash,
-    size: u64,
-    older: Option<RelPath>,
-) -> Result<Option<StageName>, Failed> {
-    let disk = shared.disk.clone();
-    let mut content = blocking(move || {
-        let mut content = disk.open_part(hash)?;
-        if content.in_order() > size {
-            content.restart()?;
-        }
-        Ok(content)
-    })
-    .await?;
-    let have = content.in_order();
-    let mut missing = vec![(have, size - have)];
-    if have == 0
-        && let Some(older) = older
-    {
-        let list = fetch_list(connection, hash).await?;
-        let total: u64 = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
-        if total == size {
-            let (disk, key) = (shared.disk.clone(), shared.content_key);
-            (content, missing) = blocking(move || {
-                let missing = fill_from_older(&disk, older, &list, &key, &mut content)?;
-                Ok((content, missing))
-            })
-            .await?;
-        }
-    }
-    missing.retain(|(_, len)| *len > 0);
-    for ranges in missing.chunks(MAX_RANGES) {
-        content = fetch_ranges(connection, hash, ranges, content).await?;
-    }
-    Ok(blocking(move || content.finish(size)).await?)
-}
-
-async fn fetch_list(connection: &Connection, hash: ContentHash) -> Result<ChunkList, FrameError> {
-    let ended = |error: String| FrameError::Ended(error);
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
-    write_head(&mut send, &Carrier::Chunks { hash }).await?;
-    let _ = send.finish();
-    let bytes = recv.read_to_end(MAX_LIST).await.map_err(|error| ended(error.to_string()))?;
-    let list: ChunkList =
-        codec::decode(&bytes, MAX_LIST).map_err(|_| FrameError::Nonsense("a malformed chunk list"))?;
-    if list.chunks.len() > MAX_CHUNKS {
-        return Err(FrameError::Nonsense("a chunk list too long"));
-    }
-    Ok(list)
-}
-
-/// Copies what the older version holds; gives what remains to be brought.
-fn fill_from_older(
-    disk: &RealDisk,
-    older: RelPath,
-    list: &ChunkList,
-    key: &[u8; 32],
-    content: &mut Unfinished,
-) -> io::Result<Vec<(u64, u64)>> {
-    let wanted_len = list.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
-    // It may have been moved since it was thought of, and be so each time that it is tried again.
-    let Ok(older) = disk.open_source(&Source::Copy(older)) else { return Ok(vec![(0, wanted_len)]) };
-    // Cut as the wanted content is: the sizes follow from its length, which may be on the other side of a step.
-    let own = cut(older.try_clone()?, wanted_len, key)?;
-    let mut missing = Vec::new();
-    let mut block = vec![0; BLOCK];
-    for part in assemble(list, &own) {
-        match part {
-            Part::Missing { to, len } => missing.push((to, len)),
-            Part::Older { from, to, len } => {
-                let mut done = 0;
-                while done < len {
-                    let step = usize::try_from((len - done).min(BLOCK as u64)).expect("a block is small");
-                    older.read_exact_at(&mut block[..step], from + done)?;
-                    content.write(&block[..step], to + done)?;
-                    done += step as u64;
-                }
-            }
-        }
-    }
-    Ok(missing)
-}
-
-/// Brings parts of a content.
-async fn fetch_ranges(
-    connection: &Connection,
-    hash: ContentHash,
-    ranges: &[(u64, u64)],
-    content: Unfinished,
-) -> Result<Unfinished, Failed> {
-    let ended = |error: String| FrameError::Ended(error);
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
-    write_head(&mut send, &Carrier::Ranges { hash, ranges: ranges.to_vec() }).await?;
-    let _ = send.finish();
-    let mut follows = [0];
-    recv.read_exact(&mut follows).await.map_err(|error| ended(error.to_string()))?;
-    if follows != [1] {
-        return Err(ended("the peer does not have it".into()).into());
-    }
-    let mut bytes = [0; 8];
-    recv.read_exact(&mut bytes).await.map_err(|error| ended(error.to_string()))?;
-    let mut content = blocking(move || content.expect(u64::from_le_bytes(bytes)).map(|()| content)).await?;
-    let ranges = ranges.to_vec();
-    let (handfuls, ready) = mpsc::channel(4);
-    let writing = blocking(move || {
-        let whole = write_ranges(&mut content, &ranges, ready)?;
-        Ok((content, whole))
-    });
-    let (reading, written) = tokio::join!(gather(&mut recv, handfuls), writing);
-    let (content, whole) = written?;
-    reading?;
-    if whole { Ok(content) } else { Err(ended("the content broke off".into()).into()) }
-}
-
-/// Passes on what comes, packet by packet, in handfuls that are worth waking the writer for.
-async fn gather(recv: &mut RecvStream, handfuls: mpsc::Sender<Vec<Bytes>>) -> Result<(), FrameError> {
-    let (mut handful, mut bytes) = (Vec::new(), 0);
-    loop {
-        let chunk = recv.read_chunk(BLOCK, true).await.map_err(|error| FrameError::Ended(error.to_string()))?;
-        let ended = chunk.is_none();
-        if let Some(chunk) = chunk {
-            bytes += chunk.bytes.len();
-            handful.push(chunk.bytes);
-        }
-        if bytes >= BLOCK || ended {
-            bytes = 0;
-            let sent = handfuls.send(std::mem::take(&mut handful)).await;
-            if ended || sent.is_err() {
-                // If the writer is gone, it knows why.
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Puts what comes into its places; gives whether all of it came.
-fn write_ranges(
-    content: &mut Unfinished,
-    ranges: &[(u64, u64)],
-    mut ready: mpsc::Receiver<Vec<Bytes>>,
-) -> io::Result<bool> {
-    let mut ranges = ranges.iter().copied();
-    let mut open = ranges.next();
-    let mut runs = Runs::default();
-    while let Some(handful) = ready.blocking_recv() {
-        for mut piece in handful {
-            while !piece.is_empty() {
-                let Some((at, len)) = open else { return Ok(false) };
-                let (used, came) = runs.take(&piece);
-                piece = piece.split_off(used);
-                let step = match came {
-                    Came::Nothing => continue,
-                    Came::Data(step) if step as u64 <= len => {
-                        content.write(&piece.split_to(step), at)?;
-                        step as u64
-                    }
-                    Came::Zeros(step) if step <= len => {
-                        content.skip(step, at)?;
-                        step
-                    }
-                    Came::Data(_) | Came::Zeros(_) | Came::Nonsense => return Ok(false),
-                };
-                open = if step == len { ranges.next() } else { Some((at + step, len - step)) };
-            }
-        }
-    }
-    Ok(open.is_none())
-}
-
 async fn blocking<R: Send + 'static>(act: impl FnOnce() -> io::Result<R> + Send + 'static) -> io::Result<R> {
     tokio::task::spawn_blocking(act).await.map_err(io::Error::other)?
 }
@@ -715,8 +534,6 @@ async fn blocking<R: Send + 'static>(act: impl FnOnce() -> io::Result<R> + Send 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const KEY: [u8; 32] = [7; 32];
 
     #[test]
     fn a_content_is_brought_by_one_at_a_time_and_by_the_next_if_that_fails() {
@@ -728,23 +545,5 @@ mod tests {
         assert!(!bringing.begin(hash, &from(2)), "it is under way again");
         assert_eq!(bringing.end(hash, false), None);
         assert!(bringing.begin(hash, &from(1)), "over and done with");
-    }
-
-    #[test]
-    fn an_older_version_that_was_moved_away_saves_nothing_and_stops_nothing() {
-        let folder = tempfile::tempdir().expect("a directory");
-        let at = |name| folder.path().join(name);
-        for name in ["home", "data", "state"] {
-            std::fs::create_dir(at(name)).expect("made");
-        }
-        let disk = RealDisk::open(&at("home"), &at("data"), &at("state"), KEY).expect("opens");
-        let bytes = [5; 300_000];
-        let list = cut(&bytes[..], 300_000, &KEY).expect("cut");
-        let mut content = disk.open_part(ContentHash([1; 32])).expect("staged");
-        let mut missing = |path: &[u8]| fill_from_older(&disk, path.to_vec(), &list, &KEY, &mut content);
-
-        assert_eq!(missing(b"gone/film.bin").expect("goes on without it"), [(0, 300_000)]);
-        std::fs::write(at("home/film.bin"), bytes).expect("written");
-        assert_eq!(missing(b"film.bin").expect("read"), []);
     }
 }

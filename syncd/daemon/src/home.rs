@@ -303,7 +303,12 @@ async fn carry_out(
             Effect::Setting { key, device, value, by, wall_ms } => {
                 preferences.account_has(key, device, value, by, wall_ms, &driver);
             }
-            Effect::Send(..) | Effect::End(..) | Effect::Fetch { .. } | Effect::Serve(..) | Effect::StatusChanged => {}
+            Effect::Send(..)
+            | Effect::End(..)
+            | Effect::Fetch { .. }
+            | Effect::Compare(..)
+            | Effect::Serve(..)
+            | Effect::StatusChanged => {}
         }
     }
 }

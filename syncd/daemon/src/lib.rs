@@ -26,6 +26,7 @@ pub mod seen;
 pub mod service;
 pub mod settings;
 pub mod socket;
+pub mod squeeze;
 pub mod store;
 pub mod stream;
 pub mod tls;

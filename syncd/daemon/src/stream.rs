@@ -77,7 +77,7 @@ pub async fn read_frame(stream: &mut RecvStream) -> Result<Option<Vec<u8>>, Fram
 }
 
 /// Decompresses into at most `raw_len` bytes, with a window of at most 8 MiB.
-fn unpack(content: &[u8], raw_len: usize) -> std::io::Result<Vec<u8>> {
+pub fn unpack(content: &[u8], raw_len: usize) -> std::io::Result<Vec<u8>> {
     let mut decompressor = zstd::bulk::Decompressor::new()?;
     decompressor.window_log_max(23)?;
     decompressor.decompress(content, raw_len)

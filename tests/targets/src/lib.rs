@@ -4,6 +4,7 @@
 //! the bytes as they are. What works on values takes the bytes as the choices of a generator ([`arbitrary::Unstructured`]),
 //! so that a small change of the bytes is a small change of the world.
 
+pub mod delta;
 pub mod log;
 pub mod merge;
 pub mod pairing;
@@ -25,7 +26,8 @@ use serde::de::DeserializeOwned;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 12] = [
+pub const ALL: [Target; 13] = [
+    ("delta", delta::run),
     ("log", log::run),
     ("merge", merge::run),
     ("pairing", pairing::run),

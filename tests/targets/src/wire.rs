@@ -3,7 +3,7 @@
 use hearth_schemas::item::{Row, UNNUMBERED};
 use hearth_schemas::ready::{MAX_READY, Ready};
 use hearth_schemas::wire::{Carrier, ChunkList, MAX_MESSAGE, MAX_ROWS, MAX_WANTS, Message, Pack, Run};
-use syncd_core::chunk::{self, Part};
+use syncd_core::chunk::{self, Check, Part};
 use syncd_core::row;
 
 use crate::decodes;
@@ -75,13 +75,25 @@ fn chunks(bytes: &[u8]) {
         end + len
     });
     assert_eq!(end, length, "the parts are not the whole");
+    let older: u64 = pair.1.chunks.iter().map(|(len, _)| u64::from(*len)).sum();
+    for (at, part) in parts.iter().enumerate() {
+        let beside = chunk::beside(&parts, at, older);
+        assert!(beside.iter().all(|(from, len)| *len > 0 && from + len <= older), "{beside:?} of {older}");
+        assert!(beside.is_empty() || matches!(part, Part::Missing { .. }));
+    }
+    let mut check = Check::new(pair.0, &[3; 32], length / 3);
+    check.skip(length - length / 3);
+    assert!(check.finish().iter().all(|(from, len)| from + len <= length));
 }
 
 fn runs(bytes: &[u8]) {
-    for word in bytes.as_chunks::<{ Run::BYTES }>().0 {
-        if let Some(run) = Run::decode(*word) {
-            assert!(run.len() > 0 && run.len() < 1 << 63);
-            assert_eq!(run.encode(), *word);
+    for words in bytes.as_chunks::<{ 2 * Run::BYTES }>().0 {
+        let (first, second) = words.split_first_chunk().expect("two words");
+        let second = if Run::is_long(*first) { second.try_into().expect("a word") } else { [0; Run::BYTES] };
+        if let Some(run) = Run::decode(*first, second) {
+            assert!(run.len() > 0 && run.len() < 1 << 62);
+            let used = if Run::is_long(*first) { 2 * Run::BYTES } else { Run::BYTES };
+            assert_eq!(run.encode(), words[..used]);
         }
     }
 }

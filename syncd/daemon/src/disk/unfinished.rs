@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use hearth_schemas::ids::ContentHash;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use syncd_core::disk::{Disk, StageName};
 
 use super::{PART, RealDisk};
@@ -35,6 +35,8 @@ pub struct Unfinished {
     hasher: blake3::Hasher,
     /// Bytes that came from the beginning without a gap.
     in_order: u64,
+    /// The hasher has seen what was erased later.
+    misled: bool,
     /// Where the last byte ends that came so far.
     end: u64,
     block: Block,
@@ -50,7 +52,7 @@ impl Unfinished {
         let direct = rustix::fs::openat(&disk.0.staging, &name, flags, Mode::empty()).ok().map(File::from);
         let mut hasher = disk.new_hasher();
         let in_order = disk.pour(&mut file, &mut hasher, None)?;
-        Ok(Self { disk, hash, file, hasher, in_order, end: in_order, block: Block::new(direct) })
+        Ok(Self { disk, hash, file, hasher, in_order, misled: false, end: in_order, block: Block::new(direct) })
     }
 
     /// Bytes that are there from the beginning without a gap.
@@ -63,7 +65,26 @@ impl Unfinished {
         self.file.set_len(0)?;
         self.hasher.reset();
         self.block.filled = 0;
-        (self.in_order, self.end) = (0, 0);
+        (self.in_order, self.end, self.misled) = (0, 0, false);
+        Ok(())
+    }
+
+    /// Takes away what was written to a part, which is to come again.
+    pub fn erase(&mut self, at: u64, len: u64) -> io::Result<()> {
+        self.block.spill(&self.file)?;
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if rustix::fs::fallocate(&self.file, punch, at, len).is_err() {
+            let zeros = vec![0; BLOCK];
+            let mut done = 0;
+            while done < len {
+                let step = (len - done).min(BLOCK as u64);
+                self.file.write_all_at(&zeros[..usize::try_from(step).expect("at most a block")], at + done)?;
+                done += step;
+            }
+        }
+        if at < self.in_order {
+            (self.in_order, self.misled) = (at, true);
+        }
         Ok(())
     }
 
@@ -75,7 +96,7 @@ impl Unfinished {
     /// Leaves a hole.
     pub fn skip(&mut self, len: u64, at: u64) -> io::Result<()> {
         let end = at.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
-        if at == self.in_order {
+        if at == self.in_order && !self.misled {
             let zeros = [0; 64 << 10];
             let mut left = len;
             while left > 0 {
@@ -96,7 +117,7 @@ impl Unfinished {
             self.block.unasked = 0;
         }
         self.block.write(&self.file, piece, at)?;
-        if at == self.in_order {
+        if at == self.in_order && !self.misled {
             self.hasher.update(piece);
             self.in_order += piece.len() as u64;
         }
