@@ -8,6 +8,7 @@ mod hardship;
 mod joining;
 mod kinds;
 mod losses;
+mod marks;
 mod merges;
 mod relaying;
 mod repositories;

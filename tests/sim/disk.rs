@@ -635,6 +635,13 @@ impl Disk for SimDisk {
         if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes.to_vec()) }
     }
 
+    fn begins(&mut self, path: &[u8], with: &[u8]) -> Result<bool> {
+        self.before_look()?;
+        let (dir, name) = self.parent(path, 0)?;
+        let Some(&ino) = self.tree.entries(dir)?.get(name) else { return Ok(false) };
+        Ok(matches!(&self.tree.get(ino).body, Body::File(bytes) if bytes.starts_with(with)))
+    }
+
     fn hash_of(&self, bytes: &[u8]) -> ContentHash {
         hash_of(bytes)
     }

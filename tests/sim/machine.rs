@@ -9,6 +9,7 @@ use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
 use syncd_core::brake::Limits;
 use syncd_core::disk::Source;
 use syncd_core::engine::{Effect, Engine, Event, Portions};
+use syncd_core::marks::{Marks, Probe};
 use syncd_core::select::Select;
 use syncd_core::state::{Now, State};
 use syncd_core::store::{MemoryStore, Store, StoreResult};
@@ -56,12 +57,43 @@ pub struct SimMachine {
     chance: Chance,
 }
 
-/// Rules of a machine: everything but some subtrees.
-struct Excluding(BTreeSet<Vec<u8>>);
+/// Rules of a machine: everything but some subtrees, and what is marked.
+struct Excluding {
+    out: BTreeSet<Vec<u8>>,
+    probes: Vec<Probe>,
+}
+
+/// Marks the directory that it stands in.
+pub const INSIDE: &str = ".nobackup";
+/// Marks the directory that it stands next to, of the name [`MARKED`].
+pub const BESIDE: &str = "Cargo.toml";
+/// What such a directory is called.
+pub const MARKED: &str = "target";
+
+impl Excluding {
+    fn new(out: &BTreeSet<Vec<u8>>) -> Box<Self> {
+        let probe = |name: &str| Probe { name: name.into(), magic: Vec::new() };
+        Box::new(Self { out: out.clone(), probes: vec![probe(INSIDE), probe(BESIDE)] })
+    }
+}
 
 impl Select for Excluding {
-    fn travels(&self, path: &[u8], _is_dir: bool) -> bool {
-        !self.0.iter().any(|out| path == out || path.starts_with(&super::tree::below(out, b"")))
+    fn travels(&self, path: &[u8], is_dir: bool, marks: &Marks) -> bool {
+        let out = |out: &Vec<u8>| path == out || path.starts_with(&super::tree::below(out, b""));
+        let parts: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+        let marked = (1..=parts.len()).filter(|&count| count < parts.len() || is_dir).any(|count| {
+            let build = parts[count - 1] == MARKED.as_bytes() && marks.holds(&parts[..count - 1].join(&b'/'), 1);
+            build || marks.holds(&parts[..count].join(&b'/'), 0)
+        });
+        path.is_empty() || (!marked && !self.out.iter().any(out))
+    }
+
+    fn probes(&self) -> &[Probe] {
+        &self.probes
+    }
+
+    fn probes_inside(&self, _dir: &[u8]) -> Vec<usize> {
+        vec![0]
     }
 }
 
@@ -126,12 +158,21 @@ impl SimMachine {
         self.handle(Event::Others(self.others.clone()), now_ms);
     }
 
+    /// Takes that rule away again.
+    pub fn include(&mut self, path: &str, now_ms: u64) {
+        self.excluded.remove(path.as_bytes());
+        self.rules = Some(self.excluded.clone());
+        let engine = self.engine.as_mut().expect("a machine that is up");
+        engine.select = Excluding::new(&self.excluded);
+        self.handle(Event::RulesChanged, now_ms);
+    }
+
     /// Gives the running daemon a rule that excludes a path.
     pub fn exclude(&mut self, path: &str, now_ms: u64) {
         self.excluded.insert(path.into());
         self.rules = Some(self.excluded.clone());
         let engine = self.engine.as_mut().expect("a machine that is up");
-        engine.select = Box::new(Excluding(self.excluded.clone()));
+        engine.select = Excluding::new(&self.excluded);
         self.handle(Event::RulesChanged, now_ms);
     }
 
@@ -151,7 +192,7 @@ impl SimMachine {
         let mut now = Now { wall_ms, random: &mut random };
         let state = State::open(store, device, &self.name, self.first, &mut now).expect("an index in memory");
         self.disk.tidy();
-        let mut engine = Engine::new(state, Box::new(Excluding(self.excluded.clone())));
+        let mut engine = Engine::new(state, Excluding::new(&self.excluded));
         if self.rules.as_ref().is_some_and(|rules| *rules != self.excluded) {
             engine.handle(Event::RulesChanged, &mut now).expect("an index in memory");
         }

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime};
+use syncd_core::disk::RelPath;
 use syncd_core::engine::Event;
 use syncd_core::store::Store;
 
 use super::disk::{Deed, hash_of};
-use super::machine::SimMachine;
-use super::tree::{Body, Tree};
+use super::machine::{BESIDE, INSIDE, MARKED, SimMachine};
+use super::tree::{Body, Tree, below, split};
 use super::world::{Here, World};
 
 /// Contents that must be somewhere.
@@ -87,7 +88,8 @@ pub(super) fn assert_in_order(world: &mut World) {
 }
 
 fn assert_alike(world: &World) {
-    let pictures: Vec<BTreeMap<String, String>> = world.machines.iter().map(picture).collect();
+    let mut pictures: Vec<BTreeMap<String, String>> = world.machines.iter().map(picture).collect();
+    leave_out_marked(world, &mut pictures);
     for (i, other) in pictures.iter().enumerate().skip(1) {
         let differ: Vec<_> = pictures[0]
             .keys()
@@ -102,6 +104,55 @@ fn assert_alike(world: &World) {
             world.machines[i].name,
             world.describe()
         );
+    }
+}
+
+/// What is marked on one machine is that machine's own business. So is whether a directory is left for nothing but that.
+fn leave_out_marked(world: &World, pictures: &mut [BTreeMap<String, String>]) {
+    let name = |path: &[u8]| path.escape_ascii().to_string();
+    let is_below = |path: &str, dir: &str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    let mut marked: BTreeSet<String> = BTreeSet::new();
+    for machine in &world.machines {
+        let mut own: BTreeSet<String> = BTreeSet::new();
+        let tree = &machine.disk.tree;
+        let file =
+            |path: RelPath| matches!(tree.look(&path), Ok(Some(ino)) if matches!(tree.get(ino).body, Body::File(_)));
+        for (path, ino) in tree.walk() {
+            let (dir, last) = split(&path);
+            let build = last == MARKED.as_bytes() && file(below(dir, BESIDE.as_bytes()));
+            if matches!(tree.get(ino).body, Body::Dir(_)) && (build || file(below(&path, INSIDE.as_bytes()))) {
+                own.insert(name(&path));
+            }
+        }
+        // What others moved to where it is marked here stays where it is.
+        for (path, _) in tree.walk() {
+            let there = machine.engine().shown_at(&path).expect("an index in memory").map(|path| name(&path));
+            if there.is_some_and(|there| own.iter().any(|dir| there == *dir || is_below(&there, dir))) {
+                marked.insert(name(&path));
+            }
+        }
+        marked.extend(own);
+    }
+    if marked.is_empty() {
+        return;
+    }
+    for picture in pictures.iter_mut() {
+        picture.retain(|path, _| !marked.iter().any(|dir| path == dir || is_below(path, dir)));
+    }
+    let above: BTreeSet<String> = pictures
+        .iter()
+        .flat_map(|picture| picture.keys())
+        .filter(|path| marked.iter().any(|dir| is_below(dir, path)))
+        .cloned()
+        .collect();
+    for path in above.into_iter().rev() {
+        // As a residue it has nobody else's attributes.
+        let empty = |picture: &BTreeMap<String, String>| !picture.keys().any(|other| is_below(other, &path));
+        if pictures.iter().any(|picture| !picture.contains_key(&path)) && pictures.iter().all(empty) {
+            pictures.iter_mut().for_each(|picture| {
+                picture.remove(&path);
+            });
+        }
     }
 }
 

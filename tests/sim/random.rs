@@ -11,6 +11,7 @@ use syncd_core::engine::{Event, Portions};
 
 use super::chance::Chance;
 use super::disk::{Act, Crash, SEARCH};
+use super::machine::{BESIDE, INSIDE, MARKED as TARGET};
 use super::tree::{Body, below};
 use super::world::{Here, World};
 
@@ -49,6 +50,8 @@ pub struct Hardships {
     pub merges: bool,
     /// People set extended attributes and give files second names all the time.
     pub attributes: bool,
+    /// People mark directories as not to be synced, and take the marks away again.
+    pub marks: bool,
     /// Programs keep files open and write to them later.
     pub writers: bool,
 }
@@ -62,6 +65,9 @@ pub const MERGED: u64 = 1 << 41;
 pub const NAMED: u64 = 1 << 42;
 /// The first of the seeds in whose worlds programs keep files open.
 pub const WRITTEN: u64 = 1 << 43;
+
+/// The first of the seeds in whose worlds directories are marked.
+pub const MARKED: u64 = 1 << 44;
 
 /// What is too much there.
 const LIMITS: Limits = Limits {
@@ -93,6 +99,7 @@ impl Hardships {
             brakes: seed & BRAKED != 0,
             merges: seed & MERGED != 0,
             attributes: seed & NAMED != 0,
+            marks: seed & MARKED != 0,
             writers: seed & WRITTEN != 0,
         }
     }
@@ -120,7 +127,20 @@ pub fn play(seed: u64, tell: bool) {
         while player.judge(&mut world) {
             world.run_until_quiet();
         }
-        world.assert_in_order();
+        // What is marked may stand where something else should, which is told until the mark is gone.
+        let stands_in_the_way = hardships.marks
+            && world.machines.iter().any(|machine| machine.is_up() && machine.engine().problems().next().is_some());
+        if !stands_in_the_way {
+            world.assert_in_order();
+        }
+        if hardships.marks && (stands_in_the_way || round + 1 == rounds || player.chance.percent(50)) {
+            player.unmark(&mut world);
+            world.run_until_quiet();
+            if player.open_closed(&mut world) {
+                world.run_until_quiet();
+            }
+            world.assert_in_order();
+        }
     }
 }
 
@@ -348,6 +368,23 @@ impl Player {
         }
     }
 
+    /// People take away every mark on every machine.
+    fn unmark(&mut self, world: &mut World) {
+        for here in (0..world.machines.len()).map(Here) {
+            let paths: Vec<RelPath> =
+                world.machines[here.0].disk.tree.walk().into_iter().map(|(path, _)| path).collect();
+            let is_marker = |path: &&RelPath| {
+                let name = path.rsplit(|&byte| byte == b'/').next();
+                name == Some(INSIDE.as_bytes()) || name == Some(BESIDE.as_bytes())
+            };
+            for path in paths.iter().filter(is_marker) {
+                self.say(world, || format!("{here:?} takes {} away", String::from_utf8_lossy(path)));
+                // It may be in a directory that is one.
+                let _ = world.act(here, &Act::Remove(path.clone()));
+            }
+        }
+    }
+
     /// Something that a person could do on this machine.
     fn choose(&mut self, world: &World, here: Here) -> Option<Act> {
         let tree = &world.machines[here.0].disk.tree;
@@ -375,6 +412,16 @@ impl Player {
             4 if chance.percent(20) => format!("{here:?} {} {}", self.next_text, "long ".repeat(60_000)),
             _ => format!("{here:?} {}", self.next_text),
         };
+        if self.hardships.marks && chance.percent(25) {
+            let markers = |path: &&RelPath| path.ends_with(INSIDE.as_bytes()) || path.ends_with(BESIDE.as_bytes());
+            let markers: Vec<RelPath> = leaves.iter().filter(markers).cloned().collect();
+            return Some(match chance.below(5) {
+                0 | 1 => Act::Write(below(&dir, INSIDE.as_bytes()), Vec::new()),
+                2 => Act::Write(below(&dir, BESIDE.as_bytes()), text.into()),
+                3 => Act::Mkdir(below(&dir, TARGET.as_bytes())),
+                _ => Act::Remove(chance.pick(&markers)?.clone()),
+            });
+        }
         if self.hardships.attributes && chance.percent(20) {
             let name = if chance.percent(50) { "user.colour" } else { "user.xdg.comment" };
             return Some(match chance.below(4) {

@@ -296,6 +296,11 @@ fn why_a_path_is_synced_or_not() {
         "path": ".cache/x", "class": "ignore", "travels": false, "rule": "/.cache/", "source": "shipped", "reason": "can be made again",
     }));
     assert_snapshot!("why_not", machine.run("why .cache/x"));
+    let machine = machine.answers("Why", json!({
+        "path": "Videos/raw/x", "class": "ignore", "travels": false, "rule": "*/", "line": 7, "when": "inside:.nobackup",
+        "marker": "Videos/.nobackup", "source": "shipped", "reason": "marked as not to be copied",
+    }));
+    assert_snapshot!("why_marked", machine.run("why Videos/raw/x"));
     let raw = std::ffi::OsStr::from_bytes(b"caf\xe9");
     machine.hearth(&["why"]).arg(raw).output().expect("the program starts");
     assert_snapshot!("why_calls", machine.calls());
@@ -332,7 +337,13 @@ fn rules_of_the_person() {
     let lines = ["rules list", "rules list --json", "rules add *.iso never --on laptop", "rules remove *.iso"];
     assert_snapshot!("rules", lines.map(|line| machine.run(line)).join("\n"));
     assert_snapshot!("rules_calls", machine.calls());
-    let machine = machine.answers("RulesList", json!([{"path": "VMs/old.qcow2", "reason": "a disk image"}]));
+    let machine = machine.answers(
+        "RulesList",
+        json!([
+            {"path": "VMs/old.qcow2", "reason": "a disk image", "bytes": 21_474_836_480_u64},
+            {"path": "Games", "reason": "usually installed by a shop", "bytes": null},
+        ]),
+    );
     assert_snapshot!("rules_asking", machine.run("rules list --asking"));
     let machine = machine
         .fails("RulesAdd", Failure::usage("no class is called sometimes", "shared, never, ignore, device or ask"));

@@ -15,8 +15,10 @@ use hearth_schemas::item::{Attributes, Class, Name, Value};
 use crate::database::{image_name, is_database};
 use crate::disk::{Disk, Kind, Others, RelPath, Source, StageName, Stat, join};
 use crate::git;
+use crate::marks::Marks;
 use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
 use crate::plan::{Placed, Step};
+use crate::select::Select;
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
 use crate::text;
@@ -126,6 +128,8 @@ pub struct Applier<'a, S, D> {
     pub sources: &'a Sources,
     /// The devices whose changes are applied, for history: by base key, and of all else.
     pub by: (BTreeMap<NodeId, String>, &'a str),
+    /// What is synced at all, and the files of this disk that this goes by.
+    pub select: (&'a dyn Select, &'a Marks),
     /// What became of it.
     pub applied: Applied,
     /// What is to be minded in git repositories.
@@ -640,7 +644,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
             if other.members.is_empty() && other.state == BaseState::Dormant {
-                self.state.store.remove_base(other.id)?;
+                // With what it kept asleep: that has no directory any more to be found by.
+                self.state.forget(other)?;
+                self.state.mark_below(vec![joined])?;
             } else if other.members.is_empty() {
                 self.state.mark(other.id)?;
                 for child in self.state.store.base_in(other.id)? {
@@ -968,7 +974,11 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 }
             }
             // It stays marked.
-            Fault::Early => {}
+            Fault::Early => {
+                if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(&placed.path)) {
+                    self.applied.problems.push((entry_of(step), obstructed(placed.path.clone())));
+                }
+            }
             Fault::Busy => {
                 if let Some(base) = self.state.store.base(entry_of(step))? {
                     let path = self.path_of(&base)?;
@@ -982,7 +992,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
 
     /// Whether what has this name is not in play at all: looking at it again would change nothing.
     fn is_obstructed(&mut self, path: &[u8]) -> bool {
-        matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == Kind::Other)
+        let (select, marks) = self.select;
+        matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == Kind::Other
+            || !select.travels(path, stat.kind == Kind::Dir, marks))
     }
 
     fn discard(&mut self, names: impl Iterator<Item = (StageName, Stat)>) -> StoreResult<()> {

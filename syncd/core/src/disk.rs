@@ -143,6 +143,8 @@ pub trait Disk {
     fn content(&mut self, path: &[u8]) -> io::Result<Content>;
     /// The bytes of a source; fails with `FileTooLarge` where there are more than `limit`.
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>>;
+    /// Whether a regular file stands at a path and begins with these bytes.
+    fn begins(&mut self, path: &[u8], with: &[u8]) -> io::Result<bool>;
     /// Keyed hash of bytes, as [`Disk::hash`] has it of a file's.
     fn hash_of(&self, bytes: &[u8]) -> ContentHash;
     /// Whether the root is the directory that it was: its identity file and file system are in place.

@@ -6,6 +6,7 @@
 //! sending ([`crate::session`]), or planning and applying ([`crate::plan`], [`crate::apply`]). Holds no policy itself.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::ErrorKind;
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
@@ -22,6 +23,7 @@ use crate::database;
 use crate::delta;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Edit, Fetch};
+use crate::marks::{self, Marks};
 use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, is_parked, put_to_sleep};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
@@ -47,6 +49,8 @@ const REMEMBERED_MOVES: usize = 64;
 /// How long directories that were made here may wait to be watched while more is on its way, in milliseconds. What is
 /// applied in them until then stirs nothing; in the end they are looked at once.
 const WATCH_LATER_MS: u64 = 30_000;
+/// How long a directory that a marker has left must be at rest before that is believed, in milliseconds.
+const UNMARKED_MS: u64 = 5000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// The longest until something that cannot be read is tried again, in milliseconds.
@@ -226,6 +230,12 @@ pub struct Engine<S> {
     pub select: Box<dyn Select + Send>,
     /// How much is done at a time.
     pub portions: Portions,
+    /// The files of this disk that rules look for.
+    marks: Marks,
+    /// Directories that were asked for them, until all have been listed once.
+    asked: Option<BTreeSet<RelPath>>,
+    /// Directories that such a file has left: when that is believed, and since when it is so.
+    unmarked: BTreeMap<RelPath, (u64, u64)>,
     open: BTreeMap<Spot, (u64, u64)>,
     queue: VecDeque<Spot>,
     missing: Missing,
@@ -281,6 +291,9 @@ impl<S: Store> Engine<S> {
             state,
             select,
             portions: Portions::default(),
+            marks: Marks::NONE,
+            asked: Some(BTreeSet::new()),
+            unmarked: BTreeMap::new(),
             open: BTreeMap::new(),
             queue: VecDeque::from([Spot::Deep(NodeId::ROOT)]),
             missing: Missing::new(),
@@ -334,6 +347,7 @@ impl<S: Store> Engine<S> {
             Event::Unwatched(dirs) => self.list(&dirs)?,
             Event::Overflowed => self.sweep(),
             Event::RulesChanged => {
+                self.unmarked.clear();
                 self.sleep_excluded()?;
                 self.mark_all()?;
                 self.sweep();
@@ -452,7 +466,9 @@ impl<S: Store> Engine<S> {
         let parked = self.parked.values().min().copied();
         let doubted = self.doubted.values().map(|(_, until)| *until).min();
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
-        let looking = [settle, watch, self.untidy, self.unread, self.using.look_at(), self.databases.drop_at()];
+        let unmarked = self.unmarked.values().map(|(at, _)| *at).min();
+        let databases = self.databases.drop_at();
+        let looking = [settle, watch, unmarked, self.untidy, self.unread, self.using.look_at(), databases];
         // What waits for its time to be applied has none while that is paused.
         let repositories = self.repositories.again_at(self.is_heard());
         let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
@@ -513,8 +529,9 @@ impl<S: Store> Engine<S> {
     /// What waits for what, in one line for a log.
     pub fn waits(&self) -> String {
         format!(
-            "open {:?}, queue {:?}, missing {:?}, held back {:?}, ready {:?}, waiting {:?}, blocked {:?}, planning {} {:?}",
+            "open {:?}, marks {:?}, queue {:?}, missing {:?}, held back {:?}, ready {:?}, waiting {:?}, blocked {:?}, planning {} {:?}",
             self.open,
+            self.marks,
             self.queue,
             self.missing.keys(),
             self.fetch.waiting_nodes().collect::<Vec<_>>(),
@@ -580,6 +597,18 @@ impl<S: Store> Engine<S> {
         Ok(found)
     }
 
+    /// Where the account has what stands at a path here; `None` for what it does not know, or not show.
+    pub fn shown_at(&self, path: &[u8]) -> StoreResult<Option<RelPath>> {
+        let Some(base) = self.at(path)? else { return Ok(None) };
+        for member in &base.members {
+            if let Some(target) = self.state.view().target_of(member.node)? {
+                let dir = self.state.tree.shape().path(target.parent);
+                return Ok(Some(crate::disk::join(&dir, &target.name)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The winning value of every setting, as the effects that would tell them.
     pub fn settings(&self) -> StoreResult<Vec<Effect>> {
         let mut rows = self.state.store.rows_of(Class::Setting)?;
@@ -618,6 +647,7 @@ impl<S: Store> Engine<S> {
 
     fn work_inner<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
         self.load_holds(now)?;
+        self.believe_unmarked(disk, now.wall_ms)?;
         self.ripen(now.wall_ms);
         self.trust_again(now.wall_ms);
         self.look_at_unread(now.wall_ms)?;
@@ -687,7 +717,7 @@ impl<S: Store> Engine<S> {
         while let Some(dir) = dirs.pop() {
             for base in self.state.store.base_in(dir)? {
                 let is_dir = base.class == Class::Dir;
-                if !self.select.travels(&base_path(&self.state.store, &base)?, is_dir) {
+                if !self.select.travels(&base_path(&self.state.store, &base)?, is_dir, &self.marks) {
                     put_to_sleep(&mut self.state.store, &mut self.missing, base)?;
                 } else if is_dir {
                     dirs.push(base.id);
@@ -715,7 +745,8 @@ impl<S: Store> Engine<S> {
 
     fn is_looking(&self) -> bool {
         let watched = self.to_watch.0.is_empty() && self.watching == 0;
-        !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty() || !watched
+        let marked = self.unmarked.is_empty();
+        !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty() || !watched || !marked
     }
 
     fn can_conclude(&self) -> bool {
@@ -724,6 +755,11 @@ impl<S: Store> Engine<S> {
 
     fn stirred(&mut self, paths: &[RelPath], now_ms: u64) -> StoreResult<()> {
         let mut aliases = Vec::new();
+        for (dir, (at, since)) in &mut self.unmarked {
+            if paths.iter().any(|path| marks::is_at_or_below(path, dir)) {
+                *at = (now_ms + UNMARKED_MS).min(*since + SETTLE_MAX_MS).max(*at);
+            }
+        }
         for path in paths {
             aliases.extend(self.later_paths(path)?);
         }
@@ -795,9 +831,16 @@ impl<S: Store> Engine<S> {
     /// A name in a directory that base knows. `None` for what is not synced.
     fn spot_in(&self, dir: NodeId, name: Name, path: &[u8]) -> StoreResult<Option<Spot>> {
         let known = self.state.store.base_at(dir, &name)?.is_some()
-            || self.select.travels(path, false)
-            || self.select.travels(path, true);
+            || self.select.travels(path, false, &self.marks)
+            || self.select.travels(path, true, &self.marks)
+            // Whether it stands there decides about others.
+            || self.is_probe(name.as_bytes());
         Ok(known.then_some(Spot::Entry(dir, name)))
+    }
+
+    /// Whether rules look for a file of this name.
+    fn is_probe(&self, name: &[u8]) -> bool {
+        self.select.probes().iter().any(|probe| probe.name == name)
     }
 
     /// The nearest name that base knows the directory of. `None` for what is not synced.
@@ -813,12 +856,69 @@ impl<S: Store> Engine<S> {
                 Some(base) if base.class == Class::Dir => dir = base.id,
                 _ => {
                     let prefix_len = path.len() - parts.map(|rest| rest.len() + 1).sum::<usize>();
-                    let travels = self.select.travels(&path[..prefix_len], true);
+                    let travels =
+                        self.select.travels(&path[..prefix_len], true, &self.marks) || self.is_probe(split(path).1);
                     return Ok(travels.then_some(Spot::Entry(dir, name)));
                 }
             }
         }
         Ok(None)
+    }
+
+    /// A marker has gone from a directory, and that was not the beginning of the directory's end: what it kept here is
+    /// looked at.
+    fn believe_unmarked<D: Disk>(&mut self, disk: &mut D, now_ms: u64) -> StoreResult<()> {
+        let due: Vec<RelPath> =
+            self.unmarked.extract_if(.., |_, (at, _)| *at <= now_ms).map(|(path, _)| path).collect();
+        for dir in due {
+            let known = self.marks.of(&dir);
+            let mut held = BTreeSet::new();
+            for &index in &known {
+                let probe = &self.select.probes()[index];
+                let Some(name) = Name::new(probe.name.as_slice()) else { continue };
+                match disk.begins(&crate::disk::join(&dir, &name), &probe.magic) {
+                    Ok(false) => {}
+                    Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                    // What cannot be read is as it was.
+                    Ok(true) | Err(_) => {
+                        held.insert(index);
+                    }
+                }
+            }
+            if held == known {
+                continue;
+            }
+            self.marks.set(&dir, held);
+            // What others did there was passed over.
+            let mut nodes = self.directory_shown_at(&dir);
+            nodes.extend(self.at(&dir)?.iter().flat_map(|base| &base.members).map(|member| member.node));
+            for &node in &nodes {
+                self.state.mark(node)?;
+            }
+            self.state.mark_below(nodes)?;
+            let (above, name) = split(&dir);
+            if let Some((above, name)) = self.directory_at(above)?.zip(Name::new(name)) {
+                self.queue.push_back(Spot::Entry(above, name));
+            }
+            if let Some(dir) = self.directory_at(&dir)? {
+                self.queue.push_back(Spot::Deep(dir));
+            }
+            self.effects.push_back(Effect::StatusChanged);
+        }
+        Ok(())
+    }
+
+    /// The nodes of the directory that the account has at a path.
+    fn directory_shown_at(&self, path: &[u8]) -> Vec<NodeId> {
+        let shape = self.state.tree.shape();
+        let mut dir = NodeId::ROOT;
+        for part in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+            match Name::new(part).and_then(|name| shape.child(dir, &name)) {
+                Some(child) => dir = child,
+                None => return Vec::new(),
+            }
+        }
+        shape.members(dir).to_vec()
     }
 
     /// Moves spots that have been left alone long enough to the queue; all together, so that the two ends of a move
@@ -846,6 +946,8 @@ impl<S: Store> Engine<S> {
             state: &mut self.state,
             disk,
             select: self.select.as_ref(),
+            marks: &mut self.marks,
+            asked: self.asked.as_mut(),
             missing: &mut self.missing,
             touched: BTreeSet::new(),
             looked: Looked::default(),
@@ -879,6 +981,7 @@ impl<S: Store> Engine<S> {
         let looked = observer.looked;
         if concluding && looked.more.is_empty() && looked.busy.is_empty() {
             self.swept = true;
+            self.asked = None;
             if importing {
                 self.state.imported()?;
             }
@@ -942,6 +1045,9 @@ impl<S: Store> Engine<S> {
         for spot in looked.busy {
             let at = (now_ms + 2 * SETTLE_MS).max(self.databases.not_before(&spot));
             self.open.entry(spot).or_insert((at, now_ms));
+        }
+        for dir in looked.unmarked {
+            self.unmarked.entry(dir).or_insert((now_ms + UNMARKED_MS, now_ms));
         }
         for path in looked.clear {
             self.problems.remove(&path);
@@ -1032,6 +1138,7 @@ impl<S: Store> Engine<S> {
                     for (node, before) in changed {
                         self.blocked.remove(&node);
                         self.keep_older(node, now)?;
+                        self.note_moved_out(before.as_ref(), node)?;
                         self.arrived(before.as_ref(), node, now)?;
                     }
                     self.effects.push_back(Effect::StatusChanged);
@@ -1055,6 +1162,21 @@ impl<S: Store> Engine<S> {
                     self.refused(hash, peer, now)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A directory that is not on this disk has another place: if the one that it had is excluded here, what is in it
+    /// was passed over.
+    fn note_moved_out(&mut self, before: Option<&Row>, node: NodeId) -> StoreResult<()> {
+        let Some(before) = before.filter(|before| before.class == Class::Dir) else { return Ok(()) };
+        let place = |row: &Row| row::winner(&row.place).map(|(_, place)| (place.parent, place.name.clone()));
+        let is_here = |base: &Base| base.state == BaseState::Live;
+        let row = self.state.store.row(node)?;
+        if row.is_some_and(|row| place(&row) != place(before))
+            && !self.state.store.base_of(node)?.as_ref().is_some_and(is_here)
+        {
+            self.state.mark_below(vec![node])?;
         }
         Ok(())
     }
@@ -1279,7 +1401,7 @@ impl<S: Store> Engine<S> {
         }
         let mut sources = self.fetch.take();
         let unmerged = self.merge_contents(disk, nodes, &sources, now)?;
-        let collected = collect(&self.state, self.select.as_ref(), nodes)?;
+        let collected = collect(&self.state, self.select.as_ref(), &self.marks, nodes)?;
         for node in &collected.settled {
             self.using.is_free(*node);
             self.state.store.unmark(*node)?;
@@ -1301,6 +1423,7 @@ impl<S: Store> Engine<S> {
                 open.extend(nodes);
             }
         }
+        self.let_go_of_names(&changes)?;
         let store = &self.state.store;
         let live = |base: &Base| base.state == BaseState::Live;
         let steps =
@@ -1317,6 +1440,7 @@ impl<S: Store> Engine<S> {
             disk,
             sources: &sources,
             by: (authors, &others),
+            select: (self.select.as_ref(), &self.marks),
             applied: Applied::default(),
             git: GitCare::default(),
             images: self.databases.images(),
@@ -1327,6 +1451,35 @@ impl<S: Store> Engine<S> {
         self.unwanted.extend(left.filter_map(|(_, source)| brought(source)));
         let planned = nodes.iter().copied().collect();
         self.applied(applied, &planned, &led_by, &open, now)
+    }
+
+    /// What others moved to where it is excluded here stays where it is. If something else is to have its name, it is a
+    /// file of this machine's own from then on, and the two are told apart as any.
+    fn let_go_of_names(&mut self, changes: &[Change]) -> StoreResult<()> {
+        let concerned: BTreeSet<NodeId> =
+            changes.iter().filter_map(|change| Some(change.base.as_ref()?.0.id)).collect();
+        for placed in changes.iter().filter_map(|change| change.placed.as_ref()) {
+            let standing = self.state.store.base_at(placed.parent, &placed.target.name)?;
+            let Some(standing) = standing.filter(|base| base.state == BaseState::Live) else { continue };
+            if standing.id == placed.id || concerned.contains(&standing.id) || !self.is_left_behind(&standing)? {
+                continue;
+            }
+            self.queue.push_back(Spot::Entry(standing.parent, standing.name.clone()));
+            self.state.forget(standing)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the account has an entry at places that are excluded here, and nowhere else.
+    fn is_left_behind(&self, base: &Base) -> StoreResult<bool> {
+        for member in &base.members {
+            let Some(target) = self.state.view().target_of(member.node)? else { return Ok(false) };
+            let path = crate::disk::join(&self.state.tree.shape().path(target.parent), &target.name);
+            if self.select.travels(&path, target.class == Class::Dir, &self.marks) {
+                return Ok(false);
+            }
+        }
+        Ok(!base.members.is_empty())
     }
 
     /// Takes in what became of a plan for the nodes that were `planned`; `open` are those that wait for a content
@@ -1399,6 +1552,7 @@ impl<S: Store> Engine<S> {
         for (path, _) in &applied.moved {
             self.forget_problems(path);
         }
+        self.marks_follow(&applied.made, &applied.moved)?;
         self.remember_moved(applied.moved);
         self.watch(applied.watch);
         if self.to_watch.0.is_empty() {
@@ -1408,6 +1562,33 @@ impl<S: Store> Engine<S> {
         for (path, happened, by) in applied.changed {
             self.forget_problems(&path);
             self.effects.push_back(Effect::Did(path, happened, by));
+        }
+        Ok(())
+    }
+
+    /// Marks follow the directories that were moved and end with those that were made anew. Where any is concerned, the
+    /// directory is looked at.
+    fn marks_follow(&mut self, made: &[RelPath], moved: &[(RelPath, NodeId)]) -> StoreResult<()> {
+        if self.marks.is_empty() {
+            return Ok(());
+        }
+        for path in made {
+            self.marks.gone(path);
+        }
+        let mut moves: Vec<&(RelPath, NodeId)> = moved.iter().collect();
+        // What was parked on its way has moved twice; what was in it has gone along from where it was first.
+        moves.sort_by_key(|(from, _)| std::cmp::Reverse(from.iter().filter(|&&byte| byte == b'/').count()));
+        let mut taken = Vec::new();
+        for (from, dir) in moves {
+            let marks = self.marks.take(from);
+            if !marks.is_empty() {
+                taken.push((marks, *dir));
+            }
+        }
+        for (marks, dir) in taken {
+            let Some(base) = self.state.store.base(dir)? else { continue };
+            self.marks.put(&base_path(&self.state.store, &base)?, marks);
+            self.queue.push_back(Spot::Deep(dir));
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value
 use crate::database;
 use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
 use crate::git;
+use crate::marks::Marks;
 use crate::merge::may_merge;
 use crate::row::winner;
 use crate::select::Select;
@@ -54,6 +55,8 @@ pub struct Looked {
     pub gone: Vec<RelPath>,
     /// Directories that were moved, each with the path that it had.
     pub moved: Vec<(RelPath, NodeId)>,
+    /// Directories that a file has left which rules look for, to be believed once they are at rest.
+    pub unmarked: Vec<RelPath>,
     /// Base keys of the entries that were found parked.
     pub parked: Vec<NodeId>,
     /// Number of local changes written.
@@ -84,6 +87,10 @@ pub struct Observer<'a, S, D> {
     pub disk: &'a mut D,
     /// What is synced at all.
     pub select: &'a dyn Select,
+    /// The files of this disk that rules look for.
+    pub marks: &'a mut Marks,
+    /// Directories that were asked for them since the start, until all have been listed once; `None` from then on.
+    pub asked: Option<&'a mut BTreeSet<RelPath>>,
     /// What is not where it should be.
     pub missing: &'a mut Missing,
     /// Directories in which something may have happened.
@@ -157,15 +164,22 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     fn entry(&mut self, dir: NodeId, name: Name, found: &mut Vec<Found>) -> StoreResult<()> {
         let Some(parent) = self.directory_base(dir)? else { return Ok(()) };
-        let path = join(&self.path_of(&parent)?, &name);
+        let dir_path = self.path_of(&parent)?;
+        if self.is_probe(&name) {
+            self.ask(&dir_path)?;
+        }
+        let path = join(&dir_path, &name);
         match self.disk.stat(&path) {
             Ok(Some(stat)) => self.compare(parent, name, path, stat, found),
-            Ok(None) => {
-                if let Some(base) = self.state.store.base_at(dir, &name)? {
+            Ok(None) if !self.marks.of(&path).is_empty() => self.ask(&path),
+            Ok(None) => match self.state.store.base_at(dir, &name)? {
+                Some(base) if base.state == BaseState::Dormant => self.wake_absent(base),
+                Some(base) => {
                     self.miss(base);
+                    Ok(())
                 }
-                Ok(())
-            }
+                None => Ok(()),
+            },
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 self.looked.more.push(Spot::Entry(parent.parent, parent.name));
                 Ok(())
@@ -193,6 +207,18 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 return Ok(());
             }
         };
+        self.note_held(&dir_path, &names)?;
+        if dir != NodeId::ROOT && !self.travels(&dir_path, true) {
+            // Marked. Only its own marker is of interest, and when that goes.
+            if parent.state == BaseState::Live
+                && let Some(base) = self.state.store.base(dir)?
+            {
+                put_to_sleep(&mut self.state.store, self.missing, base)?;
+            }
+            self.looked.clear.push(dir_path.clone());
+            self.looked.watch.push((dir, dir_path));
+            return Ok(());
+        }
         let mut base: BTreeMap<Name, Base> =
             self.state.store.base_in(dir)?.into_iter().map(|base| (base.name.clone(), base)).collect();
         if !deep {
@@ -225,6 +251,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 self.looked.more.push(Spot::Deep(same.id));
             }
         }
+        for marked in self.marks.right_below(&dir_path) {
+            // It may have gone with its marker.
+            self.ask(&marked)?;
+        }
         for gone in base.into_values() {
             if gone.state == BaseState::Dormant {
                 self.wake_absent(gone)?;
@@ -238,7 +268,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// What went while it was excluded, and is not excluded any more, is made again: its absence says nothing.
     fn wake_absent(&mut self, gone: Base) -> StoreResult<()> {
         let path = self.path_of(&gone)?;
-        if !self.select.travels(&path, gone.class == Class::Dir) {
+        if !self.travels(&path, gone.class == Class::Dir) {
             return Ok(());
         }
         self.looked.changes += 1;
@@ -260,6 +290,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         {
             return Ok(());
         }
+        self.ask_above(&path)?;
+        if stat.kind == Kind::Dir {
+            self.ask_inside(&path)?;
+        }
         let base = self.state.store.base_at(parent.id, &name)?;
         let parked = name.as_bytes().starts_with(PARKED);
         match &base {
@@ -269,9 +303,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             Some(_) | None => {}
         }
         let in_play = stat.kind != Kind::Other
-            && (parked || self.select.travels(&path, stat.kind == Kind::Dir))
+            && (parked || self.travels(&path, stat.kind == Kind::Dir))
             && !database::is_companion(self.disk, &path, &stat);
         if !in_play {
+            if stat.kind == Kind::Dir && !self.marks.of(&path).is_empty() {
+                self.looked.watch.push((parent.id, path));
+            }
             if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
                 put_to_sleep(&mut self.state.store, self.missing, base)?;
             }
@@ -359,6 +396,11 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         match self.state.store.base_at(found.parent.id, &found.name)? {
             Some(base) if base.class == Class::Dir => {
                 let recreated = base.stat.handle != found.stat.handle;
+                if base.state == BaseState::Dormant {
+                    // What others did to what is in it was passed over.
+                    self.state.mark_members(&base)?;
+                    self.state.mark_below(nodes_of(&base))?;
+                }
                 let mut base = Base { state: BaseState::Live, stat: found.stat.clone(), ..base };
                 self.attributes(&mut base, &found.stat, found.xattrs.as_ref(), now)?;
                 if recreated {
@@ -375,6 +417,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let (id, members) = match adopted {
             Some(target) if self.claimed(&target)?.is_none() => {
                 self.state.mark(target.id)?;
+                if !self.state.importing {
+                    self.state.mark_below(target.members.iter().map(|member| member.node).collect())?;
+                }
                 (target.id, target.members)
             }
             _ => {
@@ -412,6 +457,15 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 }
             }
         }
+        let here = match here {
+            Some(base) if base.state == BaseState::Dormant && self.is_dead(&base)? => {
+                // Others deleted it while it was excluded here: that is no reason for it to go now.
+                self.state.store.remove_base(base.id)?;
+                self.state.mark_members(&base)?;
+                None
+            }
+            other => other,
+        };
         match here {
             Some(base) if base.class == Class::Leaf => return self.edited(base, Found { stat, ..found }, value, now),
             Some(other) => self.displace(other, now)?,
@@ -502,6 +556,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.lost_a_name(&base, now)?;
         }
         let actual = self.actual(&base, &found.stat, found.xattrs.as_ref(), now)?;
+        if base.state == BaseState::Dormant {
+            self.state.mark_members(&base)?;
+        }
         base.state = BaseState::Live;
         base.stat = found.stat.clone();
         if base.value == value {
@@ -649,7 +706,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn move_entry(&mut self, base: Base, found: &Found, now: &mut Now) -> StoreResult<()> {
         self.looked.changes += 1;
         if base.class == Class::Dir {
-            self.looked.moved.push((self.path_of(&base)?, base.id));
+            let from = self.path_of(&base)?;
+            self.marks.moved(&from, &found.path);
+            self.looked.moved.push((from, base.id));
         }
         self.pin_siblings(&base, now)?;
         let mut base = self.materialise(base, now)?;
@@ -890,12 +949,140 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.delete(base, now)
     }
 
+    // ---- what rules look for ----
+
+    fn travels(&self, path: &[u8], is_dir: bool) -> bool {
+        self.select.travels(path, is_dir, self.marks)
+    }
+
+    fn is_probe(&self, name: &Name) -> bool {
+        self.select.probes().iter().any(|probe| probe.name == name.as_bytes())
+    }
+
+    /// Which of these files that rules look for stand in a directory; `None` where that cannot be told.
+    fn standing(&mut self, dir: &[u8], probes: &[usize]) -> Option<BTreeSet<usize>> {
+        let mut held = BTreeSet::new();
+        for &index in probes {
+            let probe = &self.select.probes()[index];
+            let path = join(dir, &Name::new(probe.name.as_slice())?);
+            match self.disk.begins(&path, &probe.magic) {
+                Ok(true) => {
+                    held.insert(index);
+                }
+                Ok(false) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(held)
+    }
+
+    /// Asks a directory for all that rules look for.
+    fn ask(&mut self, dir: &[u8]) -> StoreResult<()> {
+        let all: Vec<usize> = (0..self.select.probes().len()).collect();
+        match self.standing(dir, &all) {
+            Some(held) => self.learn(dir, &held),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks a directory for what decides about itself by standing in it.
+    fn ask_inside(&mut self, dir: &[u8]) -> StoreResult<()> {
+        let inside = self.select.probes_inside(dir);
+        let Some(held) = self.standing(dir, &inside) else { return Ok(()) };
+        let others = self.marks.of(dir).into_iter().filter(|probe| !inside.contains(probe));
+        self.learn(dir, &held.into_iter().chain(others).collect())
+    }
+
+    /// Until every directory has been listed once, those above a path are asked before it is judged.
+    fn ask_above(&mut self, path: &[u8]) -> StoreResult<()> {
+        let Some(asked) = &mut self.asked else { return Ok(()) };
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let above: Vec<RelPath> = [0].into_iter().chain(ends).map(|end| path[..end].to_vec()).collect();
+        let news: Vec<RelPath> = above.into_iter().filter(|dir| asked.insert(dir.clone())).collect();
+        news.iter().try_for_each(|dir| self.ask(dir))
+    }
+
+    /// Takes in what a listing tells of a directory.
+    fn note_held(&mut self, dir: &[u8], names: &[(Name, Stat)]) -> StoreResult<()> {
+        if let Some(asked) = &mut self.asked {
+            asked.insert(dir.to_vec());
+        }
+        let probes = self.select.probes();
+        let mut candidates = Vec::new();
+        for (name, stat) in names.iter().filter(|(_, stat)| stat.kind == Kind::File) {
+            let of_name = |(_, probe): &(usize, &crate::marks::Probe)| {
+                probe.name == name.as_bytes() && stat.size >= probe.magic.len() as u64
+            };
+            candidates.extend(probes.iter().enumerate().filter(of_name).map(|(index, _)| index));
+        }
+        match self.standing(dir, &candidates) {
+            Some(held) => self.learn(dir, &held),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in what a directory holds of what rules look for. What a file that appeared excludes goes to sleep at
+    /// once; that one has gone is believed later, as whoever removes a directory may begin with its marker.
+    fn learn(&mut self, dir: &[u8], held: &BTreeSet<usize>) -> StoreResult<()> {
+        let known = self.marks.of(dir);
+        if known == *held {
+            return Ok(());
+        }
+        if known.difference(held).next().is_some() {
+            self.looked.unmarked.push(dir.to_vec());
+        }
+        let gained: Vec<usize> = held.difference(&known).copied().collect();
+        if gained.is_empty() {
+            return Ok(());
+        }
+        self.marks.set(dir, known.union(held).copied().collect());
+        let inside = self.select.probes_inside(dir);
+        self.sleep_marked(dir, gained.iter().any(|probe| inside.contains(probe)))
+    }
+
+    /// What a directory holds by now excludes some of what is in it, at any depth if `deep` says so.
+    fn sleep_marked(&mut self, dir: &[u8], deep: bool) -> StoreResult<()> {
+        let Some(top) = base_by_path(&self.state.store, dir)?.filter(|base| base.class == Class::Dir) else {
+            return Ok(());
+        };
+        if top.id != NodeId::ROOT && !self.travels(dir, true) {
+            return put_to_sleep(&mut self.state.store, self.missing, top);
+        }
+        let mut dirs = vec![(top.id, dir.to_vec())];
+        while let Some((dir, path)) = dirs.pop() {
+            for base in self.state.store.base_in(dir)?.into_iter().filter(|base| base.state == BaseState::Live) {
+                let (is_dir, path) = (base.class == Class::Dir, join(&path, &base.name));
+                if !self.travels(&path, is_dir) {
+                    put_to_sleep(&mut self.state.store, self.missing, base)?;
+                } else if deep && is_dir {
+                    dirs.push((base.id, path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all nodes that an entry is shown for are deleted.
+    fn is_dead(&mut self, base: &Base) -> StoreResult<bool> {
+        self.state.refresh()?;
+        for member in &base.members {
+            if let Some(row) = self.state.store.row(member.origin.unwrap_or(member.node))?
+                && !crate::tree::is_dead(&row, |dir| self.state.tree.shape().is_dead(dir))
+            {
+                return Ok(false);
+            }
+        }
+        Ok(!base.members.is_empty())
+    }
+
     /// Turns what is missing into deletions. Call when nothing is left to look at; the root must hold.
     pub fn conclude(&mut self, now: &mut Now) -> StoreResult<()> {
+        let mut asked = BTreeSet::new();
         for (_, base) in std::mem::take(self.missing) {
             // Its directory, or it itself, may have been moved or deleted meanwhile.
             let Some(base) = self.state.store.base(base.id)? else { continue };
-            match self.stands(&base)? {
+            match self.stands(&base, &mut asked)? {
                 Presence::Here | Presence::Unknown => {}
                 Presence::Absent => {
                     self.touched.insert(base.parent);
@@ -912,7 +1099,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// Deletes an entry and all that base has below it.
     fn delete(&mut self, base: Base, now: &mut Now) -> StoreResult<()> {
         self.looked.changes += 1;
-        self.looked.gone.push(self.path_of(&base)?);
+        let path = self.path_of(&base)?;
+        self.marks.gone(&path);
+        self.looked.gone.push(path);
         self.pin_siblings(&base, now)?;
         let mut queue = vec![(base, Flag::Itself)];
         while let Some((base, flag)) = queue.pop() {
@@ -959,7 +1148,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         Ok(false)
     }
 
-    fn stands(&mut self, base: &Base) -> StoreResult<Presence> {
+    fn stands(&mut self, base: &Base, asked: &mut BTreeSet<RelPath>) -> StoreResult<Presence> {
         if !self.disk.root_holds() {
             return Ok(Presence::Unknown);
         }
@@ -969,7 +1158,13 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             None if base.parent == NodeId::ROOT => Vec::new(),
             None => return Ok(Presence::Unknown),
         };
-        if !self.select.travels(&path, base.class == Class::Dir) {
+        for end in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at) {
+            // Somebody may just have marked a directory and removed what is in it.
+            if asked.insert(path[..end].to_vec()) {
+                self.ask(&path[..end])?;
+            }
+        }
+        if !self.travels(&path, base.class == Class::Dir) {
             return Ok(Presence::Unknown);
         }
         match self.disk.stat(&path) {
@@ -1078,6 +1273,17 @@ pub fn root_base() -> Base {
     }
 }
 
+/// The base entry at a path; the root's for the empty one.
+pub fn base_by_path<S: Store>(store: &S, path: &[u8]) -> StoreResult<Option<Base>> {
+    let mut found = root_base();
+    for part in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+        let Some(name) = Name::new(part) else { return Ok(None) };
+        let Some(base) = store.base_at(found.id, &name)? else { return Ok(None) };
+        found = base;
+    }
+    Ok(Some(found))
+}
+
 /// The path of a base entry, by its parents' names on this disk.
 pub fn base_path<S: Store>(store: &S, base: &Base) -> StoreResult<RelPath> {
     if base.id == NodeId::ROOT {
@@ -1131,7 +1337,8 @@ pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
 pub fn obstructed(path: RelPath) -> Problem {
     Problem {
         path,
-        what: "a socket, pipe, device or another file system has its name here".to_owned(),
+        what: "a socket, pipe, device, another file system or something that is not synced has its name here"
+            .to_owned(),
         hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`"
             .to_owned(),
         transient: true,

@@ -13,6 +13,7 @@ use hearth_schemas::item::{Class, Name};
 
 use crate::conflict::derived_id;
 use crate::disk::{RelPath, join};
+use crate::marks::Marks;
 use crate::observe::{base_path, free_base_key, root_base};
 use crate::select::Select;
 use crate::state::State;
@@ -85,7 +86,12 @@ pub struct Collected {
 }
 
 /// Finds where base and view differ around the marked nodes.
-pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId]) -> StoreResult<Collected> {
+pub fn collect<S: Store>(
+    state: &State<S>,
+    select: &dyn Select,
+    marks: &Marks,
+    marked: &[NodeId],
+) -> StoreResult<Collected> {
     let mut search =
         Search { state, bases: BTreeMap::new(), targets: BTreeMap::new(), slots: BTreeSet::new(), fresh: Vec::new() };
     for &node in marked {
@@ -108,7 +114,7 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
         let nodes = rows_of(&target.members);
         let base = assigned.get(&target.id).and_then(|id| bases.remove(id));
         let placed = place(state, &target, &keys)?;
-        let excluded = !select.travels(&placed.path, target.class == Class::Dir);
+        let excluded = !select.travels(&placed.path, target.class == Class::Dir, marks);
         if excluded {
             if let Some(base) = base {
                 bases.insert(base.id, base);
@@ -124,7 +130,7 @@ pub fn collect<S: Store>(state: &State<S>, select: &dyn Select, marked: &[NodeId
         out.nodes.push(nodes);
     }
     for base in bases.into_values() {
-        if !removable(state, select, &base)? {
+        if !removable(state, select, marks, &base)? {
             continue;
         }
         // What a sibling derived from may know nothing of it any more: its own id leads to it.
@@ -312,7 +318,7 @@ fn agrees(base: &Base, placed: &Placed) -> bool {
 }
 
 /// Whether an entry that the view does not show may leave this disk: it was deleted, not merely not understood.
-fn removable<S: Store>(state: &State<S>, select: &dyn Select, base: &Base) -> StoreResult<bool> {
+fn removable<S: Store>(state: &State<S>, select: &dyn Select, marks: &Marks, base: &Base) -> StoreResult<bool> {
     for member in &base.members {
         if member.origin.is_some() {
             continue;
@@ -326,7 +332,7 @@ fn removable<S: Store>(state: &State<S>, select: &dyn Select, base: &Base) -> St
         if !dead && let Some(target) = state.view().target_of(member.node)? {
             // Shown, but at a place that is excluded here: it stays as it is.
             let path = join(&state.tree.shape().path(target.parent), &target.name);
-            if !select.travels(&path, target.class == Class::Dir) {
+            if !select.travels(&path, target.class == Class::Dir, marks) {
                 return Ok(false);
             }
         }

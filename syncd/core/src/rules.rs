@@ -7,11 +7,13 @@
 //!
 //! [`HomeRules::decide`] names the line for one path. Whether the path travels is more than its class: a directory
 //! is entered also where only something below it may travel, and what is not anchored at the home (`*.iso`) is not
-//! looked for inside a directory that is left alone. Names alone count here; what must be looked at (links that
-//! lead out of the home, sockets, mounts) is the walker's business. `special:` classes have handlers of their own;
-//! [`Class::travels`] says which of them are also right as plain files.
+//! looked for inside a directory that is left alone. A line of a table may have a condition, that a certain file stands
+//! in the directory or next to it; which of those files are here is told by [`Marks`]. What must be looked at otherwise
+//! (sockets, mounts) is the walker's business. `special:` classes have handlers of their own; [`Class::travels`] says
+//! which of them are also right as plain files.
 
 mod pattern;
+mod when;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use pattern::Pattern;
 pub use pattern::PatternError;
+use when::When;
 
+use crate::marks::{Marks, Probe};
 use crate::select::Select;
 use crate::table;
 
@@ -218,6 +222,14 @@ pub enum RuleError {
          merge:keyfile or merge:dir"
     )]
     Class(String),
+    /// A condition that is none.
+    #[error(
+        "`{0}` is not a condition; one is written `inside:NAME`, `inside:NAME=BEGINNING` or `beside:{{NAME;NAME}}`"
+    )]
+    When(String),
+    /// A condition that lets something travel: whether it does must not depend on what stands on one disk.
+    #[error("a line with a condition can only keep things here, and `{0}` travels")]
+    Travelling(String),
     /// A wrong line of a table.
     #[error("line {line} of the rules, `{pattern}`: {what}")]
     Line {
@@ -229,7 +241,7 @@ pub enum RuleError {
         what: Box<Self>,
     },
     /// A table that is not one.
-    #[error("line {line} of the rules has not the columns pattern, class and reason")]
+    #[error("line {line} of the rules has not the columns pattern, class, reason and, if it has a fourth, when")]
     Columns {
         /// Counted from 1.
         line: u64,
@@ -249,17 +261,23 @@ pub struct Decision {
     pub source: Source,
     /// The line in its file, from 1; `None` for rules that are not in a file.
     pub line: Option<u64>,
+    /// The condition of that line.
+    pub when: Option<Arc<str>>,
+    /// The file that makes the condition hold, relative to the home.
+    pub marker: Option<Vec<u8>>,
 }
 
 struct Line {
     pattern: Pattern,
     decision: Decision,
     travels: bool,
+    when: Option<When>,
 }
 
 /// All rules of one machine.
 pub struct HomeRules {
     lines: Vec<Line>,
+    probes: Vec<Probe>,
     set: RegexSet,
     /// How many lines come first that a hard stop passes over.
     personal: usize,
@@ -303,25 +321,28 @@ impl HomeRules {
             lines.push(Line::new(&rule.pattern, class, reason, source, None)?);
         }
         let personal = lines.len();
+        let mut probes = Vec::new();
         for dropin in &dropins {
-            read_table(dropin, Source::Machine, &mut lines)?;
+            read_table(dropin, Source::Machine, &mut lines, &mut probes)?;
         }
-        read_table(SHIPPED, Source::Shipped, &mut lines)?;
+        read_table(SHIPPED, Source::Shipped, &mut lines, &mut probes)?;
         let set = RegexSetBuilder::new(lines.iter().map(|line| line.pattern.regex.as_str()))
             .size_limit(MATCHER_BYTES)
             .dfa_size_limit(MATCHER_BYTES)
             .build()
             .map_err(|_| PatternError::TooLong)?;
-        Ok(Self { lines, set, personal, own_dirs })
+        Ok(Self { lines, probes, set, personal, own_dirs })
     }
 
     /// The line that decides about a path, which is relative to the home and joined with `/`.
     ///
     /// That a class travels does not say yet that the path does: see [`Select::travels`].
-    pub fn decide(&self, path: &[u8], is_dir: bool) -> Decision {
+    pub fn decide(&self, path: &[u8], is_dir: bool, marks: &Marks) -> Decision {
         let stop = self.hard_stop(path);
-        let index = self.first(path, is_dir, stop.is_some());
-        let decision = self.lines[index].decision.clone();
+        let index = self.first(path, is_dir, stop.is_some(), marks);
+        let line = &self.lines[index];
+        let marker = line.when.as_ref().and_then(|when| when.marker(path, is_dir, marks, &self.probes));
+        let decision = Decision { marker, ..line.decision.clone() };
         match stop {
             Some(reason) if decision.class.travels() => Decision {
                 class: Class::Never,
@@ -329,6 +350,8 @@ impl HomeRules {
                 reason: Arc::from(reason),
                 source: Source::Shipped,
                 line: None,
+                when: None,
+                marker: None,
             },
             _ => decision,
         }
@@ -336,16 +359,17 @@ impl HomeRules {
 
     /// The line to name when somebody asks why a path travels or stays: its own, or that of the directory above it
     /// that is not entered.
-    pub fn explain(&self, path: &[u8], is_dir: bool) -> Decision {
-        let decision = self.decide(path, is_dir);
-        if !decision.class.travels() || self.travels(path, is_dir) {
+    pub fn explain(&self, path: &[u8], is_dir: bool, marks: &Marks) -> Decision {
+        let decision = self.decide(path, is_dir, marks);
+        if !decision.class.travels() || self.travels(path, is_dir, marks) {
             return decision;
         }
         let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        above.into_iter().find(|above| !self.open(above, true).0).map_or(decision, |above| self.decide(above, true))
+        let shut = above.into_iter().find(|above| !self.open(above, true, marks).0);
+        shut.map_or(decision, |above| self.decide(above, true, marks))
     }
 
-    fn first(&self, path: &[u8], is_dir: bool, stopped: bool) -> usize {
+    fn first(&self, path: &[u8], is_dir: bool, stopped: bool, marks: &Marks) -> usize {
         let matches = match is_dir {
             true => {
                 let mut folder = Vec::with_capacity(path.len() + 1);
@@ -356,7 +380,12 @@ impl HomeRules {
             false => self.set.matches(path),
         };
         let skip = if stopped { self.personal } else { 0 };
-        matches.iter().find(|&index| index >= skip).expect("the last shipped line takes everything")
+        let holds = |index: usize| match &self.lines[index].when {
+            Some(when) => when.marker(path, is_dir, marks, &self.probes).is_some(),
+            None => true,
+        };
+        let mut holding = matches.iter().filter(|&index| index >= skip && holds(index));
+        holding.next().expect("the last shipped line takes everything")
     }
 
     /// Why no rule can make this path travel, if that is so.
@@ -394,9 +423,9 @@ impl HomeRules {
     }
 
     /// Whether a directory is entered, and an entry taken that lies in entered directories.
-    fn open(&self, path: &[u8], is_dir: bool) -> (bool, usize) {
+    fn open(&self, path: &[u8], is_dir: bool, marks: &Marks) -> (bool, usize) {
         let stop = self.hard_stop(path);
-        let index = self.first(path, is_dir, stop.is_some());
+        let index = self.first(path, is_dir, stop.is_some(), marks);
         let line = &self.lines[index];
         if stop.is_some() {
             // Exact: a file of ours that a shipped line lets travel stays as well.
@@ -412,25 +441,59 @@ impl HomeRules {
 }
 
 impl Select for HomeRules {
-    fn travels(&self, path: &[u8], is_dir: bool) -> bool {
+    fn travels(&self, path: &[u8], is_dir: bool, marks: &Marks) -> bool {
         if path.is_empty() {
             return true;
         }
-        let (open, index) = self.open(path, is_dir);
+        let (open, index) = self.open(path, is_dir, marks);
         if !open || self.lines[index].pattern.anchored() || index + 1 == self.lines.len() {
             // An anchored line that wins here was seen from every directory above.
             return open;
         }
         let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        slashes.all(|(at, _)| self.open(&path[..at], true).0)
+        slashes.all(|(at, _)| self.open(&path[..at], true, marks).0)
+    }
+
+    fn probes(&self) -> &[Probe] {
+        &self.probes
+    }
+
+    fn probes_inside(&self, dir: &[u8]) -> Vec<usize> {
+        let conditions = self.lines.iter().filter_map(|line| line.when.as_ref());
+        let mut probes: Vec<usize> = conditions
+            .filter(|when| when.inside && when.fits(dir, true))
+            .flat_map(|when| when.probes.iter().copied())
+            .collect();
+        probes.sort_unstable();
+        probes.dedup();
+        probes
     }
 }
 
 impl Line {
     fn new(pattern: &str, class: Class, reason: &str, source: Source, line: Option<u64>) -> Result<Self, PatternError> {
         let travels = class.travels();
-        let decision = Decision { class, pattern: Arc::from(pattern), reason: Arc::from(reason), source, line };
-        Ok(Self { pattern: Pattern::parse(pattern)?, decision, travels })
+        let decision = Decision {
+            class,
+            pattern: Arc::from(pattern),
+            reason: Arc::from(reason),
+            source,
+            line,
+            when: None,
+            marker: None,
+        };
+        Ok(Self { pattern: Pattern::parse(pattern)?, decision, travels, when: None })
+    }
+
+    /// The line with a condition.
+    fn only_when(mut self, text: &str, probes: &mut Vec<Probe>) -> Result<Self, RuleError> {
+        if self.travels {
+            return Err(RuleError::Travelling(self.decision.class.to_string()));
+        }
+        let when = When::parse(text, &self.pattern, probes)?;
+        self.decision.when = Some(Arc::clone(&when.text));
+        self.when = Some(when);
+        Ok(self)
     }
 }
 
@@ -438,13 +501,17 @@ fn below(path: &[u8], dir: &[u8]) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
-fn read_table(text: &str, source: Source, into: &mut Vec<Line>) -> Result<(), RuleError> {
-    let rows = table::rows(text, &["pattern", "class", "reason"]).map_err(|line| RuleError::Columns { line })?;
+fn read_table(text: &str, source: Source, into: &mut Vec<Line>, probes: &mut Vec<Probe>) -> Result<(), RuleError> {
+    let columns = ["pattern", "class", "reason"];
+    let rows = table::rows_with_optional(text, &columns, "when").map_err(|line| RuleError::Columns { line })?;
     for row in rows {
-        let [pattern, class, reason] = [0, 1, 2].map(|column| row.get(column));
+        let [pattern, class, reason, when] = [0, 1, 2, 3].map(|column| row.get(column));
         let line = row.line;
-        let parsed = Class::parse(class).and_then(|class| Ok(Line::new(pattern, class, reason, source, Some(line))?));
-        into.push(parsed.map_err(|what| RuleError::Line {
+        let mut parse = || {
+            let parsed = Line::new(pattern, Class::parse(class)?, reason, source, Some(line))?;
+            if when.is_empty() { Ok(parsed) } else { parsed.only_when(when, probes) }
+        };
+        into.push(parse().map_err(|what| RuleError::Line {
             line,
             pattern: pattern.to_owned(),
             what: Box::new(what),

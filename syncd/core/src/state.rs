@@ -319,6 +319,22 @@ impl<S: Store> State<S> {
         Ok(())
     }
 
+    /// Marks all that the account has below these directories.
+    pub fn mark_below(&mut self, dirs: Vec<NodeId>) -> StoreResult<()> {
+        let mut seen: BTreeSet<NodeId> = dirs.iter().copied().collect();
+        let mut dirs = dirs;
+        while let Some(dir) = dirs.pop() {
+            for node in self.store.placed_in(dir)? {
+                let Some(row) = self.store.row(node)? else { continue };
+                self.mark_with_siblings(&row)?;
+                if row.class == Class::Dir && seen.insert(node) {
+                    dirs.push(node);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What was marked since this was asked last.
     pub fn take_marked(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.marked)

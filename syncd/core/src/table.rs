@@ -18,7 +18,17 @@ impl Row {
 
 /// All rows of a table that has exactly these columns; else the first line that is wrong.
 pub(crate) fn rows(text: &str, columns: &[&str]) -> Result<Vec<Row>, u64> {
+    read(text, columns, None)
+}
+
+/// The same of a table that may have one column more, which a row may leave out.
+pub(crate) fn rows_with_optional(text: &str, columns: &[&str], last: &str) -> Result<Vec<Row>, u64> {
+    read(text, columns, Some(last))
+}
+
+fn read(text: &str, columns: &[&str], optional: Option<&str>) -> Result<Vec<Row>, u64> {
     let mut rows = Vec::new();
+    let mut most = columns.len();
     let mut headed = false;
     for (line, content) in (1..).zip(text.lines()) {
         if content.starts_with('#') || content.trim().is_empty() {
@@ -26,7 +36,13 @@ pub(crate) fn rows(text: &str, columns: &[&str]) -> Result<Vec<Row>, u64> {
         }
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(content.as_bytes());
         let fields = reader.records().next().and_then(Result::ok).ok_or(line)?;
-        if fields.len() != columns.len() || (!headed && !fields.iter().eq(columns.iter().copied())) {
+        if !headed {
+            most += usize::from(optional.is_some() && fields.len() == columns.len() + 1);
+            if !fields.iter().eq(columns.iter().copied().chain(optional).take(most)) {
+                return Err(line);
+            }
+        }
+        if fields.len() < columns.len() || fields.len() > most {
             return Err(line);
         }
         match headed {

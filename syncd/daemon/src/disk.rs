@@ -41,6 +41,8 @@ const PART: &str = "part-";
 const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Prefix of contents in staging that are whole and verified, for as long as this daemon runs.
 const WHOLE: &str = "whole-";
+/// Longest path that is given to the system in one call, in bytes; it takes 4,095.
+const LONGEST_PATH: usize = 4000;
 /// Bytes of directory entries read in one go.
 const LISTING: usize = 16 << 10;
 /// Where staging and history are if the data directory is not beside the home.
@@ -260,10 +262,17 @@ impl RealDisk {
 
     /// A path that leads over a link does not exist for us: where a directory or a file was, somebody put a link.
     fn open_beneath(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
-        rustix::fs::openat2(&self.0.root, path, flags, Mode::empty(), beneath()).map_err(|error| match error {
-            rustix::io::Errno::LOOP => ErrorKind::NotADirectory.into(),
-            other => other.into(),
-        })
+        let mut stage: Option<OwnedFd> = None;
+        let mut rest = path;
+        // The system takes no longer path in one call; each stage begins at a directory that the last one led to.
+        while rest.len() > LONGEST_PATH {
+            let slash =
+                rest[..LONGEST_PATH].iter().rposition(|&byte| byte == b'/').ok_or(ErrorKind::InvalidFilename)?;
+            let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            stage = Some(open_below(stage.as_ref().unwrap_or(&self.0.root), &rest[..slash], step)?);
+            rest = &rest[slash + 1..];
+        }
+        open_below(stage.as_ref().unwrap_or(&self.0.root), rest, flags)
     }
 
     /// Refuses a directory that belongs to another file system, as a subvolume does without being a mount.
@@ -473,6 +482,16 @@ impl Disk for RealDisk {
         let mut bytes = Vec::new();
         self.open_source(source)?.take(limit + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
+
+    fn begins(&mut self, path: &[u8], with: &[u8]) -> io::Result<bool> {
+        match self.stat(path)? {
+            Some(stat) if stat.kind == Kind::File && stat.size >= with.len() as u64 => {}
+            Some(_) | None => return Ok(false),
+        }
+        let mut bytes = Vec::with_capacity(with.len());
+        self.open_file(path)?.take(with.len() as u64).read_to_end(&mut bytes)?;
+        Ok(bytes == with)
     }
 
     fn hash_of(&self, bytes: &[u8]) -> ContentHash {
@@ -714,6 +733,14 @@ fn entry_of(dir: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
 /// The path of what a descriptor is open on, whatever became of its names.
 fn through(entry: &impl AsRawFd) -> String {
     format!("/proc/self/fd/{}", entry.as_raw_fd())
+}
+
+/// Opens what is at a path beneath a directory.
+fn open_below(dir: &OwnedFd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    rustix::fs::openat2(dir, path, flags, Mode::empty(), beneath()).map_err(|error| match error {
+        rustix::io::Errno::LOOP => ErrorKind::NotADirectory.into(),
+        other => other.into(),
+    })
 }
 
 /// What is asked of `statx`.

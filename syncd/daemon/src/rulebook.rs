@@ -4,7 +4,8 @@
 //! [`syncd_core::rules`]'s; here rules are gathered, told and changed.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use hearth_schemas::item::{Class as RowClass, SettingValue, Value as Held};
 use hearth_schemas::paths::Paths;
 use serde_json::{Value, json};
 use syncd_core::engine::Event;
+use syncd_core::marks::{Marks, Probe};
 use syncd_core::row::winner;
 use syncd_core::rules::{Class, HomeRules, Override, RuleError, Scope};
 use syncd_core::select::Select;
@@ -47,8 +49,16 @@ pub struct Rulebook {
 struct Shared(Arc<HomeRules>);
 
 impl Select for Shared {
-    fn travels(&self, path: &[u8], is_dir: bool) -> bool {
-        self.0.travels(path, is_dir)
+    fn travels(&self, path: &[u8], is_dir: bool, marks: &Marks) -> bool {
+        self.0.travels(path, is_dir, marks)
+    }
+
+    fn probes(&self) -> &[Probe] {
+        self.0.probes()
+    }
+
+    fn probes_inside(&self, dir: &[u8]) -> Vec<usize> {
+        self.0.probes_inside(dir)
     }
 }
 
@@ -113,18 +123,29 @@ impl Rulebook {
         }
     }
 
-    /// Which rule decides about a path.
-    pub fn why(&self, path: &[u8], is_dir: bool) -> Value {
+    /// Which rule decides about a path of this home.
+    pub fn why(&self, home: &Path, path: &[u8], is_dir: bool) -> Value {
         let rules = Arc::clone(&lock(&self.rules));
-        let decision = rules.explain(path, is_dir);
+        let mut marks = Marks::NONE;
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in [0].into_iter().chain(ends).chain(is_dir.then_some(path.len())) {
+            note_held(home, &path[..end], rules.probes(), &mut marks);
+        }
+        let decision = rules.explain(path, is_dir, &marks);
         let mut out = json!({
             "class": decision.class.to_string(),
-            "travels": rules.travels(path, is_dir),
+            "travels": rules.travels(path, is_dir, &marks),
             "rule": &*decision.pattern,
+            "line": decision.line,
+            "when": decision.when.as_deref(),
             "source": decision.source.word(),
             "reason": &*decision.reason,
         });
         put_path(&mut out, "path", path);
+        match &decision.marker {
+            Some(marker) => put_path(&mut out, "marker", marker),
+            None => out["marker"] = Value::Null,
+        }
         out
     }
 
@@ -139,7 +160,12 @@ impl Rulebook {
         let mut found = Vec::new();
         let mut open = vec![Vec::new()];
         let mut looked_at = 0;
+        let mut marks = Marks::NONE;
         while let Some(dir) = open.pop() {
+            note_held(home, &dir, rules.probes(), &mut marks);
+            if !rules.travels(&dir, true, &marks) {
+                continue;
+            }
             let Ok(entries) = std::fs::read_dir(home.join(std::ffi::OsStr::from_bytes(&dir))) else { continue };
             for entry in entries.filter_map(Result::ok) {
                 looked_at += 1;
@@ -152,12 +178,13 @@ impl Rulebook {
                 }
                 path.extend_from_slice(entry.file_name().as_bytes());
                 let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                let decision = rules.decide(&path, is_dir);
+                let decision = rules.decide(&path, is_dir, &marks);
                 if decision.class == Class::Ask {
-                    let mut told = json!({ "reason": &*decision.reason });
+                    let (bytes, counted) = size_of(&entry.path(), is_dir, &mut looked_at);
+                    let mut told = json!({ "reason": &*decision.reason, "bytes": counted.then_some(bytes) });
                     put_path(&mut told, "path", &path);
                     found.push(told);
-                } else if is_dir && rules.travels(&path, true) {
+                } else if is_dir && rules.travels(&path, true, &marks) {
                     open.push(path);
                 }
             }
@@ -237,6 +264,50 @@ impl Rulebook {
             Err(error) => tracing::warn!(%error, "the rules could not be put together; the last ones hold"),
         }
     }
+}
+
+/// Notes which of the files that rules look for stand in a directory of the home.
+fn note_held(home: &Path, dir: &[u8], probes: &[Probe], marks: &mut Marks) {
+    let dir_path = home.join(OsStr::from_bytes(dir));
+    let stands = |probe: &Probe| {
+        let path = dir_path.join(OsStr::from_bytes(&probe.name));
+        if !std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+            return false;
+        }
+        let mut bytes = Vec::new();
+        let read =
+            std::fs::File::open(&path).and_then(|file| file.take(probe.magic.len() as u64).read_to_end(&mut bytes));
+        probe.magic.is_empty() || (read.is_ok() && bytes == probe.magic)
+    };
+    marks.set(dir, probes.iter().enumerate().filter(|(_, probe)| stands(probe)).map(|(index, _)| index).collect());
+}
+
+/// Size in bytes of what would travel: of a file, or of all files below a directory. Also gives whether all could be
+/// counted.
+fn size_of(path: &Path, is_dir: bool, looked_at: &mut usize) -> (u64, bool) {
+    if !is_dir {
+        return std::fs::symlink_metadata(path).map_or((0, false), |meta| (meta.len(), true));
+    }
+    let (mut bytes, mut all) = (0u64, true);
+    let mut open = vec![path.to_owned()];
+    while let Some(dir) = open.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            all = false;
+            continue;
+        };
+        for entry in entries.filter_map(Result::ok) {
+            *looked_at += 1;
+            if *looked_at > LOOKED_AT {
+                return (bytes, false);
+            }
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => open.push(entry.path()),
+                Ok(meta) => bytes = bytes.saturating_add(meta.len()),
+                Err(_) => all = false,
+            }
+        }
+    }
+    (bytes, all)
 }
 
 fn key_of(pattern: &str, on: &str) -> String {

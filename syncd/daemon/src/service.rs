@@ -302,12 +302,19 @@ impl Service for Daemon {
     async fn why(&self, path: PathBuf) -> Answer {
         let below = answer::below_home(&self.paths, &path)?;
         let is_dir = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-        let Ok(home) = self.home().await else { return Ok(Rulebook::open(&self.paths).why(&below, is_dir)) };
-        let mut answer = home.preferences.rulebook.why(&below, is_dir);
+        let Ok(home) = self.home().await else {
+            return Ok(Rulebook::open(&self.paths).why(&self.paths.home, &below, is_dir));
+        };
+        let mut answer = home.preferences.rulebook.why(&self.paths.home, &below, is_dir);
         let found = home.driver.ask(move |_, disk| disk.stat(&below)).await.map_err(told)?;
         if let Some(reason) = beyond_syncing(&found) {
             answer["travels"] = Value::Bool(false);
             answer["rule"] = Value::String(String::new());
+            for field in ["line", "when", "marker"] {
+                if answer.get(field).is_some() {
+                    answer[field] = Value::Null;
+                }
+            }
             answer["source"] = Value::String("kind".to_owned());
             answer["reason"] = Value::String(reason.to_owned());
         }

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
+use syncd_core::marks::Marks;
 use syncd_core::rules::{Class, HomeRules, Override, Scope};
 use syncd_core::select::Select;
 
@@ -73,7 +74,7 @@ fn asked(u: &mut Unstructured<'_>) -> Result<()> {
         let dropins = if u.arbitrary()? { vec![table(u)?] } else { Vec::new() };
         if let Ok(rules) = HomeRules::new(vec![b"own".to_vec()], overrides, dropins, "here") {
             ask(&rules, &path);
-            assert!(!rules.travels(b"own/x", false), "a directory of the sync itself travels");
+            assert!(!rules.travels(b"own/x", false, &Marks::NONE), "a directory of the sync itself travels");
         }
     }
     Ok(())
@@ -81,8 +82,8 @@ fn asked(u: &mut Unstructured<'_>) -> Result<()> {
 
 fn ask(rules: &HomeRules, path: &[u8]) {
     for is_dir in [false, true] {
-        let (decision, why) = (rules.decide(path, is_dir), rules.explain(path, is_dir));
-        if !rules.travels(path, is_dir) {
+        let (decision, why) = (rules.decide(path, is_dir, &Marks::NONE), rules.explain(path, is_dir, &Marks::NONE));
+        if !rules.travels(path, is_dir, &Marks::NONE) {
             continue;
         }
         assert!(
@@ -93,7 +94,7 @@ fn ask(rules: &HomeRules, path: &[u8]) {
         assert!(is_dir || decision.class.travels());
         let mut above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
         assert!(
-            above.all(|dir| rules.travels(dir, true)),
+            above.all(|dir| rules.travels(dir, true, &Marks::NONE)),
             "{:?} travels out of a closed directory",
             String::from_utf8_lossy(path)
         );

@@ -6,6 +6,7 @@ use arbitrary::{Result, Unstructured};
 use hearth_schemas::ids::{DeviceId, NodeId};
 use hearth_schemas::item::{Attributes, Class, FileTime, Name, Row, Value};
 use syncd_core::disk::{Handle, Kind, RelPath, Stat, join};
+use syncd_core::marks::Marks;
 use syncd_core::plan::{Placed, Step, collect, plan};
 use syncd_core::select::Everything;
 use syncd_core::state::{Now, State};
@@ -77,7 +78,7 @@ fn follow(device: &mut Device) {
     device.refresh().expect("maps hold everything");
     for _ in 0..PASSES {
         let marked = device.store.marked(None, usize::MAX).expect("maps hold everything");
-        let collected = collect(device, &Everything, &marked).expect("maps hold everything");
+        let collected = collect(device, &Everything, &Marks::NONE, &marked).expect("maps hold everything");
         for node in &collected.settled {
             device.store.unmark(*node).expect("maps hold everything");
         }
@@ -213,7 +214,7 @@ fn stands_as_shown(device: &mut Device) {
     let rows = device.store.rows_after(0, usize::MAX).expect("maps hold everything");
     assert!(stays || stands.len() == shown.len(), "something stands that is not shown");
     let every: Vec<NodeId> = rows.into_iter().map(|(_, row)| row.id).collect();
-    let again = collect(device, &Everything, &every).expect("maps hold everything");
+    let again = collect(device, &Everything, &Marks::NONE, &every).expect("maps hold everything");
     assert!(stays || again.changes.is_empty(), "nobody was told of {:?}", again.changes);
 }
 

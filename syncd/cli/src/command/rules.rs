@@ -89,9 +89,10 @@ fn waiting(result: &Value, context: &Context) -> String {
     if paths.is_empty() {
         return "Nothing waits for a decision.\n".to_owned();
     }
-    let mut table = Table::headed(&["PATH", "REASON"]);
+    let mut table = Table::headed(&["PATH", "SIZE", "REASON"]);
     for path in paths {
-        table.row([item(path, "path"), text(path, "reason")]);
+        let size = path["bytes"].as_u64().map_or_else(String::new, render::size);
+        table.row([item(path, "path"), size, text(path, "reason")]);
     }
     format!(
         "{}\n{} not synced until you decide: `hearth rules add PATH shared`, or `never`.\n",

@@ -32,8 +32,15 @@ fn words(result: &Value, context: &Context) -> String {
         None => "is decided by its class".to_owned(),
     };
     let mut table = Table::default();
-    for (title, field) in [("class", "class"), ("rule", "rule"), ("from", "source"), ("because", "reason")] {
-        let value = text(result, field);
+    for (title, field) in [
+        ("class", "class"),
+        ("rule", "rule"),
+        ("when", "when"),
+        ("marked by", "marker"),
+        ("from", "source"),
+        ("because", "reason"),
+    ] {
+        let value = if field == "marker" { item(result, field) } else { text(result, field) };
         if !value.is_empty() {
             table.row([title.to_owned(), value]);
         }

@@ -232,7 +232,7 @@ impl<S: Store> Engine<S> {
                 let Some(place) = git::place(&path) else { continue };
                 let leads =
                     place.part.is_of_objects() || path.split(|&byte| byte == b'/').any(|part| part == b"modules");
-                if !leads || !self.select.travels(&path, true) {
+                if !leads || !self.select.travels(&path, true, &self.marks) {
                     continue;
                 }
                 let known = self.state.store.base_at(base.id, &name)?;
@@ -383,7 +383,7 @@ impl<S: Store> Engine<S> {
             }
             Why::Object(_, object) => {
                 let what = format!("its refs wait for an object: {}", String::from_utf8_lossy(object));
-                let hint = match self.select.travels(object, false) {
+                let hint = match self.select.travels(object, false, &self.marks) {
                     true => "connect the device that it was written on, or see what is wrong with the object",
                     false => {
                         "a rule excludes it: see `hearth why`, and remove the rule or exclude the whole repository"

@@ -1,0 +1,162 @@
+//! Directories that say of themselves that they are not to be copied: a mark is a fact of one disk, and deletes nothing.
+
+use hearth_tests::sim::{Crash, World};
+
+#[test]
+fn what_is_marked_from_the_beginning_stays_with_its_marker() {
+    let mut world = World::new(301);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "cache/.nobackup", "");
+    world.write(laptop, "cache/a/b", "rubbish");
+    world.write(laptop, "notes.txt", "one");
+    world.run_until_quiet();
+    assert_eq!(world.paths(desktop), ["notes.txt"]);
+    world.write(desktop, "cache/own", "of the desktop");
+    world.run_until_quiet();
+    assert_eq!(world.paths(laptop), ["cache", "cache/.nobackup", "cache/a", "cache/a/b", "notes.txt"]);
+    assert_eq!(world.paths(desktop), ["cache", "cache/own", "notes.txt"]);
+}
+
+#[test]
+fn what_is_marked_later_stays_where_it_is_everywhere_and_comes_back_in_step() {
+    let mut world = World::new(302);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/a.mov", "a");
+    world.write(laptop, "videos/sub/b.mov", "b");
+    world.settle();
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    world.save(desktop, "videos/a.mov", "a, cut");
+    world.write(desktop, "videos/c.mov", "c");
+    world.remove(desktop, "videos/sub/b.mov");
+    world.run_until_quiet();
+    assert_eq!(world.paths(desktop), ["videos", "videos/a.mov", "videos/c.mov", "videos/sub"]);
+    let kept = ["videos", "videos/.nobackup", "videos/a.mov", "videos/sub", "videos/sub/b.mov"];
+    assert_eq!(world.paths(laptop), kept);
+    assert_eq!(world.read(laptop, "videos/a.mov").as_deref(), Some("a"));
+    world.remove(laptop, "videos/.nobackup");
+    world.settle();
+    world.assert_same_everywhere("videos/a.mov", "a, cut");
+    world.assert_same_everywhere("videos/c.mov", "c");
+    // Deleted over there while it was not to be synced here: the mark's end deletes nothing.
+    world.assert_same_everywhere("videos/sub/b.mov", "b");
+}
+
+#[test]
+fn who_removes_a_marked_directory_removes_it_here_alone() {
+    let mut world = World::new(303);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    for i in 0..5 {
+        world.write(laptop, &format!("videos/{i}.mov"), "long");
+    }
+    world.settle();
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    // The marker goes first, and what else is in the directory only later.
+    world.remove(laptop, "videos/.nobackup");
+    for i in 0..5 {
+        world.run_for(1000);
+        world.remove(laptop, &format!("videos/{i}.mov"));
+    }
+    world.remove(laptop, "videos");
+    world.run_until_quiet();
+    for i in 0..5 {
+        assert_eq!(world.read(desktop, &format!("videos/{i}.mov")).as_deref(), Some("long"));
+    }
+}
+
+#[test]
+fn a_directory_that_is_marked_and_emptied_at_once_is_emptied_here_alone() {
+    let mut world = World::new(304);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/a.mov", "a");
+    world.settle();
+    world.write(laptop, "videos/.nobackup", "");
+    world.remove(laptop, "videos/a.mov");
+    world.run_until_quiet();
+    assert_eq!(world.read(desktop, "videos/a.mov").as_deref(), Some("a"));
+}
+
+#[test]
+fn a_mark_that_came_and_went_while_nobody_looked_is_seen() {
+    let mut world = World::new(305);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/a.mov", "a");
+    world.settle();
+    world.crash(laptop, Crash::Kill);
+    world.write(laptop, "videos/.nobackup", "");
+    world.remove(laptop, "videos/a.mov");
+    world.start(laptop);
+    world.run_until_quiet();
+    assert_eq!(world.read(desktop, "videos/a.mov").as_deref(), Some("a"));
+    world.save(desktop, "videos/a.mov", "a, cut");
+    world.run_until_quiet();
+    world.crash(laptop, Crash::Kill);
+    world.remove(laptop, "videos/.nobackup");
+    world.start(laptop);
+    world.settle();
+    world.assert_same_everywhere("videos/a.mov", "a, cut");
+}
+
+#[test]
+fn a_marked_directory_keeps_its_mark_when_it_or_one_above_it_is_moved() {
+    let mut world = World::new(306);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/videos/a.mov", "a");
+    world.settle();
+    world.write(laptop, "work/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.rename(laptop, "work", "archive");
+    world.run_until_quiet();
+    assert_eq!(world.paths(desktop), ["archive", "archive/videos", "archive/videos/a.mov"]);
+    world.rename(desktop, "archive", "attic");
+    world.run_until_quiet();
+    world.write(laptop, "attic/videos/own", "of the laptop");
+    world.write(desktop, "attic/videos/b.mov", "b");
+    world.run_until_quiet();
+    assert_eq!(world.paths(desktop), ["attic", "attic/videos", "attic/videos/a.mov", "attic/videos/b.mov"]);
+    let here = ["attic", "attic/videos", "attic/videos/.nobackup", "attic/videos/a.mov", "attic/videos/own"];
+    assert_eq!(world.paths(laptop), here);
+    world.remove(laptop, "attic/videos/.nobackup");
+    world.settle();
+    world.assert_same_everywhere("attic/videos/own", "of the laptop");
+    world.assert_same_everywhere("attic/videos/b.mov", "b");
+}
+
+#[test]
+fn a_build_file_that_arrives_keeps_the_build_here_without_deleting_it() {
+    let mut world = World::new(307);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "target/customers.ods", "people");
+    world.write(laptop, "code/target/out", "early");
+    world.settle();
+    world.write(laptop, "code/Cargo.toml", "[package]");
+    world.run_until_quiet();
+    world.write(laptop, "code/target/out", "built on the laptop");
+    world.write(desktop, "code/target/out", "built on the desktop");
+    world.run_until_quiet();
+    world.assert_same_everywhere("target/customers.ods", "people");
+    assert_eq!(world.read(laptop, "code/target/out").as_deref(), Some("built on the laptop"));
+    assert_eq!(world.read(desktop, "code/target/out").as_deref(), Some("built on the desktop"));
+    assert_eq!(world.paths(laptop).len(), 6);
+}
+
+#[test]
+fn a_rule_that_is_lifted_deletes_nothing_that_was_deleted_elsewhere() {
+    let mut world = World::new(308);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/sub/a.mov", "a");
+    world.write(laptop, "videos/b.mov", "b");
+    world.settle();
+    let now_ms = world.now_ms;
+    world.machines[laptop.0].exclude("videos", now_ms);
+    world.run_until_quiet();
+    world.remove(desktop, "videos");
+    world.run_until_quiet();
+    assert_eq!(world.paths(desktop), [""; 0]);
+    let now_ms = world.now_ms;
+    world.machines[laptop.0].include("videos", now_ms);
+    world.settle();
+    world.assert_same_everywhere("videos/sub/a.mov", "a");
+    world.assert_same_everywhere("videos/b.mov", "b");
+}
