@@ -75,7 +75,11 @@ fn ten_thousand_files_deleted_or_encrypted_are_brought_back_byte_for_byte() -> R
     };
     let held = |what: &str| -> Result<()> {
         pair.laptop.until_status(what, LATER, |status| status.held > 0)?;
-        pair.desktop.until_status(what, LATER, |status| status.held > 0 && !status.in_sync).map(drop)
+        pair.desktop.until_status(what, LATER, |status| status.held > 0 && !status.in_sync)?;
+        // Until all of it has been found: what is found after a person's word is another hold.
+        let waited = pair.laptop.hearth_within(LATER * 2, ["wait", "--timeout", "120"])?;
+        ensure!(waited.code == 1, "{what}: {waited:?}");
+        Ok(())
     };
 
     fs::remove_dir_all(&papers)?;

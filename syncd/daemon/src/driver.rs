@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hearth_schemas::ids::DeviceId;
 use syncd_core::brake::Hold;
 use syncd_core::disk::RelPath;
 use syncd_core::engine::{Effect, Engine, Event, Summary};
@@ -56,6 +57,8 @@ pub struct Picture {
     pub conflicts: usize,
     /// What is held, on any machine, by its id.
     pub holds: Vec<(String, Hold)>,
+    /// Who has yet to carry out what a person said of a hold.
+    pub judged: Vec<DeviceId>,
     /// Wall clock of the last moment that everything seen was looked at, in milliseconds since 1970.
     pub fresh_ms: Option<u64>,
     /// Rises with each picture.
@@ -237,6 +240,7 @@ impl Run {
                 fresh_ms: self.fresh_ms,
                 conflicts,
                 holds: self.engine.holds().map(|(id, hold)| (id.to_owned(), hold.clone())).collect(),
+                judged: self.engine.judged().collect(),
                 number: picture.number + 1,
             };
         });

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::codec;
-use hearth_schemas::ids::{NodeId, ReplicaId};
+use hearth_schemas::ids::{DeviceId, NodeId, ReplicaId};
 use hearth_schemas::item::{Class, Dot, Row, SettingValue, Value};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::plan::Change;
 use crate::row;
 use crate::state::{Now, is_untold};
 use crate::store::{Base, BaseState, Store, StoreResult};
+use crate::view::setting_row_id;
 
 /// The rows that tell of holds have keys that begin with this.
 const PREFIX: &str = "hearth:hold:";
@@ -92,7 +93,7 @@ impl Holding {
         arrived.by.first().map(|dot| dot.replica)
     }
 
-    fn own(&self, incoming: bool, device: hearth_schemas::ids::DeviceId) -> Option<String> {
+    fn own(&self, incoming: bool, device: DeviceId) -> Option<String> {
         let own = |hold: &Hold| hold.device == device && hold.incoming == incoming;
         self.holds.iter().find(|(_, hold)| own(hold)).map(|(id, _)| id.clone())
     }
@@ -111,6 +112,11 @@ impl<S: Store> Engine<S> {
     /// Every hold of the account that waits for a person, by its id.
     pub fn holds(&self) -> impl Iterator<Item = (&str, &Hold)> {
         self.holding.holds.iter().filter(|(_, hold)| hold.verdict.is_none()).map(|(id, hold)| (id.as_str(), hold))
+    }
+
+    /// The devices whose holds a person has judged, and that have yet to carry it out, as far as is known here.
+    pub fn judged(&self) -> impl Iterator<Item = DeviceId> {
+        self.holding.holds.values().filter(|hold| hold.verdict.is_some()).map(|hold| hold.device)
     }
 
     /// Reads from the index, once, the holds of the account and what came in and was not judged.
@@ -142,6 +148,7 @@ impl<S: Store> Engine<S> {
     /// Takes in a row that tells of a hold; `false` if it is another.
     pub(super) fn note_hold(&mut self, row: &Row) -> StoreResult<bool> {
         let mut is_ours = false;
+        let mut ended = None;
         for content in row.content.values() {
             let Value::Setting { key, value, .. } = &content.value else { continue };
             let decoded = value.as_ref().map(|value| value.bytes.as_slice());
@@ -162,11 +169,13 @@ impl<S: Store> Engine<S> {
                         *known = Hold { verdict: hold.verdict.or(known.verdict), ..hold };
                     }
                     Some(Err(_)) => {}
-                    None => {
-                        self.holding.holds.remove(id);
-                    }
+                    None => ended = Some(id),
                 }
             }
+        }
+        // Who held it has ended it, whatever others said of it at the same time: no id is used twice.
+        if let Some(id) = ended {
+            self.holding.holds.remove(id);
         }
         if is_ours {
             self.effects.push_back(Effect::StatusChanged);
@@ -176,6 +185,7 @@ impl<S: Store> Engine<S> {
 
     /// Says of a hold whether it was meant. Gives whether there is such a hold.
     pub(super) fn judge(&mut self, id: &str, verdict: Verdict, now: &mut Now) -> StoreResult<bool> {
+        self.note_what_came(&format!("{PREFIX}{id}"))?;
         let Some(hold) = self.holding.holds.get(id).filter(|hold| hold.verdict.is_none()) else { return Ok(false) };
         let hold = Hold { verdict: Some(verdict), ..hold.clone() };
         self.publish(id, Some(hold), now)?;
@@ -322,7 +332,8 @@ impl<S: Store> Engine<S> {
             let entries = self.state.store.base_in(NodeId::ROOT)?;
             entries.is_empty()
         };
-        let all = self.state.store.count_base()? + holding.outgoing.len() as u64;
+        let gone = holding.outgoing.values().filter(|lost| lost.loss == Loss::Removed).count() as u64;
+        let all = self.state.store.count_base()? + gone;
         let lost = holding.outgoing.values().chain(&holding.numbered).copied();
         Ok(emptied || holding.limits.are_exceeded(lost, all))
     }
@@ -451,6 +462,7 @@ impl<S: Store> Engine<S> {
             Some(id) => id,
             None => format!("{:08x}", (now.random)() >> 32),
         };
+        self.note_what_came(&format!("{PREFIX}{id}"))?;
         let known = self.holding.holds.get(&id);
         if known.is_some_and(|hold| hold.toll == toll || hold.verdict.is_some()) {
             return Ok(());
@@ -469,8 +481,18 @@ impl<S: Store> Engine<S> {
         self.set_setting(format!("{PREFIX}{id}"), None, value, now)
     }
 
+    /// Takes in what another machine has said under a key, and that has been joined a moment ago: what is written next
+    /// takes its place.
+    fn note_what_came(&mut self, key: &str) -> StoreResult<()> {
+        match self.state.store.row(setting_row_id(key, None))? {
+            Some(row) => self.note_hold(&row).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Writes down that changes were meant, so that nobody asks again.
     fn mean(&mut self, by: impl IntoIterator<Item = Dot>, now: &mut Now) -> StoreResult<()> {
+        self.note_what_came(MEANT)?;
         for dot in by {
             let upto = self.holding.meant.entry(dot.replica).or_default();
             *upto = dot.seq.max(*upto);

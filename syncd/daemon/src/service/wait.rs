@@ -76,6 +76,11 @@ fn judge(home: &Home, picture: &Picture, required: &BTreeSet<Slot>, barrier: &Ba
     if barrier.online && summary.awaits_away && required.iter().all(|slot| summary.peers.contains_key(slot)) {
         return Verdict::Stuck;
     }
+    let account = home.membership.account();
+    let has_yet_to = |slot: &Slot| account.active_devices().any(|d| d.slot == *slot && picture.judged.contains(&d.id));
+    if picture.judged.contains(&home.membership.keys().id()) || required.iter().any(has_yet_to) {
+        return Verdict::Goes;
+    }
     let is_stuck = summary.standing.stuck;
     if required.is_empty() {
         return match (summary.settled, is_stuck) {
