@@ -25,8 +25,8 @@ enum Aspect {
     Second,
     /// The same to the nanosecond.
     Nanosecond,
+    /// User and group.
     Owner,
-    Group,
     /// The value of `user.note`.
     Note,
     /// That it takes much less of the disk than its length.
@@ -35,13 +35,28 @@ enum Aspect {
     Twin(&'static [u8]),
 }
 
-use Aspect::{Content, Group, Holes, Mode as ModeBits, Nanosecond, Note, Owner, Second, Twin};
+use Aspect::{Content, Holes, Mode as ModeBits, Nanosecond, Note, Owner, Second, Twin};
 
 /// A property, where it is looked at, and how.
 type Property = (&'static str, &'static [u8], Aspect);
 
 const LONG: [u8; 255] = [b'n'; 255];
 const DEEP: &str = "deep/directory in a directory/";
+const ODD_NAMES: [&[u8]; 13] = [
+    b" spaced ",
+    b"two\nlines",
+    b"caf\xe9",
+    b"\xc3\xa9tude",
+    b"e\xcc\x81cole",
+    b"both \xc3\xa9",
+    b"both e\xcc\x81",
+    b"CASE",
+    &LONG,
+    b"--delete",
+    b"back\\slash",
+    b"a:b*c?.",
+    b".hidden",
+];
 const AT_FIRST: &[Property] = &[
     ("content", b"plain", Content),
     ("an empty file", b"empty", Content),
@@ -82,8 +97,7 @@ const AT_FIRST: &[Property] = &[
     ("what other systems forbid", b"a:b*c?.", Content),
     ("a hidden file", b".hidden", Content),
     ("a deep path", b"deep", Content),
-    ("the owner", b"owned", Owner),
-    ("the group", b"owned", Group),
+    ("owner and group", b"owned", Owner),
     ("a named pipe", b"pipe", Content),
     ("a socket", b"socket", Content),
 ];
@@ -91,6 +105,7 @@ const LATER: &[Property] = &[
     ("another content of the same size and time", b"same", Content),
     ("another mode alone", b"plain mode", ModeBits),
     ("another time alone", b"plain time", Nanosecond),
+    ("an attribute that came later", b"private", Note),
     ("a file that has become a directory", b"kind/now", Content),
 ];
 
@@ -118,19 +133,11 @@ pub(crate) fn measure(which: Which, report: &mut Report) -> Result<()> {
 }
 
 fn make(tree: &Path) -> Result<()> {
-    for name in
-        ["plain", "private", "locked", "program", "same", "plain mode", "plain time", "kind", "owned", ".hidden"]
-    {
+    for name in ["plain", "private", "locked", "program", "same", "plain mode", "plain time", "kind", "owned"] {
         fs::write(tree.join(name), format!("this is {name}\n"))?;
     }
-    for (_, name, aspect) in AT_FIRST {
-        let path = at(tree, name);
-        if matches!(aspect, Content)
-            && (name.len() == 255 || !name.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b' '))
-        {
-            fs::write(&path, name)
-                .or_else(|error| if path.parent().is_some_and(Path::exists) { Err(error) } else { Ok(()) })?;
-        }
+    for name in ODD_NAMES {
+        fs::write(at(tree, name), name)?;
     }
     fs::write(tree.join("case"), "small")?;
     fs::write(tree.join("empty"), "")?;
@@ -187,6 +194,7 @@ fn change(tree: &Path) -> Result<()> {
     file.write_all(b"THIS")?;
     file.set_times(FileTimes::new().set_modified(time))?;
     fs::set_permissions(tree.join("plain mode"), Permissions::from_mode(0o751))?;
+    setxattr(tree.join("private"), "user.note", b"mine", XattrFlags::empty())?;
     let later = UNIX_EPOCH + Duration::new(1_200_000_000, 42);
     File::options().append(true).open(tree.join("plain time"))?.set_times(FileTimes::new().set_modified(later))?;
     fs::remove_file(tree.join("kind"))?;
@@ -224,8 +232,7 @@ fn is_kept(here: &Path, there: &Path, desktop: &Path, aspect: Aspect) -> Result<
         ModeBits => ours.mode() == theirs.mode(),
         Second => ours.mtime() == theirs.mtime(),
         Nanosecond => (ours.mtime(), ours.mtime_nsec()) == (theirs.mtime(), theirs.mtime_nsec()),
-        Owner => ours.uid() == theirs.uid(),
-        Group => ours.gid() == theirs.gid(),
+        Owner => (ours.uid(), ours.gid()) == (theirs.uid(), theirs.gid()),
         Note => {
             let mut value = [0; 16];
             let length = rustix::fs::getxattr(there, "user.note", &mut value)?;

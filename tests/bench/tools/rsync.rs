@@ -24,7 +24,7 @@ impl Rsync {
         }
         let tree = ground.desktop.folder.join("tree");
         let config = format!(
-            "uid = 0\ngid = 0\nuse chroot = no\nread only = no\nreverse lookup = no\n[tree]\npath = {}\n",
+            "uid = 0\ngid = 0\nuse chroot = no\nread only = no\nreverse lookup = no\nmunge symlinks = no\n[tree]\npath = {}\n",
             tree.display()
         );
         fs::write(ground.scratch().join("rsyncd.conf"), config).context("writing rsync's configuration")?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hearth_tests::process::{Process, run};
+use hearth_tests::watch::{Wake, until};
 
 use super::rsync::cpu_of_own_children;
 use super::{On, Tool, cpu_of};
@@ -52,8 +53,15 @@ impl Tool for Unison {
     fn start(&mut self) -> Result<()> {
         let mut server = command(&self.ground.desktop);
         server.args(["-socket", PORT]);
-        self.server = Some(Process::spawn("unison", server, &self.ground.scratch().join("unison.log"), true)?);
-        self.server.as_mut().context("it has just been started")?.first_line(LIMIT).map(drop)
+        let server = Process::spawn("unison", server, &self.ground.scratch().join("unison.log"), false)?;
+        let wake = Wake::when_ended(&server)?;
+        self.server = Some(server);
+        // It listens once somebody gets through; a connection without a word does it no harm.
+        until("unison's server", LIMIT, &wake, || {
+            let mut knock = self.ground.laptop.room.enter("bash");
+            knock.args(["-c", &format!(": </dev/tcp/{}/{PORT}", self.ground.desktop.ip)]);
+            Ok((run(&mut knock, LIMIT)?.code == 0).then_some(()))
+        })
     }
 
     fn stop(&mut self) -> Result<()> {
