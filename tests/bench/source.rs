@@ -61,7 +61,7 @@ fn copy(place: &Path, target: &Path, wanted: usize, files: &mut usize) -> Result
             let Some(text) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
             let path = folder.join(text);
             let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() && !REBUILT.contains(&text) {
+            if kind.is_dir() && !REBUILT.contains(&text) && !text.ends_with(".egg-info") {
                 left.push(path);
             } else if kind.is_file() && ENDINGS.iter().any(|ending| path.extension().is_some_and(|own| own == *ending))
             {
