@@ -20,6 +20,10 @@ pub const MAX_MESSAGE: usize = 4 << 20;
 pub const MAX_ROWS: usize = 1000;
 /// Most contents asked for in one message.
 pub const MAX_WANTS: usize = 1000;
+/// Most contents offered in one message.
+pub const MAX_OFFERED: usize = 8;
+/// Longest content that is offered unasked, in bytes.
+pub const OFFER_LIMIT: usize = 4 << 10;
 /// Contents up to this size travel in packs; larger ones on a stream each. In bytes.
 pub const PACK_LIMIT: u64 = 256 << 10;
 /// Most bytes of content in one pack.
@@ -106,6 +110,11 @@ pub enum Message {
     Missing {
         /// Which.
         hashes: Vec<ContentHash>,
+    },
+    /// Contents of at most [`OFFER_LIMIT`] bytes each that the rows which follow tell of: nobody need ask for them.
+    Offer {
+        /// Each with its hash.
+        contents: Vec<(ContentHash, ByteBuf)>,
     },
 }
 
@@ -307,6 +316,9 @@ impl Message {
             Self::State { known, .. } => known_fits(known),
             Self::Flush { .. } => true,
             Self::Get { wants: list } | Self::Missing { hashes: list } => list.len() <= MAX_WANTS,
+            Self::Offer { contents } => {
+                contents.len() <= MAX_OFFERED && contents.iter().all(|(_, bytes)| bytes.len() <= OFFER_LIMIT)
+            }
         };
         if fits { Ok(()) } else { Err(WireError::Limit) }
     }

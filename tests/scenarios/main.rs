@@ -10,6 +10,7 @@ mod kinds;
 mod losses;
 mod marks;
 mod merges;
+mod offers;
 mod relaying;
 mod repositories;
 mod selection;

@@ -109,7 +109,8 @@ impl SimMachine {
             skew_ms: 0,
             sightless: 0,
             excluded: BTreeSet::new(),
-            portions: Portions::default(),
+            // So that contents are asked for, by those who tell of few files, too.
+            portions: Portions { offers: 0, ..Portions::default() },
             limits: Limits::default(),
             down_until: Some(u64::MAX),
             forgot_history: false,

@@ -68,6 +68,8 @@ pub const WRITTEN: u64 = 1 << 43;
 
 /// The first of the seeds in whose worlds directories are marked.
 pub const MARKED: u64 = 1 << 44;
+/// In worlds with this bit small contents go along with the rows that tell of them.
+pub const OFFERED: u64 = 1 << 46;
 
 /// What is too much there.
 const LIMITS: Limits = Limits {
@@ -148,11 +150,12 @@ pub fn play(seed: u64, tell: bool) {
 fn portions_of(seed: u64) -> Portions {
     let mut chance = Chance::new(seed ^ 0x9027);
     let mut few = |most| 1 + chance.below(most);
+    let offers = if seed & OFFERED != 0 { 8 } else { 0 };
     if few(2) == 1 {
-        return Portions::default();
+        return Portions { offers, ..Portions::default() };
     }
     let bytes = few(200) as u64;
-    Portions { spots: few(6), nodes: few(8), rows: few(5), apply: (few(4), bytes), fetch: (few(6), 4 * bytes) }
+    Portions { spots: few(6), nodes: few(8), rows: few(5), apply: (few(4), bytes), fetch: (few(6), 4 * bytes), offers }
 }
 
 struct Player {

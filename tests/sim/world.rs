@@ -58,6 +58,8 @@ pub struct Sent {
     pub contents: u64,
     /// Content that was asked for.
     pub wants: u64,
+    /// Content that was sent unasked.
+    pub offers: u64,
 }
 
 #[derive(Default)]
@@ -254,6 +256,7 @@ impl World {
                     | Message::State { .. }
                     | Message::Flush { .. }
                     | Message::Missing { .. } => {}
+                    Message::Offer { contents } => self.sent.offers += contents.len() as u64,
                 }
                 self.post(here, at(peer), Post::Message(message));
             }

@@ -6,8 +6,8 @@ use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId, RunId};
 use hearth_schemas::item::{Class, Dot, MAX_REPLICAS, Row, UNNUMBERED};
 use hearth_schemas::wire::{
-    BLOCK_SIZES, Carrier, ChunkList, Compare, Cursor, Known, KnownMap, MAX_BLOCKS, MAX_MESSAGE, MAX_PACKED, MAX_ROWS,
-    MAX_WANTS, Message, Pack, Run, Signature, Wanted, WireError,
+    BLOCK_SIZES, Carrier, ChunkList, Compare, Cursor, Known, KnownMap, MAX_BLOCKS, MAX_MESSAGE, MAX_OFFERED,
+    MAX_PACKED, MAX_ROWS, MAX_WANTS, Message, OFFER_LIMIT, Pack, Run, Signature, Wanted, WireError,
 };
 use serde_bytes::ByteBuf;
 
@@ -86,7 +86,14 @@ fn messages() -> Vec<Case> {
         good("get-as-many-as-may-be", &Message::Get { wants: vec![HASH; MAX_WANTS] }),
         good("missing", &Message::Missing { hashes: vec![HASH] }),
         good("missing-none", &Message::Missing { hashes: Vec::new() }),
+        good("offer", &offer(&[&b"a save"[..], b""])),
+        good("offer-none", &offer(&[])),
+        good("offer-as-much-as-may-be", &offer(&[&[7; OFFER_LIMIT][..]; MAX_OFFERED])),
     ]
+}
+
+fn offer(contents: &[&[u8]]) -> Message {
+    Message::Offer { contents: contents.iter().map(|bytes| (HASH, ByteBuf::from(bytes.to_vec()))).collect() }
 }
 
 fn refused_messages() -> Vec<Case> {
@@ -113,6 +120,8 @@ fn refused_messages() -> Vec<Case> {
         ),
         over("state-of-too-many", &Message::State { known: many, digest: 0, clean: true, stuck: false, flushed: 0 }),
         over("get-too-many", &Message::Get { wants: vec![HASH; MAX_WANTS + 1] }),
+        over("offer-too-many", &offer(&[&b""[..]; MAX_OFFERED + 1])),
+        over("offer-too-long", &offer(&[&[7; OFFER_LIMIT + 1]])),
         over("missing-too-many", &Message::Missing { hashes: vec![HASH; MAX_WANTS + 1] }),
         bad("rows-with-root", "Row:Root", codec::encode(&rows(vec![file(), root], None))),
         bad("rows-with-bad-name", "Row:BadName", codec::encode(&rows(vec![replica(HERE, "", None)], None))),
@@ -121,7 +130,7 @@ fn refused_messages() -> Vec<Case> {
         bad("longer", "NotCanonical", longer(flush.clone())),
         bad("padded-token", "NotCanonical", vec![3, 0x85, 0x00]),
         bad("token-over-64-bits", "Malformed", [&[3][..], &[0xff; 9], &[0x02]].concat()),
-        bad("unknown-kind", "Malformed", changed(flush, 0, 6)),
+        bad("unknown-kind", "Malformed", changed(flush, 0, 7)),
         bad("neither-true-nor-false", "Malformed", changed(state, clean, 2)),
         bad("replica-twice", "NotCanonical", spelled(&[first, first])),
         bad("replicas-out-of-order", "NotCanonical", spelled(&[second, first])),

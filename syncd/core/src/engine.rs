@@ -13,6 +13,7 @@ use hearth_schemas::wire::Message;
 
 use self::databases::Databases;
 use self::holding::Holding;
+use self::offers::Offers;
 use self::repositories::Repositories;
 use self::using::Using;
 use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
@@ -39,6 +40,7 @@ use crate::view::{all_dots, setting_row_id};
 mod databases;
 mod holding;
 mod merging;
+mod offers;
 mod repositories;
 mod using;
 
@@ -216,11 +218,13 @@ pub struct Portions {
     pub apply: (usize, u64),
     /// Small contents, by number and bytes, that may be on their way or wait to be applied.
     pub fetch: (usize, u64),
+    /// Rows in a frame that small contents go along with, at most [`hearth_schemas::wire::MAX_OFFERED`].
+    pub offers: usize,
 }
 
 impl Default for Portions {
     fn default() -> Self {
-        Self { spots: 256, nodes: 2500, rows: 500, apply: (1000, 10 << 20), fetch: (6000, 64 << 20) }
+        Self { spots: 256, nodes: 2500, rows: 500, apply: (1000, 10 << 20), fetch: (6000, 64 << 20), offers: 8 }
     }
 }
 
@@ -251,6 +255,7 @@ pub struct Engine<S> {
     /// The other devices of the account, once they have been told.
     others: Option<BTreeSet<Slot>>,
     fetch: Fetch,
+    offers: Offers,
     ready: BTreeSet<NodeId>,
     /// Nodes whose place is not free yet; they are planned again when something has moved.
     waiting: BTreeSet<NodeId>,
@@ -306,6 +311,7 @@ impl<S: Store> Engine<S> {
             sessions: BTreeMap::new(),
             others: None,
             fetch: Fetch::default(),
+            offers: Offers::default(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             blocked: BTreeMap::new(),
@@ -1075,11 +1081,23 @@ impl<S: Store> Engine<S> {
             self.state.number(&held, now)?;
         }
         let mut sent = false;
+        let mut frames = Vec::new();
         for session in self.sessions.values_mut() {
             let mut out = Vec::new();
             session.pump(&self.state, self.portions.rows, &mut out)?;
             sent |= !out.is_empty();
-            self.effects.extend(out.into_iter().map(|message| Effect::Send(session.peer, message)));
+            // Whoever has just come may have all of it.
+            let offers = session.standing.is_some();
+            frames.extend(out.into_iter().map(|message| (session.peer, message, offers)));
+        }
+        for (peer, message, offers) in frames {
+            if let Message::Rows { rows, .. } = &message
+                && offers
+            {
+                let offer = self.offer(disk, rows, now.wall_ms)?;
+                self.effects.extend(offer.map(|offer| Effect::Send(peer, offer)));
+            }
+            self.effects.push_back(Effect::Send(peer, message));
         }
         Ok(sent)
     }
@@ -1131,6 +1149,7 @@ impl<S: Store> Engine<S> {
                     self.refused(hash, peer, now)?;
                 }
             }
+            Message::Offer { contents } => self.offers.add(contents),
         }
         Ok(())
     }
@@ -1347,7 +1366,7 @@ impl<S: Store> Engine<S> {
             nodes.extend(batch.into_iter().filter(|n| !waits(n)));
         }
         if nodes.is_empty() {
-            return Ok(self.ask(now));
+            return Ok(self.ask(disk, now));
         }
         let (settings, nodes) = self.settings_among(nodes)?;
         for row in settings {
@@ -1359,7 +1378,7 @@ impl<S: Store> Engine<S> {
             self.state.store.unmark(row.id)?;
         }
         self.apply_nodes(disk, &nodes, now)?;
-        self.ask(now);
+        self.ask(disk, now);
         self.effects.push_back(Effect::StatusChanged);
         Ok(true)
     }
@@ -1613,9 +1632,11 @@ impl<S: Store> Engine<S> {
         self.sessions.values().filter(|s| s.replica.is_some()).map(|s| s.peer).collect()
     }
 
-    fn ask(&mut self, now: &Now) -> bool {
+    /// Asks for what is wanted and was not offered. Gives whether anything is to come, or has.
+    fn ask<D: Disk>(&mut self, disk: &mut D, now: &Now) -> bool {
+        let came = self.take_offered(disk);
         let asks = self.fetch.ask(&self.peers(), now.wall_ms);
-        let asked = !asks.is_empty();
+        let asked = came || !asks.is_empty();
         for ask in asks {
             self.effects.push_back(match ask {
                 Ask::Packs(peer, wants) => Effect::Send(peer, Message::Get { wants }),
@@ -1718,7 +1739,7 @@ fn is_promise(effect: &Effect) -> bool {
     let Effect::Send(_, message) = effect else { return false };
     match message {
         Message::Hello { .. } | Message::Rows { .. } | Message::State { .. } => true,
-        Message::Flush { .. } | Message::Get { .. } | Message::Missing { .. } => false,
+        Message::Flush { .. } | Message::Get { .. } | Message::Missing { .. } | Message::Offer { .. } => false,
     }
 }
 

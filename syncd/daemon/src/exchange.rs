@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, DeviceId, Slot};
-use hearth_schemas::wire::{Carrier, Message, PACK_BYTES, PACK_LIMIT, Pack};
+use hearth_schemas::wire::{Carrier, MAX_OFFERED, Message, OFFER_LIMIT, PACK_BYTES, PACK_LIMIT, Pack};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde_bytes::ByteBuf;
 use syncd_core::disk::{RelPath, Source, StageName};
@@ -289,6 +289,11 @@ impl Talk {
     async fn read(&self, mut recv: RecvStream) -> Result<(), FrameError> {
         while let Some(body) = read_frame(&mut recv).await? {
             let message = Message::decode(&body).map_err(|_| FrameError::Nonsense("a malformed message"))?;
+            let room = || self.exchange.0.disk.room().unwrap_or(0);
+            if matches!(message, Message::Offer { .. }) && room() < (MAX_OFFERED * OFFER_LIMIT) as u64 {
+                // What is asked for in its place is told that it does not fit.
+                continue;
+            }
             self.exchange.0.driver.tell(Event::Said(self.slot, message));
             // The next frame is read once the engine has taken this one: a peer cannot fill the memory.
             self.exchange.0.driver.ask(|_, _| ()).await.map_err(|stopped| FrameError::Ended(stopped.to_string()))?;
