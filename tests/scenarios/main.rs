@@ -13,6 +13,7 @@ mod merges;
 mod relaying;
 mod repositories;
 mod selection;
+mod unrest;
 
 use hearth_tests::sim::{Here, World};
 

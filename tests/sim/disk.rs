@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
+use syncd_core::database::{image_name, image_of, is_image};
 use syncd_core::disk::{Content, Disk, Handle, Others, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
@@ -507,9 +508,10 @@ impl SimDisk {
         Ok(StageName(name))
     }
 
-    /// What is in history, or lies in staging and may go there. What was brought goes with the run that brought it.
+    /// What is in history, or lies in staging and may go there. What was brought goes with the run that brought it, and
+    /// images with what they are of.
     pub fn displaced(&self) -> impl Iterator<Item = (&str, u64)> {
-        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT));
+        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT) && !is_image(name));
         self.tree.history.iter().chain(staged).map(|(name, ino)| (name.as_str(), *ino))
     }
 
@@ -620,7 +622,23 @@ impl Disk for SimDisk {
     }
 
     fn images(&mut self) -> Result<Vec<ContentHash>> {
-        Ok(Vec::new())
+        Ok(self.tree.staging.keys().filter_map(|name| image_of(name)).collect())
+    }
+
+    fn copy(&mut self, path: &[u8]) -> Result<Content> {
+        self.before_change()?;
+        if self.full {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let bytes = self.bytes_of(&Source::Copy(path.to_vec()))?;
+        let (hash, size) = (hash_of(&bytes), bytes.len() as u64);
+        let ino = self.tree.create(Body::File(bytes), 0o600);
+        if let Some(before) = self.tree.staging.insert(image_name(hash).0, ino) {
+            self.tree.release(before);
+        }
+        // It is durable at once.
+        self.journal.iter_mut().for_each(Vec::clear);
+        Ok(Content { hash, size, written: true, image: true })
     }
 
     fn content(&mut self, path: &[u8]) -> Result<Content> {
@@ -863,7 +881,7 @@ impl Disk for SimDisk {
 
     fn staged(&mut self) -> Result<Vec<(StageName, Stat)>> {
         self.before()?;
-        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT));
+        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT) && !is_image(name));
         Ok(staged.map(|(name, &ino)| (StageName(name.clone()), self.tree.stat(ino))).collect())
     }
 

@@ -87,6 +87,8 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub hint: String,
+    /// When a copy was taken last of a file that is being written.
+    pub last_copy: Option<String>,
 }
 
 /// One row of `hearth history`.

@@ -141,6 +141,10 @@ pub trait Disk {
     /// What a file holds, and whether it is being written. Of a database that is in use, an image is made of what is
     /// committed, and left in staging. Fails with `ResourceBusy` where that cannot be told at this moment.
     fn content(&mut self, path: &[u8]) -> io::Result<Content>;
+    /// What a file holds that is written without pause: a copy of it is left in staging as an image. Of a file that only grows
+    /// it is a part from the beginning, of a database what is committed. Fails with `StorageFull` where there is no room
+    /// for it, and with `ResourceBusy` where none can be had at this moment.
+    fn copy(&mut self, path: &[u8]) -> io::Result<Content>;
     /// The bytes of a source; fails with `FileTooLarge` where there are more than `limit`.
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>>;
     /// Whether a regular file stands at a path and begins with these bytes.

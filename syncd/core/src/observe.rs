@@ -13,7 +13,7 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
 use crate::database;
-use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
+use crate::disk::{Content, Disk, Handle, Kind, RelPath, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::merge::may_merge;
@@ -61,10 +61,32 @@ pub struct Looked {
     pub parked: Vec<NodeId>,
     /// Number of local changes written.
     pub changes: u64,
-    /// Spots at which an image was made, with the content that it is.
-    pub imaged: Vec<(Spot, ContentHash)>,
+    /// Images that were made.
+    pub imaged: Vec<Imaged>,
     /// Contents that files hold themselves.
     pub plain: Vec<ContentHash>,
+}
+
+/// An image that was made of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Imaged {
+    /// Where the file stands.
+    pub spot: Spot,
+    /// The content that the image is.
+    pub hash: ContentHash,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// How a file is looked at that is written without pause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// As any other: it may have come to rest.
+    Plain,
+    /// By a copy of it.
+    Copy,
+    /// Not at this moment.
+    Later,
 }
 
 /// Base entries that were not found where they should be, with nothing decided yet.
@@ -91,6 +113,8 @@ pub struct Observer<'a, S, D> {
     pub marks: &'a mut Marks,
     /// Directories that were asked for them since the start, until all have been listed once; `None` from then on.
     pub asked: Option<&'a mut BTreeSet<RelPath>>,
+    /// How files are looked at that are written without pause.
+    pub restless: BTreeMap<Spot, Way>,
     /// What is not where it should be.
     pub missing: &'a mut Missing,
     /// Directories in which something may have happened.
@@ -508,28 +532,34 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if let Some(base) = base.filter(same_bytes) {
             return Ok(Some((base.value.clone(), false)));
         }
+        let spot = || Spot::Entry(found.parent.id, found.name.clone());
+        let way = self.restless.get(&spot()).copied().unwrap_or(Way::Plain);
         let mut image = false;
-        let read = match found.stat.kind {
-            Kind::Link => self.disk.read_link(&found.path).map(|target| (Value::Link { target }, false)),
-            Kind::File => self.disk.content(&found.path).map(|content| {
+        let read = match (found.stat.kind, way) {
+            (Kind::Dir | Kind::Other, _) => return Ok(None),
+            (Kind::Link, _) => self.disk.read_link(&found.path).map(|target| (Value::Link { target }, false)),
+            (Kind::File, Way::Plain) => self.disk.content(&found.path).map(|content| {
                 image = content.image;
                 (Value::File { hash: content.hash, size: content.size }, content.written)
             }),
-            Kind::Dir | Kind::Other => return Ok(None),
+            (Kind::File, Way::Copy) => return Ok(self.copied(found)),
+            (Kind::File, Way::Later) => {
+                self.looked.busy.push(spot());
+                return Ok(None);
+            }
         };
-        let spot = || Spot::Entry(found.parent.id, found.name.clone());
         let after = self.disk.stat(&found.path);
         if let Ok((Value::File { hash, size }, _)) = &read {
             match image {
                 // It is what was committed at some moment since, so it needs no moment of rest.
                 true => {
-                    self.looked.imaged.push((spot(), *hash));
+                    self.looked.imaged.push(Imaged { spot: spot(), hash: *hash, size: *size });
                     if matches!(&after, Ok(Some(after)) if *after != found.stat) {
                         self.looked.busy.push(spot());
                     }
                     return Ok(read.ok());
                 }
-                false => self.looked.plain.extend(database::may_be(*size).then_some(*hash)),
+                false => self.looked.plain.push(*hash),
             }
         }
         match (read, after) {
@@ -546,6 +576,27 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                     self.problem(found.path.clone(), &error);
                 }
                 Ok(None)
+            }
+        }
+    }
+
+    /// What a copy holds of a file that is written without pause. What base remembers of such a file equals nothing that the
+    /// disk says, as if it had a writer all the time: whatever becomes of it, it is looked at before.
+    fn copied(&mut self, found: &Found) -> Option<(Value, bool)> {
+        let spot = Spot::Entry(found.parent.id, found.name.clone());
+        match self.disk.copy(&found.path) {
+            Ok(Content { hash, size, .. }) => {
+                self.looked.imaged.push(Imaged { spot, hash, size });
+                Some((Value::File { hash, size }, true))
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                self.problem(found.path.clone(), &error);
+                None
+            }
+            // As where there is no room for a copy: then it has to wait until the file is at rest.
+            Err(_) => {
+                self.looked.busy.push(spot);
+                None
             }
         }
     }
@@ -1330,7 +1381,7 @@ pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
         _ => ("could not be read or written", "see `hearth log`; it is tried again", true),
     };
     let what = if what.starts_with("could") { format!("{what}: {error}") } else { what.to_owned() };
-    Problem { path, what, hint: hint.to_owned(), transient }
+    Problem { path, what, hint: hint.to_owned(), transient, copied_ms: None }
 }
 
 /// What is wrong with a path whose name something has that never travels.
@@ -1342,6 +1393,7 @@ pub fn obstructed(path: RelPath) -> Problem {
         hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`"
             .to_owned(),
         transient: true,
+        copied_ms: None,
     }
 }
 

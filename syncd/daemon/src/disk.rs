@@ -8,6 +8,7 @@
 
 mod bring;
 mod database;
+mod image;
 mod unfinished;
 mod xattr;
 
@@ -175,7 +176,7 @@ impl RealDisk {
         let begun = i64::try_from(begun.as_secs()).unwrap_or(i64::MAX);
         for name in self.staged_names()? {
             let is_old = || Ok::<_, io::Error>(self.stat_at(&self.0.staging, name.as_bytes())?.mtime.secs < begun);
-            if name.starts_with(WHOLE) || name.starts_with(database::MAKING) || (name.starts_with(PART) && is_old()?) {
+            if name.starts_with(WHOLE) || name.starts_with(image::MAKING) || (name.starts_with(PART) && is_old()?) {
                 rustix::fs::unlinkat(&self.0.staging, &name, AtFlags::empty())?;
             }
         }
@@ -476,6 +477,10 @@ impl Disk for RealDisk {
         let (hash, size) = self.digest(&mut file, None)?;
         // Asked last: who had it open before and has written has changed its times.
         Ok(Content { hash, size, written: is_written(&file), image: false })
+    }
+
+    fn copy(&mut self, path: &[u8]) -> io::Result<Content> {
+        image::copied(self, path)
     }
 
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>> {

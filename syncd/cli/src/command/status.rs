@@ -118,7 +118,10 @@ fn attention(status: &Value, context: &Context) -> String {
         lines += &format!("{}:\n", style.bad(&plural(problems.len() as u64, "problem")));
     }
     for problem in problems {
-        let (place, what) = (item(problem, "path"), text(problem, "what"));
+        let (place, mut what) = (item(problem, "path"), text(problem, "what"));
+        if let Some(ago) = ago(problem, "last_copy", context.now) {
+            what += &format!("; last copy {ago}");
+        }
         lines += &if place.is_empty() { format!("  {what}\n") } else { format!("  {place}: {what}\n") };
         let hint = text(problem, "hint");
         if !hint.is_empty() {
