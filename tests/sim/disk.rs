@@ -110,6 +110,8 @@ pub struct SimDisk {
     pub changes: u64,
     /// The file system tells who has a file open.
     pub leases: bool,
+    /// The longest name that it takes, in bytes.
+    pub longest_name: usize,
     held: Option<Held>,
     brought: u64,
     watches: BTreeMap<u64, RelPath>,
@@ -134,6 +136,7 @@ impl SimDisk {
             root_lost: false,
             changes: 0,
             leases: true,
+            longest_name: 255,
             held: None,
             brought: 0,
             watches: BTreeMap::new(),
@@ -468,6 +471,9 @@ impl SimDisk {
         let (dir, name) = split(path);
         if name.is_empty() {
             return Err(ErrorKind::InvalidInput.into());
+        }
+        if path.split(|&byte| byte == b'/').any(|part| part.len() > self.longest_name) {
+            return Err(ErrorKind::InvalidFilename.into());
         }
         let dir = self.resolve(dir)?;
         self.tree.entries(dir)?;

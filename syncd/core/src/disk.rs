@@ -10,19 +10,7 @@ use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
 use serde::{Deserialize, Serialize};
 
-/// A path below the root.
-pub type RelPath = Vec<u8>;
-
-/// Appends a component to a path.
-pub fn join(dir: &[u8], name: &Name) -> RelPath {
-    let mut path = Vec::with_capacity(dir.len() + 1 + name.as_bytes().len());
-    if !dir.is_empty() {
-        path.extend_from_slice(dir);
-        path.push(b'/');
-    }
-    path.extend_from_slice(name.as_bytes());
-    path
-}
+pub use crate::path::{RelPath, join};
 
 /// What kind of thing stands at a name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -64,7 +52,23 @@ pub struct Stat {
     pub ctime: FileTime,
     /// Number of names that the inode has.
     pub links: u64,
+    /// Whether it runs with the rights of its owner or group.
+    #[serde(skip)]
+    pub raised: Raised,
 }
+
+/// Whether a file has its setuid or setgid bit. No such bit travels or is ever set, and nothing is decided by it: a
+/// person is told. So any two are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Raised(pub bool);
+
+impl PartialEq for Raised {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Raised {}
 
 impl Stat {
     /// The stat to remember of a file that some program has open for writing: equal to none that the disk gives, since a
@@ -139,7 +143,8 @@ pub trait Disk {
     /// The contents that images of are in staging.
     fn images(&mut self) -> io::Result<Vec<ContentHash>>;
     /// What a file holds, and whether it is being written. Of a database that is in use, an image is made of what is
-    /// committed, and left in staging. Fails with `ResourceBusy` where that cannot be told at this moment.
+    /// committed, and left in staging. Fails with `ResourceBusy` where that cannot be told at this moment, and with
+    /// `WouldBlock` where a large file was read in part: the next call goes on with it.
     fn content(&mut self, path: &[u8]) -> io::Result<Content>;
     /// What a file holds that is written without pause: a copy of it is left in staging as an image. Of a file that only grows
     /// it is a part from the beginning, of a database what is committed. Fails with `StorageFull` where there is no room

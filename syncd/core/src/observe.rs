@@ -13,10 +13,11 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
 use crate::database;
-use crate::disk::{Content, Disk, Handle, Kind, RelPath, Stat, join};
+use crate::disk::{Content, Disk, Handle, Kind, Raised, RelPath, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::merge::may_merge;
+use crate::path::above;
 use crate::row::winner;
 use crate::select::Select;
 use crate::state::{Now, State};
@@ -65,6 +66,8 @@ pub struct Looked {
     pub imaged: Vec<Imaged>,
     /// Contents that files hold themselves.
     pub plain: Vec<ContentHash>,
+    /// Entries that stay here for what they are, and files that have a setuid or setgid bit.
+    pub staying: Vec<(RelPath, Kind)>,
 }
 
 /// An image that was made of a file.
@@ -189,12 +192,15 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn entry(&mut self, dir: NodeId, name: Name, found: &mut Vec<Found>) -> StoreResult<()> {
         let Some(parent) = self.directory_base(dir)? else { return Ok(()) };
         let dir_path = self.path_of(&parent)?;
-        if self.is_probe(&name) {
+        if self.select.is_probe(name.as_bytes()) {
             self.ask(&dir_path)?;
         }
         let path = join(&dir_path, &name);
         match self.disk.stat(&path) {
-            Ok(Some(stat)) => self.compare(parent, name, path, stat, found),
+            Ok(Some(stat)) => {
+                self.note_raised(path.clone(), &stat);
+                self.compare(parent, name, path, stat, found)
+            }
             Ok(None) if !self.marks.of(&path).is_empty() => self.ask(&path),
             Ok(None) => match self.state.store.base_at(dir, &name)? {
                 Some(base) if base.state == BaseState::Dormant => self.wake_absent(base),
@@ -253,6 +259,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.looked.clear.push(dir_path.clone());
         for (name, stat) in names {
             let known = base.remove(&name);
+            if stat.raised.0 {
+                self.note_raised(join(&dir_path, &name), &stat);
+            }
             if let Some(known) = &known
                 && known.state == BaseState::Live
                 && known.stat == stat
@@ -287,6 +296,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             }
         }
         Ok(())
+    }
+
+    fn note_raised(&mut self, path: RelPath, stat: &Stat) {
+        if stat.raised.0 && self.travels(&path, false) {
+            self.looked.staying.push((path, stat.kind));
+        }
     }
 
     /// What went while it was excluded, and is not excluded any more, is made again: its absence says nothing.
@@ -330,6 +345,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             && (parked || self.travels(&path, stat.kind == Kind::Dir))
             && !database::is_companion(self.disk, &path, &stat);
         if !in_play {
+            if stat.kind == Kind::Other && self.travels(&path, false) {
+                self.looked.staying.push((path.clone(), stat.kind));
+            }
             if stat.kind == Kind::Dir && !self.marks.of(&path).is_empty() {
                 self.looked.watch.push((parent.id, path));
             }
@@ -548,6 +566,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 return Ok(None);
             }
         };
+        if matches!(&read, Err(error) if error.kind() == ErrorKind::WouldBlock) {
+            self.looked.more.push(spot());
+            return Ok(None);
+        }
         let after = self.disk.stat(&found.path);
         if let Ok((Value::File { hash, size }, _)) = &read {
             match image {
@@ -1006,23 +1028,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.select.travels(path, is_dir, self.marks)
     }
 
-    fn is_probe(&self, name: &Name) -> bool {
-        self.select.probes().iter().any(|probe| probe.name == name.as_bytes())
-    }
-
     /// Which of these files that rules look for stand in a directory; `None` where that cannot be told.
     fn standing(&mut self, dir: &[u8], probes: &[usize]) -> Option<BTreeSet<usize>> {
         let mut held = BTreeSet::new();
         for &index in probes {
-            let probe = &self.select.probes()[index];
-            let path = join(dir, &Name::new(probe.name.as_slice())?);
-            match self.disk.begins(&path, &probe.magic) {
-                Ok(true) => {
-                    held.insert(index);
-                }
-                Ok(false) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                Err(_) => return None,
+            if self.select.probes()[index].stands(self.disk, dir)? {
+                held.insert(index);
             }
         }
         Some(held)
@@ -1048,9 +1059,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// Until every directory has been listed once, those above a path are asked before it is judged.
     fn ask_above(&mut self, path: &[u8]) -> StoreResult<()> {
         let Some(asked) = &mut self.asked else { return Ok(()) };
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        let above: Vec<RelPath> = [0].into_iter().chain(ends).map(|end| path[..end].to_vec()).collect();
-        let news: Vec<RelPath> = above.into_iter().filter(|dir| asked.insert(dir.clone())).collect();
+        let above = [&path[..0]].into_iter().chain(above(path));
+        let news: Vec<RelPath> = above.map(<[u8]>::to_vec).filter(|dir| asked.insert(dir.clone())).collect();
         news.iter().try_for_each(|dir| self.ask(dir))
     }
 
@@ -1209,10 +1219,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             None if base.parent == NodeId::ROOT => Vec::new(),
             None => return Ok(Presence::Unknown),
         };
-        for end in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at) {
+        for dir in above(&path) {
             // Somebody may just have marked a directory and removed what is in it.
-            if asked.insert(path[..end].to_vec()) {
-                self.ask(&path[..end])?;
+            if asked.insert(dir.to_vec()) {
+                self.ask(dir)?;
             }
         }
         if !self.travels(&path, base.class == Class::Dir) {
@@ -1319,6 +1329,7 @@ pub fn root_base() -> Base {
             mtime: hearth_schemas::item::FileTime::default(),
             ctime: hearth_schemas::item::FileTime::default(),
             links: 1,
+            raised: Raised::default(),
         },
         state: BaseState::Live,
     }

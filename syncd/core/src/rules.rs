@@ -26,6 +26,7 @@ pub use pattern::PatternError;
 use when::When;
 
 use crate::marks::{Marks, Probe};
+use crate::path::above;
 use crate::select::Select;
 use crate::table;
 
@@ -69,8 +70,8 @@ pub struct Handler {
     as_files: bool,
 }
 
-/// The handlers, and whether the files are also right as plain files: harmless where they arrive, without paths of
-/// one machine in them, and not a database that a program holds open.
+/// The handlers, and whether the files are also right as plain files: harmless where they arrive, and without paths of
+/// one machine in them.
 const HANDLERS: &[(&str, bool)] = &[
     ("autostart", true),
     ("avatar", true),
@@ -78,11 +79,13 @@ const HANDLERS: &[(&str, bool)] = &[
     // Locks never travel; the order of the files, and what becomes of two versions, is seen to by path.
     ("git", true),
     ("mimeapps", true),
+    // They travel as images of what is committed, and are replaced while nobody has them open.
+    ("sqlite", true),
     ("units", true),
     // Full of the home's own absolute path.
     ("bookmarks", false),
     ("xdg-dirs", false),
-    // Databases, device identities, or what each machine makes anew.
+    // Device identities, what a program holds together over many files, or what each machine makes anew.
     ("browser", false),
     ("eds-data", false),
     ("eds-sources", false),
@@ -93,7 +96,6 @@ const HANDLERS: &[(&str, bool)] = &[
     ("mail", false),
     ("network", false),
     ("settings", false),
-    ("sqlite", false),
 ];
 
 impl Class {
@@ -364,8 +366,7 @@ impl HomeRules {
         if !decision.class.travels() || self.travels(path, is_dir, marks) {
             return decision;
         }
-        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        let shut = above.into_iter().find(|above| !self.open(above, true, marks).0);
+        let shut = above(path).find(|above| !self.open(above, true, marks).0);
         shut.map_or(decision, |above| self.decide(above, true, marks))
     }
 
@@ -450,8 +451,7 @@ impl Select for HomeRules {
             // An anchored line that wins here was seen from every directory above.
             return open;
         }
-        let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        slashes.all(|(at, _)| self.open(&path[..at], true, marks).0)
+        above(path).all(|dir| self.open(dir, true, marks).0)
     }
 
     fn probes(&self) -> &[Probe] {

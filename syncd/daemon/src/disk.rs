@@ -9,6 +9,7 @@
 mod bring;
 mod database;
 mod image;
+mod reading;
 mod unfinished;
 mod xattr;
 
@@ -29,7 +30,8 @@ use rustix::fs::{
     Timestamps, UTIME_OMIT,
 };
 use syncd_core::database::{COMPANIONS, VITAL, image_of, is_image, owner_of};
-use syncd_core::disk::{Content, Disk, Handle, Kind, Others, RelPath, Source, StageName, Stat};
+use syncd_core::disk::{Content, Disk, Handle, Kind, Others, Raised, RelPath, Source, StageName, Stat};
+use syncd_core::path::split;
 use syncd_lease::{Answer, Excluded, Lease, is_written};
 
 /// Bytes read or written in one go.
@@ -83,6 +85,8 @@ struct Inner {
     keep_free: Mutex<(u64, u64)>,
     /// The file that is held.
     held: Mutex<Option<Lease>>,
+    /// Large files of which a part was read.
+    begun: Mutex<reading::Begun>,
 }
 
 #[derive(Default)]
@@ -118,6 +122,7 @@ impl RealDisk {
             flushed: Mutex::new(0),
             keep_free: Mutex::default(),
             held: Mutex::default(),
+            begun: Mutex::default(),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;
@@ -246,10 +251,7 @@ impl RealDisk {
 
     /// The descriptor of the directory that a path is in, and the path's last component.
     fn parent<'a>(&self, path: &'a [u8]) -> io::Result<(OwnedFd, &'a [u8])> {
-        let (dir, name) = match path.iter().rposition(|&byte| byte == b'/') {
-            Some(at) => (&path[..at], &path[at + 1..]),
-            None => (&path[..0], path),
-        };
+        let (dir, name) = split(path);
         if name.is_empty() {
             return Err(ErrorKind::InvalidInput.into());
         }
@@ -299,6 +301,7 @@ impl RealDisk {
             mtime: FileTime { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
             ctime: FileTime { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec },
             links: if kind == Kind::Dir { 1 } else { u64::from(stat.stx_nlink) },
+            raised: Raised(kind == Kind::File && stat.stx_mode & 0o6000 != 0),
         }
     }
 
@@ -473,8 +476,12 @@ impl Disk for RealDisk {
         if let Some(content) = database::content(self, path, &mut file)? {
             return Ok(content);
         }
-        file.rewind()?;
-        let (hash, size) = self.digest(&mut file, None)?;
+        let (hash, size) = if file.metadata()?.len() >= reading::LARGE {
+            reading::read(self, path, &file)?
+        } else {
+            file.rewind()?;
+            self.digest(&mut file, None)?
+        };
         // Asked last: who had it open before and has written has changed its times.
         Ok(Content { hash, size, written: is_written(&file), image: false })
     }

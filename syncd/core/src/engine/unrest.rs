@@ -170,7 +170,8 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn path_of_spot(&self, spot: &Spot) -> StoreResult<Option<RelPath>> {
+    /// The path of a name in a directory; `None` for what is no name.
+    pub(super) fn path_of_spot(&self, spot: &Spot) -> StoreResult<Option<RelPath>> {
         let Spot::Entry(dir, name) = spot else { return Ok(None) };
         match base_or_root(&self.state.store, *dir)? {
             Some(dir) => Ok(Some(join(&base_path(&self.state.store, &dir)?, name))),
