@@ -93,7 +93,8 @@ fn sockets_pipes_and_devices_stay_and_a_setuid_bit_does_not_travel() -> Result<(
     let mode = |machine: &hearth_tests::machine::Machine| fs::metadata(machine.path("tool")).map(|stat| stat.mode());
     ensure!(mode(laptop)? & 0o7777 == 0o6755 && mode(desktop)? & 0o7777 == 0o755, "the bits stay where they are");
     ensure!(fs::read_dir(desktop.path("run"))?.count() == 1 && desktop.status()?.staying.count == 0);
-    let why: serde_json::Value = laptop.ask(["why", "tool"])?;
+    let why: serde_json::Value =
+        laptop.ask([std::ffi::OsStr::new("why"), laptop.home_inside().join("tool").as_os_str()])?;
     ensure!(why["travels"] == true && why["without"] == "its setuid or setgid bit", "{why}");
 
     // What becomes of the file elsewhere takes no right away here that was not asked for, and gives none.

@@ -3,7 +3,7 @@
 //! A file is looked at when it has been left alone for a moment. One that is never left alone has no such moment, and is
 //! *restless* after [`PATIENCE_MS`]. Then its version is a copy in staging, an image as that of a database, and the next
 //! one is taken after a pause that grows with its size. Until it has rested and been looked at as any other, it is a
-//! problem that a person can see: what was written last is not captured. Decision 29 says more.
+//! problem that a person can see: what was written last is not captured. Decision 30 says more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
