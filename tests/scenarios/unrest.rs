@@ -45,8 +45,19 @@ fn a_log_that_never_rests_arrives_as_growing_parts_and_is_told() {
 
 #[test]
 fn a_file_that_changes_whenever_it_is_looked_at_is_copied_too() {
+    changes_whenever_it_is_looked_at(1);
+}
+
+#[test]
+fn so_is_one_that_is_read_in_pieces() {
+    changes_whenever_it_is_looked_at(4);
+}
+
+fn changes_whenever_it_is_looked_at(pieces: usize) {
     let mut world = World::new(302);
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.machines[laptop.0].disk.pieces = pieces;
+    world.write(laptop, "still.img", "is read in pieces as well");
     let mut log = Log::new("disk.img");
     let mut seen = Vec::new();
     for _ in 0..2400 {
@@ -67,6 +78,7 @@ fn a_file_that_changes_whenever_it_is_looked_at_is_copied_too() {
     log.append(&mut world, laptop);
     world.settle();
     world.assert_same_everywhere("disk.img", &log.text);
+    world.assert_same_everywhere("still.img", "is read in pieces as well");
 }
 
 #[test]

@@ -110,6 +110,9 @@ pub struct SimDisk {
     pub changes: u64,
     /// The file system tells who has a file open.
     pub leases: bool,
+    /// In how many pieces a file is read; what changes meanwhile is not.
+    pub pieces: usize,
+    begun: BTreeMap<RelPath, (Stat, usize)>,
     /// The longest name that it takes, in bytes.
     pub longest_name: usize,
     held: Option<Held>,
@@ -136,6 +139,8 @@ impl SimDisk {
             root_lost: false,
             changes: 0,
             leases: true,
+            pieces: 1,
+            begun: BTreeMap::new(),
             longest_name: 255,
             held: None,
             brought: 0,
@@ -650,6 +655,16 @@ impl Disk for SimDisk {
     fn content(&mut self, path: &[u8]) -> Result<Content> {
         let (hash, size) = self.hash(path)?;
         let ino = self.at(path)?;
+        let stat = self.tree.stat(ino);
+        let pieces = match self.begun.remove(path) {
+            Some((before, _)) if before != stat => return Err(ErrorKind::ResourceBusy.into()),
+            Some((_, pieces)) => pieces + 1,
+            None => 1,
+        };
+        if pieces < self.pieces {
+            self.begun.insert(path.to_vec(), (stat, pieces));
+            return Err(ErrorKind::WouldBlock.into());
+        }
         Ok(Content { hash, size, written: self.leases && self.tree.is_open(ino), image: false })
     }
 

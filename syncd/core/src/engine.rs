@@ -982,7 +982,7 @@ impl<S: Store> Engine<S> {
         self.note_staying(&spots, &mut looked)?;
         let busy = std::mem::take(&mut looked.busy);
         self.pace_images(&looked.imaged, looked.changes, now.wall_ms)?;
-        self.found_rest(&spots, &looked.imaged, busy, now.wall_ms)?;
+        self.found_rest(&spots, &looked.imaged, busy, &looked.more, now.wall_ms)?;
         self.looked(looked, now.wall_ms)
     }
 

@@ -105,17 +105,20 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Takes in what came of looking at spots: which of them hold images, and which were being written.
+    /// Takes in what came of looking at spots: which of them hold images, which were being written, and which are looked at
+    /// once more, as large files are that were read in part.
     pub(super) fn found_rest(
         &mut self,
         spots: &[Spot],
         imaged: &[Imaged],
         busy: Vec<Spot>,
+        more: &[Spot],
         now_ms: u64,
     ) -> StoreResult<()> {
+        let more: BTreeSet<&Spot> = more.iter().collect();
         let busy: BTreeSet<Spot> = busy.into_iter().collect();
         let images: BTreeMap<&Spot, &Imaged> = imaged.iter().map(|image| (&image.spot, image)).collect();
-        for spot in spots {
+        for spot in spots.iter().filter(|spot| !more.contains(spot)) {
             let Some(file) = self.unrest.files.get_mut(spot) else { continue };
             let Some(way) = file.look.take() else { continue };
             file.asked = false;
@@ -147,7 +150,7 @@ impl<S: Store> Engine<S> {
                 self.open.entry(spot).or_insert((at, since));
             }
         }
-        for spot in spots {
+        for spot in spots.iter().filter(|spot| !more.contains(spot)) {
             self.unrest.since.remove(spot);
         }
         Ok(())

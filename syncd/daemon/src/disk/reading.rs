@@ -36,10 +36,14 @@ pub(super) struct Part {
     at: u64,
 }
 
-/// Hash and length of a file; fails with `WouldBlock` after a piece, to be called again.
+/// Hash and length of a file; fails with `WouldBlock` after a piece, to be called again, and with `ResourceBusy` where the
+/// file is another by then.
 pub(super) fn read(disk: &RealDisk, path: &[u8], file: &File) -> io::Result<(ContentHash, u64)> {
     let stat = disk.stat_of(&statx(file.as_fd(), b"")?);
-    let known = locked(&disk.0.begun).remove(path).filter(|part| part.stat == stat);
+    let known = locked(&disk.0.begun).remove(path);
+    if known.as_ref().is_some_and(|part| part.stat != stat) {
+        return Err(ErrorKind::ResourceBusy.into());
+    }
     let mut part = known.unwrap_or_else(|| Part { stat, hasher: disk.new_hasher(), at: 0 });
     let until = (locked(&disk.0.begun).len() < MOST).then(|| Instant::now() + PIECE);
     if part.go_on(file, until)? {

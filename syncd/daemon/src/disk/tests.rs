@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::io::BufRead;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +52,33 @@ fn a_staged_symlink_keeps_its_target_and_time_and_is_never_followed() {
     assert_eq!(home.set_attributes(b"link", &later).expect("set").mtime, later.mtime);
     assert_eq!(std::fs::metadata("/etc/passwd").expect("there").permissions().mode(), before);
     home.disk.hash(b"link").expect_err("a link has no bytes");
+}
+
+#[test]
+fn a_large_file_is_read_a_piece_at_a_time_and_not_while_it_changes() {
+    let mut home = Home::new();
+    let file = File::create(home.path("large.img")).expect("made");
+    file.set_len(3 << 30).expect("longer");
+    file.write_all_at(b"in the middle", 1 << 30).expect("written");
+    file.write_all_at(b"near the end", (3 << 30) - 100).expect("written");
+    let mut pieces = 0;
+    let content = loop {
+        let begun = std::time::Instant::now();
+        match home.disk.content(b"large.img") {
+            Ok(content) => break content,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        pieces += 1;
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?} for one piece", begun.elapsed());
+    };
+    assert!(pieces > 0);
+    assert_eq!((content.hash, content.size), home.disk.hash(b"large.img").expect("read in one go"));
+
+    file.set_len(200 << 30).expect("longer");
+    assert_eq!(home.disk.content(b"large.img").expect_err("begun anew").kind(), ErrorKind::WouldBlock);
+    file.write_all_at(b"changed", 5).expect("written");
+    assert_eq!(home.disk.content(b"large.img").expect_err("it has changed").kind(), ErrorKind::ResourceBusy);
+    assert_eq!(home.disk.content(b"large.img").expect_err("begun anew").kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
