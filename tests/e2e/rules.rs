@@ -46,7 +46,7 @@ fn a_marked_directory_stays_where_it_is_and_says_which_file_decided() -> Result<
 
 #[test]
 fn an_image_of_a_machine_waits_for_an_answer_and_arrives_with_its_holes() -> Result<()> {
-    const SIZE: u64 = 1 << 30;
+    const SIZE: u64 = 20 << 30;
     let pair = Pair::joined()?;
     let (laptop, desktop) = (&pair.laptop, &pair.desktop);
     let image = File::create(laptop.path("windows.qcow2"))?;

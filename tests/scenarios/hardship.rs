@@ -292,3 +292,51 @@ fn who_opens_a_file_at_the_moment_of_its_replacement_gets_the_one_that_stays() {
         world.settle();
     }
 }
+
+#[test]
+fn a_name_that_one_file_system_does_not_take_is_told_there_and_the_rest_goes_on() {
+    let mut world = World::new(90);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    let long = "n".repeat(200);
+    world.write(laptop, "kept.txt", "here before");
+    world.write(laptop, "dir/inside.txt", "here before, too");
+    world.settle();
+    world.machines[desktop.0].disk.longest_name = 143;
+    world.write(laptop, &format!("{long}.txt"), "under a long name");
+    world.write(laptop, &format!("{long}/below/deep.txt"), "below a long name");
+    world.rename(laptop, "kept.txt", &format!("{long}.kept"));
+    world.rename(laptop, "dir", &format!("{long}.dir"));
+    world.write(laptop, "other.txt", "goes on");
+    world.run_for(60_000);
+    assert_eq!(world.read(desktop, "other.txt").as_deref(), Some("goes on"));
+    assert_eq!(world.read(desktop, "kept.txt").as_deref(), Some("here before"), "it has no other place here");
+    assert_eq!(world.read(desktop, "dir/inside.txt").as_deref(), Some("here before, too"));
+    let engine = world.machines[desktop.0].engine();
+    let told: Vec<_> = engine.problems().filter(|problem| problem.what.contains("too long")).collect();
+    for name in [format!("{long}.txt"), long.clone(), format!("{long}.kept"), format!("{long}.dir")] {
+        assert!(told.iter().any(|problem| problem.path == name.as_bytes()), "{name}: {told:#?}");
+    }
+    assert!(!engine.summary().expect("an index").settled);
+
+    // What is done with it there arrives, under the name that it has by now.
+    world.write(desktop, "kept.txt", "edited under the old name");
+    world.write(desktop, "dir/more.txt", "added");
+    world.run_for(60_000);
+    assert_eq!(world.read(laptop, &format!("{long}.kept")).as_deref(), Some("edited under the old name"));
+    assert_eq!(world.read(laptop, &format!("{long}.dir/more.txt")).as_deref(), Some("added"));
+    // A second look finds nothing gone.
+    let now_ms = world.now_ms;
+    world.machines[desktop.0].handle(syncd_core::engine::Event::Overflowed, now_ms);
+    world.run_for(60_000);
+    assert_eq!(world.read(laptop, &format!("{long}.txt")).as_deref(), Some("under a long name"));
+    assert_eq!(world.read(laptop, &format!("{long}/below/deep.txt")).as_deref(), Some("below a long name"));
+
+    for (from, to) in [(".txt", "short.txt"), (".kept", "kept.txt"), (".dir", "dir"), ("", "short")] {
+        world.rename(laptop, &format!("{long}{from}"), to);
+    }
+    world.settle();
+    world.assert_same_everywhere("short/below/deep.txt", "below a long name");
+    world.assert_same_everywhere("kept.txt", "edited under the old name");
+    world.assert_same_everywhere("dir/more.txt", "added");
+    assert_eq!(world.machines[desktop.0].engine().problems().count(), 0);
+}

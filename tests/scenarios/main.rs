@@ -14,6 +14,7 @@ mod offers;
 mod relaying;
 mod repositories;
 mod selection;
+mod unrest;
 
 use hearth_tests::sim::{Here, World};
 

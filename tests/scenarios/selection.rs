@@ -136,3 +136,33 @@ fn what_cannot_be_had_because_a_socket_has_its_name_is_told_and_keeps_nothing_el
     world.assert_same_everywhere("videos/holiday.mp4", "long");
     world.assert_same_everywhere("notes.txt", "of the laptop");
 }
+
+#[test]
+fn what_stays_here_for_what_it_is_is_named_and_is_no_problem() {
+    let mut world = World::new(92);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.mkdir(laptop, "run");
+    world.must(laptop, Act::Socket("run/agent.sock".into()));
+    world.write(laptop, "tool", "runs as its owner");
+    world.must(laptop, Act::Chmod("tool".into(), 0o4755));
+    world.run_until_quiet();
+    let staying = |world: &World| -> Vec<String> {
+        let staying = world.machines[laptop.0].engine().staying();
+        staying.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect()
+    };
+    assert_eq!(staying(&world), ["run/agent.sock", "tool"]);
+    assert_eq!(world.machines[laptop.0].engine().problems().count(), 0);
+    assert!(world.machines[desktop.0].engine().staying().is_empty(), "the bit has not travelled");
+    world.crash(laptop, Crash::Kill);
+    world.start(laptop);
+    world.run_until_quiet();
+    assert_eq!(staying(&world), ["run/agent.sock", "tool"], "it is found again");
+
+    world.rename(laptop, "run", "away");
+    world.must(laptop, Act::Chmod("tool".into(), 0o755));
+    world.run_until_quiet();
+    assert_eq!(staying(&world), ["away/agent.sock"]);
+    world.remove(laptop, "away/agent.sock");
+    world.run_until_quiet();
+    assert_eq!(staying(&world), Vec::<String>::new());
+}

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
+use syncd_core::database::{image_name, image_of, is_image};
 use syncd_core::disk::{Content, Disk, Handle, Others, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
@@ -109,6 +110,11 @@ pub struct SimDisk {
     pub changes: u64,
     /// The file system tells who has a file open.
     pub leases: bool,
+    /// In how many pieces a file is read; what changes meanwhile is not.
+    pub pieces: usize,
+    begun: BTreeMap<RelPath, (Stat, usize)>,
+    /// The longest name that it takes, in bytes.
+    pub longest_name: usize,
     held: Option<Held>,
     brought: u64,
     watches: BTreeMap<u64, RelPath>,
@@ -133,6 +139,9 @@ impl SimDisk {
             root_lost: false,
             changes: 0,
             leases: true,
+            pieces: 1,
+            begun: BTreeMap::new(),
+            longest_name: 255,
             held: None,
             brought: 0,
             watches: BTreeMap::new(),
@@ -468,6 +477,9 @@ impl SimDisk {
         if name.is_empty() {
             return Err(ErrorKind::InvalidInput.into());
         }
+        if path.split(|&byte| byte == b'/').any(|part| part.len() > self.longest_name) {
+            return Err(ErrorKind::InvalidFilename.into());
+        }
         let dir = self.resolve(dir)?;
         self.tree.entries(dir)?;
         self.need(dir, bits | SEARCH)?;
@@ -507,9 +519,10 @@ impl SimDisk {
         Ok(StageName(name))
     }
 
-    /// What is in history, or lies in staging and may go there. What was brought goes with the run that brought it.
+    /// What is in history, or lies in staging and may go there. What was brought goes with the run that brought it, and
+    /// images with what they are of.
     pub fn displaced(&self) -> impl Iterator<Item = (&str, u64)> {
-        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT));
+        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT) && !is_image(name));
         self.tree.history.iter().chain(staged).map(|(name, ino)| (name.as_str(), *ino))
     }
 
@@ -620,12 +633,38 @@ impl Disk for SimDisk {
     }
 
     fn images(&mut self) -> Result<Vec<ContentHash>> {
-        Ok(Vec::new())
+        Ok(self.tree.staging.keys().filter_map(|name| image_of(name)).collect())
+    }
+
+    fn copy(&mut self, path: &[u8]) -> Result<Content> {
+        self.before_change()?;
+        if self.full {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let bytes = self.bytes_of(&Source::Copy(path.to_vec()))?;
+        let (hash, size) = (hash_of(&bytes), bytes.len() as u64);
+        let ino = self.tree.create(Body::File(bytes), 0o600);
+        if let Some(before) = self.tree.staging.insert(image_name(hash).0, ino) {
+            self.tree.release(before);
+        }
+        // It is durable at once.
+        self.journal.iter_mut().for_each(Vec::clear);
+        Ok(Content { hash, size, written: true, image: true })
     }
 
     fn content(&mut self, path: &[u8]) -> Result<Content> {
         let (hash, size) = self.hash(path)?;
         let ino = self.at(path)?;
+        let stat = self.tree.stat(ino);
+        let pieces = match self.begun.remove(path) {
+            Some((before, _)) if before != stat => return Err(ErrorKind::ResourceBusy.into()),
+            Some((_, pieces)) => pieces + 1,
+            None => 1,
+        };
+        if pieces < self.pieces {
+            self.begun.insert(path.to_vec(), (stat, pieces));
+            return Err(ErrorKind::WouldBlock.into());
+        }
         Ok(Content { hash, size, written: self.leases && self.tree.is_open(ino), image: false })
     }
 
@@ -863,7 +902,7 @@ impl Disk for SimDisk {
 
     fn staged(&mut self) -> Result<Vec<(StageName, Stat)>> {
         self.before()?;
-        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT));
+        let staged = self.tree.staging.iter().filter(|(name, _)| !name.starts_with(BROUGHT) && !is_image(name));
         Ok(staged.map(|(name, &ino)| (StageName(name.clone()), self.tree.stat(ino))).collect())
     }
 

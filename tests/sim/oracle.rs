@@ -199,7 +199,7 @@ fn picture(machine: &SimMachine) -> BTreeMap<String, String> {
             };
             let FileTime { secs, nanos } = inode.mtime;
             let xattrs: Vec<_> = inode.xattrs.iter().map(|(name, value)| (text(name), text(value))).collect();
-            let attributes = format!("{:o} {secs}.{nanos:09} {xattrs:?}", inode.mode);
+            let attributes = format!("{:o} {secs}.{nanos:09} {xattrs:?}", inode.mode & 0o777);
             (path.escape_ascii().to_string(), format!("{body} {attributes}"))
         })
         .collect()

@@ -9,7 +9,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
 use hearth_schemas::item::{FileTime, Xattrs};
-use syncd_core::disk::{Handle, Kind, RelPath, Stat};
+use syncd_core::disk::{Handle, Kind, Raised, RelPath, Stat};
 
 /// Inode number of the root directory.
 pub const ROOT: u64 = 2;
@@ -143,10 +143,11 @@ impl Tree {
             kind,
             handle: Handle { inode: ino, born: inode.born },
             size,
-            mode: inode.mode,
+            mode: inode.mode & 0o777,
             mtime: inode.mtime,
             ctime: inode.ctime,
             links: if kind == Kind::Dir { 1 } else { inode.links },
+            raised: Raised(kind == Kind::File && inode.mode & 0o6000 != 0),
         }
     }
 

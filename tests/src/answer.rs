@@ -45,6 +45,26 @@ pub struct Status {
     pub held: u64,
     /// What cannot be synced, and why.
     pub problems: Vec<Problem>,
+    /// What stays here for what it is.
+    pub staying: Staying,
+}
+
+/// What stays on a machine for what it is, or loses something on its way.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Staying {
+    /// How many entries.
+    pub count: u64,
+    /// The first few.
+    pub first: Vec<Stays>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stays {
+    /// Relative to the home.
+    pub path: String,
+    /// What it is, or loses.
+    pub what: String,
 }
 
 impl Status {
@@ -87,6 +107,8 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub hint: String,
+    /// When a copy was taken last of a file that is being written.
+    pub last_copy: Option<String>,
 }
 
 /// One row of `hearth history`.

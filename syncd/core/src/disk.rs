@@ -52,7 +52,23 @@ pub struct Stat {
     pub ctime: FileTime,
     /// Number of names that the inode has.
     pub links: u64,
+    /// Whether it runs with the rights of its owner or group.
+    #[serde(skip)]
+    pub raised: Raised,
 }
+
+/// Whether a file has its setuid or setgid bit. No such bit travels or is ever set, and nothing is decided by it: a
+/// person is told. So any two are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Raised(pub bool);
+
+impl PartialEq for Raised {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Raised {}
 
 impl Stat {
     /// The stat to remember of a file that some program has open for writing: equal to none that the disk gives, since a
@@ -127,8 +143,13 @@ pub trait Disk {
     /// The contents that images of are in staging.
     fn images(&mut self) -> io::Result<Vec<ContentHash>>;
     /// What a file holds, and whether it is being written. Of a database that is in use, an image is made of what is
-    /// committed, and left in staging. Fails with `ResourceBusy` where that cannot be told at this moment.
+    /// committed, and left in staging. Fails with `ResourceBusy` where that cannot be told at this moment, and with
+    /// `WouldBlock` where a large file was read in part: the next call goes on with it.
     fn content(&mut self, path: &[u8]) -> io::Result<Content>;
+    /// What a file holds that is written without pause: a copy of it is left in staging as an image. Of a file that only grows
+    /// it is a part from the beginning, of a database what is committed. Fails with `StorageFull` where there is no room
+    /// for it, and with `ResourceBusy` where none can be had at this moment.
+    fn copy(&mut self, path: &[u8]) -> io::Result<Content>;
     /// The bytes of a source; fails with `FileTooLarge` where there are more than `limit`.
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>>;
     /// Whether a regular file stands at a path and begins with these bytes.

@@ -15,13 +15,15 @@ use self::databases::Databases;
 use self::holding::Holding;
 use self::offers::Offers;
 use self::repositories::Repositories;
+use self::staying::Staying;
+use self::unrest::{PATIENCE_MS, Unrest};
 use self::using::Using;
 use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
 use crate::brake::Verdict;
 use crate::conflict::{self, Naming};
 use crate::database;
 use crate::delta;
-use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
+use crate::disk::{Disk, Handle, Kind, Raised, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Edit, Fetch};
 use crate::marks::Marks;
 use crate::observe::{
@@ -42,12 +44,14 @@ mod holding;
 mod merging;
 mod offers;
 mod repositories;
+mod staying;
+mod unrest;
 mod using;
 
 /// How long an entry must have been left alone before it is looked at, in milliseconds.
 const SETTLE_MS: u64 = 100;
-/// The longest that an entry which is written without pause is left alone, in milliseconds.
-const SETTLE_MAX_MS: u64 = 60_000;
+/// The longest that it takes to believe that a marker has gone from a directory, in milliseconds.
+const UNMARKED_MAX_MS: u64 = 60_000;
 /// Directories remembered by the path that they had: the watcher may still tell of them under it.
 const REMEMBERED_MOVES: usize = 64;
 /// How long directories that were made here may wait to be watched while more is on its way, in milliseconds. What is
@@ -282,6 +286,8 @@ pub struct Engine<S> {
     repositories: Repositories,
     using: Using,
     databases: Databases,
+    unrest: Unrest,
+    staying: Staying,
     /// Settings that were told and not yet seen to.
     telling: u64,
     by: String,
@@ -330,6 +336,8 @@ impl<S: Store> Engine<S> {
             repositories: Repositories::default(),
             using: Using::default(),
             databases: Databases::default(),
+            unrest: Unrest::default(),
+            staying: Staying::default(),
             telling: 0,
             by: String::new(),
             displaced: Vec::new(),
@@ -476,7 +484,8 @@ impl<S: Store> Engine<S> {
         let watch = (!self.to_watch.0.is_empty()).then_some(self.to_watch.1 + WATCH_LATER_MS);
         let unmarked = self.unmarked.values().map(|(at, _)| *at).min();
         let databases = self.databases.drop_at();
-        let looking = [settle, watch, unmarked, self.untidy, self.unread, self.using.look_at(), databases];
+        let unrest = self.unrest.look_at();
+        let looking = [settle, watch, unmarked, self.untidy, self.unread, self.using.look_at(), databases, unrest];
         // What waits for its time to be applied has none while that is paused.
         let repositories = self.repositories.again_at(self.is_heard());
         let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
@@ -527,11 +536,11 @@ impl<S: Store> Engine<S> {
 
     /// What could not be read or written.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.values().chain(self.troubles.values())
+        self.problems.values().chain(self.unrest.problems()).chain(self.troubles.values())
     }
 
     fn has_problems(&self) -> bool {
-        !self.problems.is_empty() || !self.troubles.is_empty()
+        self.problems().next().is_some()
     }
 
     /// What waits for what, in one line for a log.
@@ -648,7 +657,7 @@ impl<S: Store> Engine<S> {
     fn work_inner<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
         self.load_holds(now)?;
         self.believe_unmarked(disk, now.wall_ms)?;
-        self.ripen(now.wall_ms);
+        self.ripen(now.wall_ms)?;
         self.trust_again(now.wall_ms);
         self.look_at_unread(now.wall_ms)?;
         self.look_at_displaced(disk, now)?;
@@ -746,7 +755,8 @@ impl<S: Store> Engine<S> {
     fn is_looking(&self) -> bool {
         let watched = self.to_watch.0.is_empty() && self.watching == 0;
         let marked = self.unmarked.is_empty();
-        !self.open.is_empty() || !self.queue.is_empty() || !self.missing.is_empty() || !watched || !marked
+        let waits = !self.open.is_empty() || self.unrest.is_looking();
+        waits || !self.queue.is_empty() || !self.missing.is_empty() || !watched || !marked
     }
 
     fn can_conclude(&self) -> bool {
@@ -757,7 +767,7 @@ impl<S: Store> Engine<S> {
         let mut aliases = Vec::new();
         for (dir, (at, since)) in &mut self.unmarked {
             if paths.iter().any(|path| is_at_or_below(path, dir)) {
-                *at = (now_ms + UNMARKED_MS).min(*since + SETTLE_MAX_MS).max(*at);
+                *at = (now_ms + UNMARKED_MS).min(*since + UNMARKED_MAX_MS).max(*at);
             }
         }
         for path in paths {
@@ -780,12 +790,15 @@ impl<S: Store> Engine<S> {
             };
             let Some(spot) = spot else { continue };
             self.program_may_be_through(&spot, now_ms)?;
+            if self.unrest.stirs(&spot, now_ms) {
+                continue;
+            }
             let (at, since) = self.open.get(&spot).copied().unwrap_or((0, now_ms));
             // What is written without pause waits longer and longer, so that it costs little.
             let busy = now_ms.saturating_sub(since);
-            let wait = SETTLE_MS.max(if busy > 2000 { busy / 4 } else { 0 }).min(SETTLE_MAX_MS);
+            let wait = SETTLE_MS.max(if busy > 2000 { busy / 4 } else { 0 });
             // A database has a state at any moment, and is not looked at too often anyway.
-            let longest = since + if logged.contains(path) { databases::PAUSE_MS.0 } else { SETTLE_MAX_MS };
+            let longest = since + if logged.contains(path) { databases::PAUSE_MS.0 } else { PATIENCE_MS };
             let paced = self.databases.not_before(&spot);
             self.open.insert(spot, (at.max(now_ms + wait).min(longest.max(now_ms)).max(paced), since));
         }
@@ -899,18 +912,26 @@ impl<S: Store> Engine<S> {
 
     /// Moves spots that have been left alone long enough to the queue; all together, so that the two ends of a move
     /// are looked at together.
-    fn ripen(&mut self, now_ms: u64) {
-        let ripe: Vec<Spot> = self.open.iter().filter(|(_, (at, _))| *at <= now_ms).map(|(s, _)| s.clone()).collect();
-        for spot in ripe {
-            self.open.remove(&spot);
-            self.queue.push_back(spot);
+    fn ripen(&mut self, now_ms: u64) -> StoreResult<()> {
+        for (spot, (at, since)) in self.open.extract_if(.., |_, (at, _)| *at <= now_ms).collect::<Vec<_>>() {
+            if at >= since + PATIENCE_MS && self.databases.not_before(&spot) < at {
+                self.begin_unrest(spot, now_ms)?;
+            } else {
+                self.unrest.looked_for(&spot, since);
+                self.queue.push_back(spot);
+            }
         }
+        self.look_at_restless(now_ms);
+        Ok(())
     }
 
     fn hurry(&mut self) {
         self.watch_made();
-        let open = std::mem::take(&mut self.open);
-        self.queue.extend(open.into_keys());
+        for (spot, (_, since)) in std::mem::take(&mut self.open) {
+            self.unrest.looked_for(&spot, since);
+            self.queue.push_back(spot);
+        }
+        self.unrest.hurry();
     }
 
     fn look<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
@@ -924,6 +945,7 @@ impl<S: Store> Engine<S> {
             select: self.select.as_ref(),
             marks: &mut self.marks,
             asked: self.asked.as_mut(),
+            restless: self.unrest.ways(),
             missing: &mut self.missing,
             touched: BTreeSet::new(),
             looked: Looked::default(),
@@ -952,9 +974,9 @@ impl<S: Store> Engine<S> {
             bearing.iter().for_each(|spot| {
                 self.open.remove(spot);
             });
-            observer.look(spots.into_iter().chain(bearing).collect(), now)?;
+            observer.look(spots.iter().cloned().chain(bearing).collect(), now)?;
         }
-        let looked = observer.looked;
+        let mut looked = observer.looked;
         if concluding && looked.more.is_empty() && looked.busy.is_empty() {
             self.swept = true;
             self.asked = None;
@@ -963,6 +985,10 @@ impl<S: Store> Engine<S> {
             }
             self.effects.push_back(Effect::StatusChanged);
         }
+        self.note_staying(&spots, &mut looked)?;
+        let busy = std::mem::take(&mut looked.busy);
+        self.pace_images(&looked.imaged, looked.changes, now.wall_ms)?;
+        self.found_rest(&spots, &looked.imaged, busy, &looked.more, now.wall_ms)?;
         self.looked(looked, now.wall_ms)
     }
 
@@ -1016,12 +1042,7 @@ impl<S: Store> Engine<S> {
             self.forget_problems(path);
         }
         self.remember_moved(looked.moved);
-        self.pace_images(&looked.imaged, now_ms)?;
         self.databases.are_plain(&looked.plain, now_ms);
-        for spot in looked.busy {
-            let at = (now_ms + 2 * SETTLE_MS).max(self.databases.not_before(&spot));
-            self.open.entry(spot).or_insert((at, now_ms));
-        }
         for dir in looked.unmarked {
             self.unmarked.entry(dir).or_insert((now_ms + UNMARKED_MS, now_ms));
         }
@@ -1194,6 +1215,7 @@ impl<S: Store> Engine<S> {
                 what: "no connected device has its content".to_owned(),
                 hint: hint.to_owned(),
                 transient: true,
+                copied_ms: None,
             };
             self.troubles.insert(node, problem);
         }
@@ -1512,7 +1534,14 @@ impl<S: Store> Engine<S> {
             }
         }
         let mut in_use = BTreeSet::<NodeId>::new();
-        for (key, path) in applied.busy {
+        let mut busy = applied.busy;
+        for key in &applied.missed {
+            // It is not as base says at any time.
+            if let Some(base) = self.state.store.base(*key)?.filter(|base| self.unrest.is_restless(base)) {
+                busy.push((*key, base_path(&self.state.store, &base)?));
+            }
+        }
+        for (key, path) in busy {
             let mut nodes = nodes_of(&key);
             if nodes.is_empty() {
                 nodes.extend(self.state.store.base(key)?.iter().flat_map(|base| &base.members).map(|m| m.node));
@@ -1725,6 +1754,7 @@ impl<S: Store> Engine<S> {
                 mtime: hearth_schemas::item::FileTime::default(),
                 ctime: hearth_schemas::item::FileTime::default(),
                 links: 0,
+                raised: Raised::default(),
             },
             state: BaseState::Live,
         })

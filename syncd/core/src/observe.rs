@@ -13,7 +13,7 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
 use crate::database;
-use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
+use crate::disk::{Content, Disk, Handle, Kind, Raised, RelPath, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::merge::may_merge;
@@ -62,10 +62,34 @@ pub struct Looked {
     pub parked: Vec<NodeId>,
     /// Number of local changes written.
     pub changes: u64,
-    /// Spots at which an image was made, with the content that it is.
-    pub imaged: Vec<(Spot, ContentHash)>,
+    /// Images that were made.
+    pub imaged: Vec<Imaged>,
     /// Contents that files hold themselves.
     pub plain: Vec<ContentHash>,
+    /// Entries that stay here for what they are, and files that have a setuid or setgid bit.
+    pub staying: Vec<(RelPath, Kind)>,
+}
+
+/// An image that was made of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Imaged {
+    /// Where the file stands.
+    pub spot: Spot,
+    /// The content that the image is.
+    pub hash: ContentHash,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// How a file is looked at that is written without pause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// As any other: it may have come to rest.
+    Plain,
+    /// By a copy of it.
+    Copy,
+    /// Not at this moment.
+    Later,
 }
 
 /// Base entries that were not found where they should be, with nothing decided yet.
@@ -92,6 +116,8 @@ pub struct Observer<'a, S, D> {
     pub marks: &'a mut Marks,
     /// Directories that were asked for them since the start, until all have been listed once; `None` from then on.
     pub asked: Option<&'a mut BTreeSet<RelPath>>,
+    /// How files are looked at that are written without pause.
+    pub restless: BTreeMap<Spot, Way>,
     /// What is not where it should be.
     pub missing: &'a mut Missing,
     /// Directories in which something may have happened.
@@ -171,7 +197,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
         let path = join(&dir_path, &name);
         match self.disk.stat(&path) {
-            Ok(Some(stat)) => self.compare(parent, name, path, stat, found),
+            Ok(Some(stat)) => {
+                self.note_raised(path.clone(), &stat);
+                self.compare(parent, name, path, stat, found)
+            }
             Ok(None) if !self.marks.of(&path).is_empty() => self.ask(&path),
             Ok(None) => match self.state.store.base_at(dir, &name)? {
                 Some(base) if base.state == BaseState::Dormant => self.wake_absent(base),
@@ -230,6 +259,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.looked.clear.push(dir_path.clone());
         for (name, stat) in names {
             let known = base.remove(&name);
+            if stat.raised.0 {
+                self.note_raised(join(&dir_path, &name), &stat);
+            }
             if let Some(known) = &known
                 && known.state == BaseState::Live
                 && known.stat == stat
@@ -264,6 +296,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             }
         }
         Ok(())
+    }
+
+    fn note_raised(&mut self, path: RelPath, stat: &Stat) {
+        if stat.raised.0 && self.travels(&path, false) {
+            self.looked.staying.push((path, stat.kind));
+        }
     }
 
     /// What went while it was excluded, and is not excluded any more, is made again: its absence says nothing.
@@ -307,6 +345,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             && (parked || self.travels(&path, stat.kind == Kind::Dir))
             && !database::is_companion(self.disk, &path, &stat);
         if !in_play {
+            if stat.kind == Kind::Other && self.travels(&path, false) {
+                self.looked.staying.push((path.clone(), stat.kind));
+            }
             if stat.kind == Kind::Dir && !self.marks.of(&path).is_empty() {
                 self.looked.watch.push((parent.id, path));
             }
@@ -509,28 +550,38 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if let Some(base) = base.filter(same_bytes) {
             return Ok(Some((base.value.clone(), false)));
         }
+        let spot = || Spot::Entry(found.parent.id, found.name.clone());
+        let way = self.restless.get(&spot()).copied().unwrap_or(Way::Plain);
         let mut image = false;
-        let read = match found.stat.kind {
-            Kind::Link => self.disk.read_link(&found.path).map(|target| (Value::Link { target }, false)),
-            Kind::File => self.disk.content(&found.path).map(|content| {
+        let read = match (found.stat.kind, way) {
+            (Kind::Dir | Kind::Other, _) => return Ok(None),
+            (Kind::Link, _) => self.disk.read_link(&found.path).map(|target| (Value::Link { target }, false)),
+            (Kind::File, Way::Plain) => self.disk.content(&found.path).map(|content| {
                 image = content.image;
                 (Value::File { hash: content.hash, size: content.size }, content.written)
             }),
-            Kind::Dir | Kind::Other => return Ok(None),
+            (Kind::File, Way::Copy) => return Ok(self.copied(found)),
+            (Kind::File, Way::Later) => {
+                self.looked.busy.push(spot());
+                return Ok(None);
+            }
         };
-        let spot = || Spot::Entry(found.parent.id, found.name.clone());
+        if matches!(&read, Err(error) if error.kind() == ErrorKind::WouldBlock) {
+            self.looked.more.push(spot());
+            return Ok(None);
+        }
         let after = self.disk.stat(&found.path);
         if let Ok((Value::File { hash, size }, _)) = &read {
             match image {
                 // It is what was committed at some moment since, so it needs no moment of rest.
                 true => {
-                    self.looked.imaged.push((spot(), *hash));
+                    self.looked.imaged.push(Imaged { spot: spot(), hash: *hash, size: *size });
                     if matches!(&after, Ok(Some(after)) if *after != found.stat) {
                         self.looked.busy.push(spot());
                     }
                     return Ok(read.ok());
                 }
-                false => self.looked.plain.extend(database::may_be(*size).then_some(*hash)),
+                false => self.looked.plain.push(*hash),
             }
         }
         match (read, after) {
@@ -547,6 +598,27 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                     self.problem(found.path.clone(), &error);
                 }
                 Ok(None)
+            }
+        }
+    }
+
+    /// What a copy holds of a file that is written without pause. What base remembers of such a file equals nothing that the
+    /// disk says, as if it had a writer all the time: whatever becomes of it, it is looked at before.
+    fn copied(&mut self, found: &Found) -> Option<(Value, bool)> {
+        let spot = Spot::Entry(found.parent.id, found.name.clone());
+        match self.disk.copy(&found.path) {
+            Ok(Content { hash, size, .. }) => {
+                self.looked.imaged.push(Imaged { spot, hash, size });
+                Some((Value::File { hash, size }, true))
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                self.problem(found.path.clone(), &error);
+                None
+            }
+            // As where there is no room for a copy: then it has to wait until the file is at rest.
+            Err(_) => {
+                self.looked.busy.push(spot);
+                None
             }
         }
     }
@@ -1257,6 +1329,7 @@ pub fn root_base() -> Base {
             mtime: hearth_schemas::item::FileTime::default(),
             ctime: hearth_schemas::item::FileTime::default(),
             links: 1,
+            raised: Raised::default(),
         },
         state: BaseState::Live,
     }
@@ -1319,7 +1392,7 @@ pub fn describe(path: RelPath, error: &std::io::Error) -> Problem {
         _ => ("could not be read or written", "see `hearth log`; it is tried again", true),
     };
     let what = if what.starts_with("could") { format!("{what}: {error}") } else { what.to_owned() };
-    Problem { path, what, hint: hint.to_owned(), transient }
+    Problem { path, what, hint: hint.to_owned(), transient, copied_ms: None }
 }
 
 /// What is wrong with a path whose name something has that never travels.
@@ -1331,6 +1404,7 @@ pub fn obstructed(path: RelPath) -> Problem {
         hint: "give one of the two another name, or exclude the path on this machine with `hearth rules add`"
             .to_owned(),
         transient: true,
+        copied_ms: None,
     }
 }
 

@@ -70,8 +70,8 @@ pub struct Handler {
     as_files: bool,
 }
 
-/// The handlers, and whether the files are also right as plain files: harmless where they arrive, without paths of
-/// one machine in them, and not a database that a program holds open.
+/// The handlers, and whether the files are also right as plain files: harmless where they arrive, and without paths of
+/// one machine in them.
 const HANDLERS: &[(&str, bool)] = &[
     ("autostart", true),
     ("avatar", true),
@@ -79,11 +79,13 @@ const HANDLERS: &[(&str, bool)] = &[
     // Locks never travel; the order of the files, and what becomes of two versions, is seen to by path.
     ("git", true),
     ("mimeapps", true),
+    // They travel as images of what is committed, and are replaced while nobody has them open.
+    ("sqlite", true),
     ("units", true),
     // Full of the home's own absolute path.
     ("bookmarks", false),
     ("xdg-dirs", false),
-    // Databases, device identities, or what each machine makes anew.
+    // Device identities, what a program holds together over many files, or what each machine makes anew.
     ("browser", false),
     ("eds-data", false),
     ("eds-sources", false),
@@ -94,7 +96,6 @@ const HANDLERS: &[(&str, bool)] = &[
     ("mail", false),
     ("network", false),
     ("settings", false),
-    ("sqlite", false),
 ];
 
 impl Class {

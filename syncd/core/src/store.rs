@@ -125,6 +125,8 @@ pub struct Problem {
     pub hint: String,
     /// Whether it goes away by itself when its cause does.
     pub transient: bool,
+    /// Of a file that is being written all the time: when a copy of it was taken last, in milliseconds since 1970.
+    pub copied_ms: Option<u64>,
 }
 
 /// The index.

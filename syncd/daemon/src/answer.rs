@@ -32,6 +32,9 @@ pub fn problem(problem: &Problem) -> Value {
     if !problem.path.is_empty() {
         put_path(&mut out, "path", &problem.path);
     }
+    if let Some(ms) = problem.copied_ms {
+        out["last_copy"] = time(ms);
+    }
     out
 }
 

@@ -8,6 +8,8 @@
 
 mod bring;
 mod database;
+mod image;
+mod reading;
 mod unfinished;
 mod xattr;
 
@@ -28,7 +30,7 @@ use rustix::fs::{
     Timestamps, UTIME_OMIT,
 };
 use syncd_core::database::{COMPANIONS, VITAL, image_of, is_image, owner_of};
-use syncd_core::disk::{Content, Disk, Handle, Kind, Others, RelPath, Source, StageName, Stat};
+use syncd_core::disk::{Content, Disk, Handle, Kind, Others, Raised, RelPath, Source, StageName, Stat};
 use syncd_core::path::split;
 use syncd_lease::{Answer, Excluded, Lease, is_written};
 
@@ -83,6 +85,8 @@ struct Inner {
     keep_free: Mutex<(u64, u64)>,
     /// The file that is held.
     held: Mutex<Option<Lease>>,
+    /// Large files of which a part was read.
+    begun: Mutex<reading::Begun>,
 }
 
 #[derive(Default)]
@@ -118,6 +122,7 @@ impl RealDisk {
             flushed: Mutex::new(0),
             keep_free: Mutex::default(),
             held: Mutex::default(),
+            begun: Mutex::default(),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;
@@ -176,7 +181,7 @@ impl RealDisk {
         let begun = i64::try_from(begun.as_secs()).unwrap_or(i64::MAX);
         for name in self.staged_names()? {
             let is_old = || Ok::<_, io::Error>(self.stat_at(&self.0.staging, name.as_bytes())?.mtime.secs < begun);
-            if name.starts_with(WHOLE) || name.starts_with(database::MAKING) || (name.starts_with(PART) && is_old()?) {
+            if name.starts_with(WHOLE) || name.starts_with(image::MAKING) || (name.starts_with(PART) && is_old()?) {
                 rustix::fs::unlinkat(&self.0.staging, &name, AtFlags::empty())?;
             }
         }
@@ -286,6 +291,7 @@ impl RealDisk {
             mtime: FileTime { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
             ctime: FileTime { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec },
             links: if kind == Kind::Dir { 1 } else { u64::from(stat.stx_nlink) },
+            raised: Raised(kind == Kind::File && stat.stx_mode & 0o6000 != 0),
         }
     }
 
@@ -460,10 +466,18 @@ impl Disk for RealDisk {
         if let Some(content) = database::content(self, path, &mut file)? {
             return Ok(content);
         }
-        file.rewind()?;
-        let (hash, size) = self.digest(&mut file, None)?;
+        let (hash, size) = if file.metadata()?.len() >= reading::LARGE {
+            reading::read(self, path, &file)?
+        } else {
+            file.rewind()?;
+            self.digest(&mut file, None)?
+        };
         // Asked last: who had it open before and has written has changed its times.
         Ok(Content { hash, size, written: is_written(&file), image: false })
+    }
+
+    fn copy(&mut self, path: &[u8]) -> io::Result<Content> {
+        image::copied(self, path)
     }
 
     fn read(&mut self, source: &Source, limit: u64) -> io::Result<Vec<u8>> {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_schemas::ids::DeviceId;
 use syncd_core::brake::Hold;
-use syncd_core::disk::RelPath;
+use syncd_core::disk::{Kind, RelPath};
 use syncd_core::engine::{Effect, Engine, Event, Summary};
 use syncd_core::state::Now;
 use syncd_core::store::{Problem, Store, StoreError};
@@ -28,6 +28,8 @@ const REST_MS: u64 = 3000;
 const NAP: Duration = Duration::from_secs(600);
 /// How long nothing has to happen before memory that only serves speed is given back.
 const CALM: Duration = Duration::from_secs(3);
+/// So many entries that stay here are named.
+const FEW: usize = 20;
 /// Least time between two pictures of how things stand, while there is work.
 const PICTURE: Duration = Duration::from_millis(200);
 
@@ -49,6 +51,10 @@ pub struct Picture {
     pub summary: Summary,
     /// What could not be read or written.
     pub problems: Vec<Problem>,
+    /// How many entries stay here for what they are, or lose something on their way.
+    pub staying: usize,
+    /// The first few of them.
+    pub first_staying: Vec<(RelPath, Kind)>,
     /// The index itself cannot be written, and why.
     pub index_trouble: Option<String>,
     /// Whether exchanging is stopped.
@@ -231,8 +237,13 @@ impl Run {
         }
         let by_path: BTreeMap<RelPath, Problem> =
             self.engine.problems().map(|problem| (problem.path.clone(), problem.clone())).collect();
+        let staying = self.engine.staying();
+        let first_staying = staying.iter().take(FEW).map(|(path, kind)| (path.clone(), *kind)).collect();
+        let staying = staying.len();
         self.picture.send_modify(|picture| {
             *picture = Picture {
+                staying,
+                first_staying,
                 summary,
                 problems: by_path.into_values().collect(),
                 index_trouble: self.trouble.clone(),

@@ -3,6 +3,9 @@
 //! Holds the one [`Home`] of this machine, makes it when an account is made or joined, and takes it down when this
 //! device is out of its account. Parts with a subject of their own are in [`wait`], [`history`] and [`doctor`].
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -318,6 +321,9 @@ impl Service for Daemon {
             answer["source"] = Value::String("kind".to_owned());
             answer["reason"] = Value::String(reason.to_owned());
         }
+        if matches!(&found, Ok(Some(stat)) if stat.raised.0) {
+            answer["without"] = Value::String("its setuid or setgid bit".to_owned());
+        }
         Ok(answer)
     }
 
@@ -444,6 +450,7 @@ fn without_account(trouble: Option<&(String, String)>) -> Value {
         "conflicts": 0,
         "held": 0,
         "problems": problems,
+        "staying": { "count": 0, "first": [] },
     })
 }
 
@@ -495,7 +502,28 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
         "conflicts": picture.conflicts,
         "held": picture.holds.len(),
         "problems": problems,
+        "staying": { "count": picture.staying, "first": staying_of(paths, &picture) },
     })
+}
+
+/// What stays here for what it is, or loses something on its way.
+fn staying_of(paths: &Paths, picture: &Picture) -> Vec<Value> {
+    let mut staying = Vec::new();
+    for (path, kind) in &picture.first_staying {
+        let found = std::fs::symlink_metadata(paths.home.join(OsStr::from_bytes(path))).map(|found| found.file_type());
+        let what = match (kind, found) {
+            (Kind::File, _) => "its setuid or setgid bit",
+            (_, Ok(found)) if found.is_socket() => "socket",
+            (_, Ok(found)) if found.is_fifo() => "pipe",
+            (_, Ok(found)) if found.is_block_device() || found.is_char_device() => "device",
+            (_, Ok(_)) => "another file system",
+            (_, Err(_)) => "no file",
+        };
+        let mut entry = json!({ "what": what });
+        answer::put_path(&mut entry, "path", path);
+        staying.push(entry);
+    }
+    staying
 }
 
 fn problems_of(home: &Home, _paths: &Paths, picture: &Picture, revoked: bool) -> Vec<Value> {

@@ -851,7 +851,7 @@ mod tests {
     use hearth_schemas::ids::ReplicaId;
     use hearth_schemas::item::{Attributes, Content, Dot, FileTime, Flag, Place, Stamp};
     use hearth_schemas::wire::Known;
-    use syncd_core::disk::{Kind, Stat};
+    use syncd_core::disk::{Kind, Raised, Stat};
     use syncd_core::store::{BaseState, Dots, Member, MemoryStore};
 
     use super::*;
@@ -1034,6 +1034,7 @@ mod tests {
                 mtime: FileTime::default(),
                 ctime: FileTime::default(),
                 links: 1,
+                raised: Raised::default(),
             },
             state: BaseState::Live,
         }

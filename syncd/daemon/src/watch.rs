@@ -194,6 +194,7 @@ impl Watcher {
             ),
             hint: format!("{}; they are watched by themselves then", remedy(wanted)),
             transient: false,
+            copied_ms: None,
         }]
     }
 }

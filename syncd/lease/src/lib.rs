@@ -4,13 +4,15 @@
 //! opens the file so afterwards waits until the lease ends: with its descriptor, or after the kernel's patience
 //! (`/proc/sys/fs/lease-break-time`). The kernel tells the holder by a signal that somebody waits. Its default, `SIGIO`,
 //! would end the process, so another one is asked for, which everybody ignores who did not ask for it. Whether somebody
-//! waits is asked by [`Lease::is_awaited`] instead.
+//! waits is asked by [`Lease::is_awaited`] instead. Beside leases, [`lock`] has the locks that programs agree on.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
 use libc::{F_GETLEASE, F_RDLCK, F_SETLEASE, F_UNLCK, F_WRLCK, c_int};
+
+pub mod lock;
 
 /// `F_SETSIG` of Linux, which not every libc has a name for.
 const F_SETSIG: c_int = 10;

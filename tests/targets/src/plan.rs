@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::{Result, Unstructured};
 use hearth_schemas::ids::{NodeId, ReplicaId};
 use hearth_schemas::item::{Attributes, Class, FileTime, Name, Value};
-use syncd_core::disk::{Handle, Kind, RelPath, Stat};
+use syncd_core::disk::{Handle, Kind, Raised, RelPath, Stat};
 use syncd_core::plan::{Change, Placed, Step, plan};
 use syncd_core::store::{Base, BaseState, Dots, Member};
 use syncd_core::view::Target;
@@ -150,6 +150,7 @@ fn base(id: u8, entry: &Entry) -> Base {
             mtime: FileTime::default(),
             ctime: FileTime::default(),
             links: 1,
+            raised: Raised::default(),
         },
         state: BaseState::Live,
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::{Result, Unstructured};
 use hearth_schemas::ids::{DeviceId, NodeId};
 use hearth_schemas::item::{Attributes, Class, FileTime, Name, Row, Value};
-use syncd_core::disk::{Handle, Kind, RelPath, Stat, join};
+use syncd_core::disk::{Handle, Kind, Raised, RelPath, Stat, join};
 use syncd_core::marks::Marks;
 use syncd_core::plan::{Placed, Step, collect, plan};
 use syncd_core::select::Everything;
@@ -169,6 +169,7 @@ fn made(placed: &Placed) -> Base {
             mtime: FileTime::default(),
             ctime: FileTime::default(),
             links: 1,
+            raised: Raised::default(),
         },
         state: BaseState::Live,
     }

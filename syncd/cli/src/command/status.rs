@@ -113,16 +113,44 @@ fn attention(status: &Value, context: &Context) -> String {
     if held > 0 {
         lines += &format!("{} for a decision\n", style.careful(&format!("{} held", plural(held, "change"))));
     }
+    lines += &staying(status, context);
     let problems = list(&status["problems"], "");
     if !problems.is_empty() {
         lines += &format!("{}:\n", style.bad(&plural(problems.len() as u64, "problem")));
     }
     for problem in problems {
-        let (place, what) = (item(problem, "path"), text(problem, "what"));
+        let (place, mut what) = (item(problem, "path"), text(problem, "what"));
+        if let Some(ago) = ago(problem, "last_copy", context.now) {
+            what += &format!("; last copy {ago}");
+        }
         lines += &if place.is_empty() { format!("  {what}\n") } else { format!("  {place}: {what}\n") };
         let hint = text(problem, "hint");
         if !hint.is_empty() {
             lines += &format!("    {}\n", style.faint(&hint));
+        }
+    }
+    lines
+}
+
+/// What stays on this machine as it should, in a line or two.
+fn staying(status: &Value, context: &Context) -> String {
+    let first = list(&status["staying"], "first");
+    let is_file = |entry: &&Value| text(entry, "what").starts_with("its ");
+    let mut lines = String::new();
+    let more = count(&status["staying"], "count").saturating_sub(first.len() as u64);
+    for (files, says) in [(false, "Stay on this machine"), (true, "Travel without their setuid or setgid bit")] {
+        let of_kind: Vec<&Value> = first.iter().filter(|entry| is_file(entry) == files).collect();
+        let named = of_kind.iter().map(|entry| match files {
+            true => item(entry, "path"),
+            false => format!("{} ({})", item(entry, "path"), text(entry, "what")),
+        });
+        let mut named: Vec<String> = named.collect();
+        if more > 0 && !files {
+            named.push(format!("{more} more"));
+        }
+        if !named.is_empty() {
+            lines += &context.style.faint(&format!("{says}: {}", named.join(", ")));
+            lines.push('\n');
         }
     }
     lines

@@ -39,6 +39,7 @@ fn words(result: &Value, context: &Context) -> String {
         ("marked by", "marker"),
         ("from", "source"),
         ("because", "reason"),
+        ("without", "without"),
     ] {
         let value = if field == "marker" { item(result, field) } else { text(result, field) };
         if !value.is_empty() {

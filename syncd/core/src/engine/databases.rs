@@ -1,7 +1,8 @@
-//! Images of databases that are in use: how often they are made, where they lie, and when they go.
+//! Images of files: how often they are made of databases that are in use, where they lie, and when they go.
 //!
-//! The image of a database is the content of its version for as long as the file's own bytes are another. Making one
-//! costs as much as copying the database, so one that changes all the time is looked at ever more seldom.
+//! The image of a file is the content of its version for as long as the file's own bytes are another. Making one
+//! costs as much as copying the file, so a database that changes all the time is looked at ever more seldom. Other files
+//! that are written without pause are [`super::unrest`]'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,7 @@ use hearth_schemas::ids::ContentHash;
 use super::Engine;
 use crate::database::image_name;
 use crate::disk::{Disk, Source};
-use crate::observe::Spot;
+use crate::observe::{Imaged, Spot};
 use crate::store::{Store, StoreResult};
 
 /// The shortest and the longest pause between two images of one database, in milliseconds.
@@ -67,16 +68,16 @@ impl<S: Store> Engine<S> {
         self.let_images_go(now_ms)
     }
 
-    /// Takes note of images that were made.
-    pub(super) fn pace_images(&mut self, imaged: &[(Spot, ContentHash)], now_ms: u64) -> StoreResult<()> {
-        for (spot, hash) in imaged {
+    /// Takes note of images that were made, and of those that changes have made needless.
+    pub(super) fn pace_images(&mut self, imaged: &[Imaged], changes: u64, now_ms: u64) -> StoreResult<()> {
+        for Imaged { spot, hash, .. } in imaged {
             self.databases.images.insert(*hash, None);
             let (last, pause) = self.databases.paces.get(spot).copied().unwrap_or((0, 0));
             let goes_on = now_ms < last.saturating_add(3 * pause);
             let pause = if goes_on { 2 * pause } else { PAUSE_MS.0 };
             self.databases.paces.insert(spot.clone(), (now_ms, pause.min(PAUSE_MS.1)));
         }
-        if imaged.is_empty() { Ok(()) } else { self.let_images_go(now_ms) }
+        if changes > 0 || !imaged.is_empty() { self.let_images_go(now_ms) } else { Ok(()) }
     }
 
     /// Images that are the content of nothing here are to go.

@@ -394,7 +394,7 @@ impl<S: Store> Engine<S> {
             }
         };
         if let Some(node) = first {
-            self.troubles.insert(node, Problem { path, what, hint, transient: true });
+            self.troubles.insert(node, Problem { path, what, hint, transient: true, copied_ms: None });
             self.effects.push_back(Effect::StatusChanged);
         }
         Ok(())

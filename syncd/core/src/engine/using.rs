@@ -61,7 +61,8 @@ impl<S: Store> Engine<S> {
             if waited >= LONG_MS {
                 let what = "in use by a program, and changed on another machine".to_owned();
                 let hint = "close it there, and the change comes through by itself".to_owned();
-                self.troubles.insert(node, Problem { path: path.clone(), what, hint, transient: true });
+                self.troubles
+                    .insert(node, Problem { path: path.clone(), what, hint, transient: true, copied_ms: None });
                 self.effects.push_back(Effect::StatusChanged);
             }
         }

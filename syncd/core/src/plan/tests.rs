@@ -7,7 +7,7 @@ use hearth_schemas::item::{Attributes, FileTime, Value};
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::{Handle, Kind, Stat};
+use crate::disk::{Handle, Kind, Raised, Stat};
 use crate::store::{Dots, Member};
 
 /// What stands where: for each entry its class, directory, name and content.
@@ -153,6 +153,7 @@ fn base(number: u8, entry: &Entry) -> Base {
             mtime: FileTime::default(),
             ctime: FileTime::default(),
             links: 1,
+            raised: Raised::default(),
         },
         state: BaseState::Live,
     }

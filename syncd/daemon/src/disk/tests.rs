@@ -4,11 +4,15 @@
 //! Runs itself again where it may mount, or without the powers of root, for the tests that need it.
 
 use std::ffi::OsStr;
+use std::io::BufRead;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rusqlite::Connection;
+use syncd_core::database::image_name;
 
 use super::*;
 
@@ -48,6 +52,186 @@ fn a_staged_symlink_keeps_its_target_and_time_and_is_never_followed() {
     assert_eq!(home.set_attributes(b"link", &later).expect("set").mtime, later.mtime);
     assert_eq!(std::fs::metadata("/etc/passwd").expect("there").permissions().mode(), before);
     home.disk.hash(b"link").expect_err("a link has no bytes");
+}
+
+#[test]
+fn a_large_file_is_read_a_piece_at_a_time_and_not_while_it_changes() {
+    let mut home = Home::new();
+    let file = File::create(home.path("large.img")).expect("made");
+    file.set_len(3 << 30).expect("longer");
+    file.write_all_at(b"in the middle", 1 << 30).expect("written");
+    file.write_all_at(b"near the end", (3 << 30) - 100).expect("written");
+    let mut pieces = 0;
+    let content = loop {
+        let begun = std::time::Instant::now();
+        match home.disk.content(b"large.img") {
+            Ok(content) => break content,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        pieces += 1;
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?} for one piece", begun.elapsed());
+    };
+    assert!(pieces > 0);
+    assert_eq!((content.hash, content.size), home.disk.hash(b"large.img").expect("read in one go"));
+
+    file.set_len(200 << 30).expect("longer");
+    assert_eq!(home.disk.content(b"large.img").expect_err("begun anew").kind(), ErrorKind::WouldBlock);
+    file.write_all_at(b"changed", 5).expect("written");
+    assert_eq!(home.disk.content(b"large.img").expect_err("it has changed").kind(), ErrorKind::ResourceBusy);
+    assert_eq!(home.disk.content(b"large.img").expect_err("begun anew").kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_copy_of_a_file_that_grows_is_a_part_from_its_beginning_and_keeps_its_holes() {
+    let mut home = Home::new();
+    let path = home.path("grows.log");
+    let mut file = File::create(&path).expect("made");
+    file.set_len(64 << 20).expect("longer");
+    file.seek(SeekFrom::End(0)).expect("at its end");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for line in 0.. {
+                writeln!(file, "line {line}").expect("written");
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let mut sizes = Vec::new();
+        for _ in 0..5 {
+            let content = home.disk.copy(b"grows.log").expect("copied");
+            assert!(content.image);
+            let image = home.disk.0.staging_path.join(image_name(content.hash).0);
+            let stat = std::fs::metadata(&image).expect("in staging");
+            assert_eq!(stat.len(), content.size);
+            assert!(stat.blocks() * 512 < stat.len() / 2, "{} blocks of {} bytes", stat.blocks(), stat.len());
+            let (part, whole) = (std::fs::read(&image).expect("read"), std::fs::read(&path).expect("read"));
+            assert_eq!(hash_of(&part), content.hash);
+            assert!(whole.starts_with(&part), "{} bytes", part.len());
+            sizes.push(content.size);
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(sizes.is_sorted(), "{sizes:?}");
+    });
+}
+
+#[test]
+fn a_database_whose_journal_never_rests_is_copied_between_two_commits() {
+    let mut home = Home::new();
+    database(&home, "busy.db", 4000);
+    let _writer = Writer::start("restless", &home.path("busy.db"));
+    let mut counts = vec![0];
+    for _ in 0..200 {
+        let Ok(content) = home.disk.copy(b"busy.db") else { continue };
+        assert!(content.image);
+        counts.push(pairs(&home.disk.0.staging_path.join(image_name(content.hash).0)));
+        if counts.len() > 5 {
+            break;
+        }
+    }
+    assert!(counts.len() > 5 && counts.is_sorted() && counts.last() > counts.first(), "{counts:?}");
+    let left: Vec<String> = home.disk.staged_names().expect("read");
+    assert!(left.iter().all(|name| image_of(name).is_some()), "{left:?}");
+}
+
+#[test]
+fn a_copy_of_a_database_that_a_killed_program_left_has_nothing_of_what_it_did_not_commit() {
+    let mut home = Home::new();
+    database(&home, "left.db", 500);
+    let writer = Writer::start("spilled", &home.path("left.db"));
+    let busy = home.disk.copy(b"left.db").expect_err("the writer has it alone");
+    assert_eq!(busy.kind(), ErrorKind::ResourceBusy);
+    drop(writer);
+    let content = home.disk.copy(b"left.db").expect("copied");
+    let image = Connection::open(home.disk.0.staging_path.join(image_name(content.hash).0)).expect("opened");
+    let sound: String = image.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("told");
+    let changed = "SELECT count(*) FROM bulk WHERE bytes = zeroblob(1000)";
+    let changed: i64 = image.query_row(changed, [], |row| row.get(0)).expect("counted");
+    assert_eq!((sound.as_str(), changed), ("ok", 0));
+    assert!(home.path("left.db-journal").exists(), "nothing of the person's is touched");
+}
+
+/// What this program does as another process, which has locks of its own.
+const WRITES: &str = "HEARTH_TEST_WRITES";
+
+#[test]
+fn a_program_that_writes_to_a_database() {
+    let Some(what) = std::env::var_os(WRITES) else { return };
+    let what = what.into_string().expect("words");
+    let (mode, path) = what.split_once(' ').expect("a mode and a path");
+    let database = Connection::open(path).expect("opened");
+    database.busy_timeout(Duration::from_secs(20)).expect("set");
+    database.pragma_update(None, "synchronous", "off").expect("set");
+    if mode == "spilled" {
+        database.pragma_update(None, "cache_size", 5).expect("set");
+        database.execute("BEGIN", []).expect("begun");
+        database.execute("UPDATE bulk SET bytes = zeroblob(1000)", []).expect("spilled to the file");
+    }
+    println_ready();
+    for number in 0_i64.. {
+        match mode {
+            "spilled" => std::thread::park(),
+            // Two rows that are never there without each other.
+            _ => {
+                let pair = "INSERT INTO pairs VALUES (?, 1), (?, -1)";
+                database.execute(pair, [number, number]).expect("committed, however busy");
+            }
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "whoever has started this program waits for it")]
+fn println_ready() {
+    println!("ready");
+}
+
+/// That program; it is killed when this is dropped.
+struct Writer(std::process::Child);
+
+impl Writer {
+    fn start(mode: &str, path: &std::path::Path) -> Self {
+        let own = std::env::current_exe().expect("a running program has a path");
+        let mut command = Command::new(own);
+        command.args(["--exact", "disk::tests::a_program_that_writes_to_a_database", "--nocapture"]);
+        command.env(WRITES, format!("{mode} {}", path.display())).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("started");
+        let told = io::BufReader::new(child.stdout.take().expect("its output"));
+        assert!(told.lines().any(|line| line.is_ok_and(|line| line.ends_with("ready"))), "it ended early");
+        Self(child)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.kill().expect("it runs until then");
+        self.0.wait().expect("killed");
+    }
+}
+
+/// A database with a rollback journal and so many rows of 1,000 bytes.
+fn database(home: &Home, name: &str, rows: i64) {
+    let database = Connection::open(home.path(name)).expect("made");
+    database.pragma_update(None, "synchronous", "off").expect("set");
+    database.execute("CREATE TABLE bulk (bytes BLOB)", []).expect("made");
+    database.execute("BEGIN", []).expect("begun");
+    for _ in 0..rows {
+        database.execute("INSERT INTO bulk VALUES (randomblob(1000))", []).expect("inserted");
+    }
+    database.execute("COMMIT", []).expect("committed");
+    database.execute("CREATE TABLE pairs (a INTEGER, b INTEGER)", []).expect("made");
+}
+
+/// The pairs in a sound database.
+fn pairs(path: &std::path::Path) -> i64 {
+    let database = Connection::open(path).expect("opened");
+    let sound: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("told");
+    assert_eq!(sound, "ok");
+    let (count, sum): (i64, Option<i64>) = database
+        .query_row("SELECT count(*), sum(b) FROM pairs", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .expect("told");
+    assert_eq!((count % 2, sum.unwrap_or_default()), (0, 0), "half a transaction");
+    count / 2
 }
 
 #[test]
