@@ -47,7 +47,7 @@ const SETTLED: Duration = Duration::from_secs(20);
 const BIND_EVERY: Duration = Duration::from_secs(15);
 /// The same while peers' data flows, and for `BUSY` after it: a relay that lost its memory is noticed soon.
 const BIND_EVERY_BUSY: Duration = Duration::from_secs(3);
-const BUSY: Duration = Duration::from_secs(60);
+const BUSY: Duration = Duration::from_secs(10);
 /// Pauses between BINDs that are not answered, in milliseconds.
 const BIND_RETRIES_MS: [u64; 4] = [200, 300, 500, 700];
 /// After the retries the session counts as lost, if the relay was silent altogether; else after this long, as the

@@ -2,7 +2,9 @@
 
 use hearth_schemas::item::{Row, UNNUMBERED};
 use hearth_schemas::ready::{MAX_READY, Ready};
-use hearth_schemas::wire::{Carrier, ChunkList, MAX_MESSAGE, MAX_ROWS, MAX_WANTS, Message, Pack, Run};
+use hearth_schemas::wire::{
+    Carrier, ChunkList, MAX_MESSAGE, MAX_OFFERED, MAX_ROWS, MAX_WANTS, Message, OFFER_LIMIT, Pack, Run,
+};
 use syncd_core::chunk::{self, Check, Part};
 use syncd_core::row;
 
@@ -40,6 +42,9 @@ fn message(bytes: &[u8]) {
         }
         Message::Get { wants: list } | Message::Missing { hashes: list } => assert!(list.len() <= MAX_WANTS),
         Message::Hello { replica, .. } => assert_ne!(replica, UNNUMBERED),
+        Message::Offer { contents } => {
+            assert!(contents.len() <= MAX_OFFERED && contents.iter().all(|(_, bytes)| bytes.len() <= OFFER_LIMIT));
+        }
         Message::State { .. } | Message::Flush { .. } => {}
     }
 }
