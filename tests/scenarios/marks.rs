@@ -1,6 +1,7 @@
 //! Directories that say of themselves that they are not to be copied: a mark is a fact of one disk, and deletes nothing.
 
 use hearth_tests::sim::{Crash, World};
+use syncd_core::engine::Event;
 
 #[test]
 fn what_is_marked_from_the_beginning_stays_with_its_marker() {
@@ -159,4 +160,27 @@ fn a_rule_that_is_lifted_deletes_nothing_that_was_deleted_elsewhere() {
     world.settle();
     world.assert_same_everywhere("videos/sub/a.mov", "a");
     world.assert_same_everywhere("videos/b.mov", "b");
+}
+
+#[test]
+fn a_directory_that_stands_here_for_what_is_marked_in_it_is_left_alone_and_goes_with_the_last_of_that() {
+    let mut world = World::new(309);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/a/notes.txt", "one");
+    world.write(laptop, "work/a/videos/a.mov", "a");
+    world.settle();
+    world.write(laptop, "work/a/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.remove(desktop, "work");
+    world.run_until_quiet();
+    let left = ["work", "work/a", "work/a/videos", "work/a/videos/.nobackup", "work/a/videos/a.mov"];
+    assert_eq!(world.paths(laptop), left);
+    let (calls, sent) = (world.machines[laptop.0].disk.changes, world.sent);
+    let now_ms = world.now_ms;
+    world.machines[laptop.0].handle(Event::Overflowed, now_ms);
+    world.run_until_quiet();
+    assert_eq!((world.machines[laptop.0].disk.changes, world.sent), (calls, sent));
+    world.remove(laptop, "work/a/videos");
+    world.settle();
+    assert_eq!(world.paths(laptop), [""; 0]);
 }

@@ -396,6 +396,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         match self.state.store.base_at(found.parent.id, &found.name)? {
             Some(base) if base.class == Class::Dir => {
                 let recreated = base.stat.handle != found.stat.handle;
+                if base.state == BaseState::Dormant && !recreated && self.is_residue(&base, &found.path)? {
+                    return Ok(());
+                }
                 if base.state == BaseState::Dormant {
                     // What others did to what is in it was passed over.
                     self.state.mark_members(&base)?;
@@ -690,14 +693,33 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
         let Some(mut base) = self.state.store.base(dir)? else { return Ok(()) };
         let path = self.path_of(&base)?;
-        if let Ok(Some(stat)) = self.disk.stat(&path)
-            && stat.handle == base.stat.handle
-            && stat != base.stat
-        {
+        let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(()) };
+        if stat.handle != base.stat.handle {
+            return Ok(());
+        }
+        if base.state == BaseState::Dormant {
+            return self.end_residue(base, &path, stat);
+        }
+        if stat != base.stat {
             let xattrs = self.xattrs(&path, &stat);
             self.attributes(&mut base, &stat, xattrs.as_ref(), now)?;
             base.stat = stat;
             self.state.store.put_base(&base)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a directory that is asleep was deleted by others, and stands here for what is not theirs in it.
+    fn is_residue(&mut self, base: &Base, path: &[u8]) -> StoreResult<bool> {
+        Ok(matches!(self.disk.list(path), Ok(names) if !names.is_empty()) && self.is_dead(base)?)
+    }
+
+    /// The last of what a deleted directory stood here for has gone: it follows.
+    fn end_residue(&mut self, base: Base, path: &[u8], stat: Stat) -> StoreResult<()> {
+        let is_empty = matches!(self.disk.list(path), Ok(names) if names.is_empty());
+        if is_empty && self.travels(path, true) && self.is_dead(&base)? {
+            self.state.mark_members(&base)?;
+            self.state.store.put_base(&Base { state: BaseState::Live, stat, ..base })?;
         }
         Ok(())
     }
