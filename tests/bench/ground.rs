@@ -13,6 +13,8 @@ use hearth_tests::process::succeed;
 use hearth_tests::room::{Room, is_root};
 use hearth_tests::scratch::Scratch;
 
+use crate::tools::On;
+
 const LIMIT: Duration = Duration::from_secs(120);
 /// Room for the largest case, twice; what is not written takes no room.
 const IMAGE_BYTES: u64 = 12 << 30;
@@ -51,6 +53,14 @@ impl Ground {
         let laptop = Side::new("laptop", "10.77.0.2", &lab, scratch.path())?;
         let desktop = Side::new("desktop", ip, &lab, scratch.path())?;
         Ok(Self { laptop, desktop, lab, scratch })
+    }
+
+    /// One of the machines.
+    pub(crate) fn side(&self, on: On) -> &Side {
+        match on {
+            On::Laptop => &self.laptop,
+            On::Desktop => &self.desktop,
+        }
     }
 
     /// The folder for what is no machine's own.

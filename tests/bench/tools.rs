@@ -102,11 +102,22 @@ impl Which {
 
 /// CPU time that a process and its children that have ended used, in seconds, by the kernel's clock of 10 ms.
 fn cpu_of(pid: u32) -> Result<f64> {
+    Ok(times(pid)?.iter().sum())
+}
+
+/// What all that this program has waited for took; while nothing else is started, differences are the copying's.
+fn cpu_of_own_children() -> Result<f64> {
+    Ok(times(std::process::id())?[2..].iter().sum())
+}
+
+/// CPU time of a process in user and kernel mode, and of its children that have ended, in seconds.
+fn times(pid: u32) -> Result<[f64; 4]> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a process's times")?;
     // The name before it may hold anything, brackets too.
     let (_, numbers) = text.rsplit_once(')').context("a process's times follow its name")?;
-    let ticks = numbers.split_whitespace().skip(11).take(4).map(str::parse::<u64>);
-    Ok(ticks.sum::<Result<u64, _>>().context("a process's times")? as f64 / 100.0)
+    let ticks = numbers.split_whitespace().skip(11).filter_map(|word| word.parse::<u64>().ok());
+    let times: Vec<f64> = ticks.take(4).map(|ticks| ticks as f64 / 100.0).collect();
+    times.try_into().ok().context("a process has four times")
 }
 
 /// A line of `/proc/PID/status` of what runs all the time, in megabytes on laptop and desktop.

@@ -19,7 +19,7 @@ use crate::process::{Finished, Process, run};
 use crate::program::program;
 use crate::relay::STOP_LIMIT;
 use crate::room::{Room, SEARCH_PATH, is_root, outdoors};
-use crate::watch::{Wake, until, until_file};
+use crate::watch::{self, Wake, until};
 
 /// `syncd` promises to answer `status` this soon after its start; a debug build on a busy computer gets more.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -223,20 +223,13 @@ impl Machine {
 
     /// Waits until a file of the home has this content; returns the moment it was seen.
     pub fn until_content(&self, relative: impl AsRef<Path>, content: &[u8], limit: Duration) -> Result<Instant> {
-        let path = self.path(relative);
-        let seen = until_file(&path, limit, |path| {
-            let same_size = fs::metadata(path).is_ok_and(|data| data.len() == content.len() as u64);
-            Some(Instant::now()).filter(|_| same_size && fs::read(path).is_ok_and(|found| found == content))
-        });
+        let seen = watch::until_content(&self.path(relative), content, limit);
         seen.with_context(|| format!("{}{}", self.name, self.tail()))
     }
 
     /// Waits until a path of the home exists, or is gone; symlinks are not followed.
     pub fn until_there(&self, relative: impl AsRef<Path>, there: bool, limit: Duration) -> Result<Instant> {
-        let path = self.path(relative);
-        let seen = until_file(&path, limit, |path| {
-            Some(Instant::now()).filter(|_| fs::symlink_metadata(path).is_ok() == there)
-        });
+        let seen = watch::until_there(&self.path(relative), there, limit);
         seen.with_context(|| format!("{}{}", self.name, self.tail()))
     }
 

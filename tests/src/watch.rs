@@ -3,6 +3,7 @@
 //! [`until`] asks a question again whenever there is a reason to: an inotify event, or the end of a process. A slow
 //! tick stands behind both, for what neither can tell.
 
+use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -114,6 +115,19 @@ pub fn until_file<T>(path: &Path, limit: Duration, mut check: impl FnMut(&Path) 
         wake.add(&nearest(folder))?;
         Ok(check(path))
     })
+}
+
+/// Waits until a file has exactly this content.
+pub fn until_content(path: &Path, content: &[u8], limit: Duration) -> Result<Instant> {
+    until_file(path, limit, |path| {
+        let same_size = fs::metadata(path).is_ok_and(|data| data.len() == content.len() as u64);
+        Some(Instant::now()).filter(|_| same_size && fs::read(path).is_ok_and(|found| found == content))
+    })
+}
+
+/// Waits until a path exists, or is gone; symlinks are not followed.
+pub fn until_there(path: &Path, there: bool, limit: Duration) -> Result<Instant> {
+    until_file(path, limit, |path| Some(Instant::now()).filter(|_| fs::symlink_metadata(path).is_ok() == there))
 }
 
 fn nearest(folder: &Path) -> PathBuf {

@@ -17,6 +17,7 @@ use crate::disk::{Disk, Kind, Others, RelPath, Source, StageName, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
+use crate::path::depth;
 use crate::plan::{Placed, Step};
 use crate::select::Select;
 use crate::state::{Now, State};
@@ -908,7 +909,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 dirs.push((self.path_of(&base)?, base));
             }
         }
-        dirs.sort_by_key(|(path, _)| std::cmp::Reverse(path.iter().filter(|&&byte| byte == b'/').count()));
+        dirs.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
         for (path, base) in &mut dirs {
             if base.id == NodeId::ROOT {
                 continue;

@@ -10,19 +10,7 @@ use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
 use serde::{Deserialize, Serialize};
 
-/// A path below the root.
-pub type RelPath = Vec<u8>;
-
-/// Appends a component to a path.
-pub fn join(dir: &[u8], name: &Name) -> RelPath {
-    let mut path = Vec::with_capacity(dir.len() + 1 + name.as_bytes().len());
-    if !dir.is_empty() {
-        path.extend_from_slice(dir);
-        path.push(b'/');
-    }
-    path.extend_from_slice(name.as_bytes());
-    path
-}
+pub use crate::path::{RelPath, join};
 
 /// What kind of thing stands at a name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]

@@ -6,7 +6,6 @@
 //! sending ([`crate::session`]), or planning and applying ([`crate::plan`], [`crate::apply`]). Holds no policy itself.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::ErrorKind;
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
@@ -23,8 +22,11 @@ use crate::database;
 use crate::delta;
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Edit, Fetch};
-use crate::marks::{self, Marks};
-use crate::observe::{Looked, Missing, Observer, Spot, base_or_root, base_path, describe, is_parked, put_to_sleep};
+use crate::marks::Marks;
+use crate::observe::{
+    Looked, Missing, Observer, Spot, base_by_path, base_or_root, base_path, describe, is_parked, put_to_sleep,
+};
+use crate::path::{depth, is_at_or_below, split};
 use crate::plan::{Change, collect, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
@@ -584,17 +586,9 @@ impl<S: Store> Engine<S> {
         Ok(siblings)
     }
 
-    /// The base entry at a path.
+    /// The base entry at a path; the root's for the empty one.
     pub fn at(&self, path: &[u8]) -> StoreResult<Option<Base>> {
-        let mut found = None;
-        let mut dir = NodeId::ROOT;
-        for part in path.split(|&byte| byte == b'/') {
-            let Some(name) = Name::new(part) else { return Ok(None) };
-            found = self.state.store.base_at(dir, &name)?;
-            let Some(base) = &found else { return Ok(None) };
-            dir = base.id;
-        }
-        Ok(found)
+        base_by_path(&self.state.store, path)
     }
 
     /// Where the account has what stands at a path here; `None` for what it does not know, or not show.
@@ -756,7 +750,7 @@ impl<S: Store> Engine<S> {
     fn stirred(&mut self, paths: &[RelPath], now_ms: u64) -> StoreResult<()> {
         let mut aliases = Vec::new();
         for (dir, (at, since)) in &mut self.unmarked {
-            if paths.iter().any(|path| marks::is_at_or_below(path, dir)) {
+            if paths.iter().any(|path| is_at_or_below(path, dir)) {
                 *at = (now_ms + UNMARKED_MS).min(*since + SETTLE_MAX_MS).max(*at);
             }
         }
@@ -822,9 +816,6 @@ impl<S: Store> Engine<S> {
 
     /// The base key of the directory at a path.
     fn directory_at(&self, dir: &[u8]) -> StoreResult<Option<NodeId>> {
-        if dir.is_empty() {
-            return Ok(Some(NodeId::ROOT));
-        }
         Ok(self.at(dir)?.filter(|base| base.class == Class::Dir).map(|base| base.id))
     }
 
@@ -834,13 +825,8 @@ impl<S: Store> Engine<S> {
             || self.select.travels(path, false, &self.marks)
             || self.select.travels(path, true, &self.marks)
             // Whether it stands there decides about others.
-            || self.is_probe(name.as_bytes());
+            || self.select.is_probe(name.as_bytes());
         Ok(known.then_some(Spot::Entry(dir, name)))
-    }
-
-    /// Whether rules look for a file of this name.
-    fn is_probe(&self, name: &[u8]) -> bool {
-        self.select.probes().iter().any(|probe| probe.name == name)
     }
 
     /// The nearest name that base knows the directory of. `None` for what is not synced.
@@ -856,8 +842,8 @@ impl<S: Store> Engine<S> {
                 Some(base) if base.class == Class::Dir => dir = base.id,
                 _ => {
                     let prefix_len = path.len() - parts.map(|rest| rest.len() + 1).sum::<usize>();
-                    let travels =
-                        self.select.travels(&path[..prefix_len], true, &self.marks) || self.is_probe(split(path).1);
+                    let travels = self.select.travels(&path[..prefix_len], true, &self.marks)
+                        || self.select.is_probe(split(path).1);
                     return Ok(travels.then_some(Spot::Entry(dir, name)));
                 }
             }
@@ -872,19 +858,10 @@ impl<S: Store> Engine<S> {
             self.unmarked.extract_if(.., |_, (at, _)| *at <= now_ms).map(|(path, _)| path).collect();
         for dir in due {
             let known = self.marks.of(&dir);
-            let mut held = BTreeSet::new();
-            for &index in &known {
-                let probe = &self.select.probes()[index];
-                let Some(name) = Name::new(probe.name.as_slice()) else { continue };
-                match disk.begins(&crate::disk::join(&dir, &name), &probe.magic) {
-                    Ok(false) => {}
-                    Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                    // What cannot be read is as it was.
-                    Ok(true) | Err(_) => {
-                        held.insert(index);
-                    }
-                }
-            }
+            let probes = self.select.probes();
+            // What cannot be read is as it was.
+            let stands = |index: &usize| probes[*index].stands(disk, &dir).unwrap_or(true);
+            let held: BTreeSet<usize> = known.iter().copied().filter(stands).collect();
             if held == known {
                 continue;
             }
@@ -911,14 +888,7 @@ impl<S: Store> Engine<S> {
     /// The nodes of the directory that the account has at a path.
     fn directory_shown_at(&self, path: &[u8]) -> Vec<NodeId> {
         let shape = self.state.tree.shape();
-        let mut dir = NodeId::ROOT;
-        for part in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
-            match Name::new(part).and_then(|name| shape.child(dir, &name)) {
-                Some(child) => dir = child,
-                None => return Vec::new(),
-            }
-        }
-        shape.members(dir).to_vec()
+        shape.at(path).map_or_else(Vec::new, |dir| shape.members(dir).to_vec())
     }
 
     /// Moves spots that have been left alone long enough to the queue; all together, so that the two ends of a move
@@ -1075,8 +1045,7 @@ impl<S: Store> Engine<S> {
 
     /// Forgets what was wrong at a path and below it. Gives where that was.
     fn forget_problems(&mut self, path: &[u8]) -> Vec<RelPath> {
-        let is_there = |at: &RelPath| at.starts_with(path) && at.get(path.len()).is_none_or(|&next| next == b'/');
-        self.problems.extract_if(.., |at, _| is_there(at)).map(|(at, _)| at).collect()
+        self.problems.extract_if(.., |at, _| is_at_or_below(at, path)).map(|(at, _)| at).collect()
     }
 
     /// Has directories watched that were made here.
@@ -1577,7 +1546,7 @@ impl<S: Store> Engine<S> {
         }
         let mut moves: Vec<&(RelPath, NodeId)> = moved.iter().collect();
         // What was parked on its way has moved twice; what was in it has gone along from where it was first.
-        moves.sort_by_key(|(from, _)| std::cmp::Reverse(from.iter().filter(|&&byte| byte == b'/').count()));
+        moves.sort_by_key(|(from, _)| std::cmp::Reverse(depth(from)));
         let mut taken = Vec::new();
         for (from, dir) in moves {
             let marks = self.marks.take(from);
@@ -1758,13 +1727,5 @@ fn brought(source: &Source) -> Option<StageName> {
     match source {
         Source::Brought(name) => Some(name.clone()),
         Source::Copy(_) | Source::Kept(_) | Source::Bytes(_) | Source::Link(_) => None,
-    }
-}
-
-/// A path's directory and its last name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
     }
 }

@@ -24,6 +24,7 @@ pub mod marks;
 pub mod merge;
 pub mod observe;
 pub mod pairing;
+pub mod path;
 pub mod plan;
 pub mod row;
 pub mod rules;

@@ -6,8 +6,12 @@
 //! marked directory does not travel, its marker neither (docs/decisions/0027).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 
-use crate::disk::RelPath;
+use hearth_schemas::item::Name;
+
+use crate::disk::{Disk, RelPath, join};
+use crate::path::is_at_or_below;
 
 /// A file that rules look for in directories.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -16,6 +20,17 @@ pub struct Probe {
     pub name: Vec<u8>,
     /// What it must begin with; empty where any regular file of the name counts.
     pub magic: Vec<u8>,
+}
+
+impl Probe {
+    /// Whether it stands in a directory; `None` where that cannot be told.
+    pub fn stands<D: Disk>(&self, disk: &mut D, dir: &[u8]) -> Option<bool> {
+        match disk.begins(&join(dir, &Name::new(self.name.as_slice())?), &self.magic) {
+            Ok(stands) => Some(stands),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Some(false),
+            Err(_) => None,
+        }
+    }
 }
 
 /// Which directories hold which of the files that the rules look for, each by its place in
@@ -82,11 +97,6 @@ impl Marks {
     pub fn gone(&mut self, path: &[u8]) {
         self.held.retain(|dir, _| !is_at_or_below(dir, path));
     }
-}
-
-/// Whether a path is this one or lies below it.
-pub fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
-    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::disk::{Disk, Handle, Kind, RelPath, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::merge::may_merge;
+use crate::path::above;
 use crate::row::winner;
 use crate::select::Select;
 use crate::state::{Now, State};
@@ -165,7 +166,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn entry(&mut self, dir: NodeId, name: Name, found: &mut Vec<Found>) -> StoreResult<()> {
         let Some(parent) = self.directory_base(dir)? else { return Ok(()) };
         let dir_path = self.path_of(&parent)?;
-        if self.is_probe(&name) {
+        if self.select.is_probe(name.as_bytes()) {
             self.ask(&dir_path)?;
         }
         let path = join(&dir_path, &name);
@@ -977,23 +978,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.select.travels(path, is_dir, self.marks)
     }
 
-    fn is_probe(&self, name: &Name) -> bool {
-        self.select.probes().iter().any(|probe| probe.name == name.as_bytes())
-    }
-
     /// Which of these files that rules look for stand in a directory; `None` where that cannot be told.
     fn standing(&mut self, dir: &[u8], probes: &[usize]) -> Option<BTreeSet<usize>> {
         let mut held = BTreeSet::new();
         for &index in probes {
-            let probe = &self.select.probes()[index];
-            let path = join(dir, &Name::new(probe.name.as_slice())?);
-            match self.disk.begins(&path, &probe.magic) {
-                Ok(true) => {
-                    held.insert(index);
-                }
-                Ok(false) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                Err(_) => return None,
+            if self.select.probes()[index].stands(self.disk, dir)? {
+                held.insert(index);
             }
         }
         Some(held)
@@ -1019,9 +1009,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     /// Until every directory has been listed once, those above a path are asked before it is judged.
     fn ask_above(&mut self, path: &[u8]) -> StoreResult<()> {
         let Some(asked) = &mut self.asked else { return Ok(()) };
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        let above: Vec<RelPath> = [0].into_iter().chain(ends).map(|end| path[..end].to_vec()).collect();
-        let news: Vec<RelPath> = above.into_iter().filter(|dir| asked.insert(dir.clone())).collect();
+        let above = [&path[..0]].into_iter().chain(above(path));
+        let news: Vec<RelPath> = above.map(<[u8]>::to_vec).filter(|dir| asked.insert(dir.clone())).collect();
         news.iter().try_for_each(|dir| self.ask(dir))
     }
 
@@ -1180,10 +1169,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             None if base.parent == NodeId::ROOT => Vec::new(),
             None => return Ok(Presence::Unknown),
         };
-        for end in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at) {
+        for dir in above(&path) {
             // Somebody may just have marked a directory and removed what is in it.
-            if asked.insert(path[..end].to_vec()) {
-                self.ask(&path[..end])?;
+            if asked.insert(dir.to_vec()) {
+                self.ask(dir)?;
             }
         }
         if !self.travels(&path, base.class == Class::Dir) {

@@ -15,6 +15,7 @@ use crate::conflict::derived_id;
 use crate::disk::{RelPath, join};
 use crate::marks::Marks;
 use crate::observe::{base_path, free_base_key, root_base};
+use crate::path::depth;
 use crate::select::Select;
 use crate::state::State;
 use crate::store::{Base, BaseState, Member, Store, StoreResult};
@@ -454,10 +455,6 @@ impl<'a, F: Fn(NodeId, &Name) -> Option<NodeId>> Planner<'a, F> {
 
 fn is_dir(placed: &Placed) -> bool {
     placed.target.class == Class::Dir
-}
-
-fn depth(path: &[u8]) -> usize {
-    path.iter().filter(|&&byte| byte == b'/').count()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub use pattern::PatternError;
 use when::When;
 
 use crate::marks::{Marks, Probe};
+use crate::path::above;
 use crate::select::Select;
 use crate::table;
 
@@ -364,8 +365,7 @@ impl HomeRules {
         if !decision.class.travels() || self.travels(path, is_dir, marks) {
             return decision;
         }
-        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        let shut = above.into_iter().find(|above| !self.open(above, true, marks).0);
+        let shut = above(path).find(|above| !self.open(above, true, marks).0);
         shut.map_or(decision, |above| self.decide(above, true, marks))
     }
 
@@ -450,8 +450,7 @@ impl Select for HomeRules {
             // An anchored line that wins here was seen from every directory above.
             return open;
         }
-        let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        slashes.all(|(at, _)| self.open(&path[..at], true, marks).0)
+        above(path).all(|dir| self.open(dir, true, marks).0)
     }
 
     fn probes(&self) -> &[Probe] {

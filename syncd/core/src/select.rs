@@ -17,6 +17,11 @@ pub trait Select {
     fn probes_inside(&self, _dir: &[u8]) -> Vec<usize> {
         Vec::new()
     }
+
+    /// Whether rules look for a file of this name.
+    fn is_probe(&self, name: &[u8]) -> bool {
+        self.probes().iter().any(|probe| probe.name == name)
+    }
 }
 
 /// Everything travels.

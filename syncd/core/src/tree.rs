@@ -62,6 +62,12 @@ impl Shape {
         self.position(children, name).ok().map(|at| children[at])
     }
 
+    /// The directory at a path; the root for the empty one.
+    pub fn at(&self, path: &[u8]) -> Option<NodeId> {
+        let mut names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
+        names.try_fold(NodeId::ROOT, |dir, name| self.child(dir, &Name::new(name)?))
+    }
+
     fn position(&self, children: &[NodeId], name: &Name) -> Result<usize, usize> {
         children.binary_search_by(|child| self.entries[child].name.cmp(name))
     }

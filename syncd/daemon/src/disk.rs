@@ -29,6 +29,7 @@ use rustix::fs::{
 };
 use syncd_core::database::{COMPANIONS, VITAL, image_of, is_image, owner_of};
 use syncd_core::disk::{Content, Disk, Handle, Kind, Others, RelPath, Source, StageName, Stat};
+use syncd_core::path::split;
 use syncd_lease::{Answer, Excluded, Lease, is_written};
 
 /// Bytes read or written in one go.
@@ -245,10 +246,7 @@ impl RealDisk {
 
     /// The descriptor of the directory that a path is in, and the path's last component.
     fn parent<'a>(&self, path: &'a [u8]) -> io::Result<(OwnedFd, &'a [u8])> {
-        let (dir, name) = match path.iter().rposition(|&byte| byte == b'/') {
-            Some(at) => (&path[..at], &path[at + 1..]),
-            None => (&path[..0], path),
-        };
+        let (dir, name) = split(path);
         if name.is_empty() {
             return Err(ErrorKind::InvalidInput.into());
         }

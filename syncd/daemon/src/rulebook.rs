@@ -16,6 +16,7 @@ use hearth_schemas::paths::Paths;
 use serde_json::{Value, json};
 use syncd_core::engine::Event;
 use syncd_core::marks::{Marks, Probe};
+use syncd_core::path::above;
 use syncd_core::row::winner;
 use syncd_core::rules::{Class, HomeRules, Override, RuleError, Scope};
 use syncd_core::select::Select;
@@ -127,9 +128,8 @@ impl Rulebook {
     pub fn why(&self, home: &Path, path: &[u8], is_dir: bool) -> Value {
         let rules = Arc::clone(&lock(&self.rules));
         let mut marks = Marks::NONE;
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        for end in [0].into_iter().chain(ends).chain(is_dir.then_some(path.len())) {
-            note_held(home, &path[..end], rules.probes(), &mut marks);
+        for dir in [&path[..0]].into_iter().chain(above(path)).chain(is_dir.then_some(path)) {
+            note_held(home, dir, rules.probes(), &mut marks);
         }
         let decision = rules.explain(path, is_dir, &marks);
         let mut out = json!({

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hearth_tests::tree::{noise, write_noise};
-use hearth_tests::watch::until_file;
+use hearth_tests::watch::{until_content, until_file, until_there};
 
 use super::{Cost, LIMIT, assert_alike, change};
 use crate::ground::Ground;
@@ -50,14 +50,7 @@ pub(crate) fn save(which: Which, tool: &mut dyn Tool, how: &str, report: &mut Re
 fn write_and_see(tool: &dyn Tool, name: &str, text: &str) -> Result<f64> {
     let begun = Instant::now();
     fs::write(tool.tree(On::Laptop).join(name), text).context("saving a file")?;
-    Ok(until_content(&tool.tree(On::Desktop).join(name), text.as_bytes())?.duration_since(begun).as_secs_f64())
-}
-
-fn until_content(path: &Path, content: &[u8]) -> Result<Instant> {
-    until_file(path, LIMIT, |path| {
-        let same_size = fs::metadata(path).is_ok_and(|data| data.len() == content.len() as u64);
-        Some(Instant::now()).filter(|_| same_size && fs::read(path).is_ok_and(|found| found == content))
-    })
+    Ok(until_content(&tool.tree(On::Desktop).join(name), text.as_bytes(), LIMIT)?.duration_since(begun).as_secs_f64())
 }
 
 /// Another branch is checked out: 2,000 files are written anew, each with a line more in its middle.
@@ -81,7 +74,7 @@ pub(crate) fn checkout(which: Which, tool: &mut dyn Tool, report: &mut Report) -
         |tool| {
             for path in &chosen {
                 let made = fs::read(tool.tree(On::Laptop).join(path)).context("reading what was rewritten")?;
-                until_content(&tool.tree(On::Desktop).join(path), &made)?;
+                until_content(&tool.tree(On::Desktop).join(path), &made, LIMIT)?;
             }
             Ok(Instant::now())
         },
@@ -130,7 +123,7 @@ pub(crate) fn rename_and_delete(which: Which, tool: &mut dyn Tool, report: &mut 
     if !tool.is_live() {
         tool.settle()?;
     }
-    until_there(&tool.tree(On::Desktop).join("albums").join(last), true)?;
+    until_there(&tool.tree(On::Desktop).join("albums").join(last), true, LIMIT)?;
     tool.settle()?;
     Ground::flush()?;
     let cost = change(
@@ -138,22 +131,18 @@ pub(crate) fn rename_and_delete(which: Which, tool: &mut dyn Tool, report: &mut 
         |tree| fs::rename(tree.join("albums"), tree.join("pictures")).context("renaming"),
         |tool| {
             let desktop = tool.tree(On::Desktop);
-            until_there(&desktop.join("pictures").join(last), true)?;
-            until_there(&desktop.join("albums"), false)
+            until_there(&desktop.join("pictures").join(last), true, LIMIT)?;
+            until_there(&desktop.join("albums"), false, LIMIT)
         },
     )?;
     report.cost("rename of 5,000 files", which, cost);
     let cost = change(
         tool,
         |tree| fs::remove_dir_all(tree.join("pictures")).context("deleting"),
-        |tool| until_there(&tool.tree(On::Desktop).join("pictures"), false),
+        |tool| until_there(&tool.tree(On::Desktop).join("pictures"), false, LIMIT),
     )?;
     report.cost("delete of 5,000 files", which, cost);
     assert_alike(tool)
-}
-
-fn until_there(path: &Path, there: bool) -> Result<Instant> {
-    until_file(path, LIMIT, |path| Some(Instant::now()).filter(|_| fs::symlink_metadata(path).is_ok() == there))
 }
 
 /// A large file gets a KiB in its middle, 64 KiB at its end, and 4 KiB overwritten.

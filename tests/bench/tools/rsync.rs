@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hearth_tests::process::{Process, succeed};
 
-use super::{On, Tool, cpu_of};
+use super::{On, Tool, cpu_of, cpu_of_own_children};
 use crate::ground::Ground;
 
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -49,8 +49,7 @@ impl Tool for Rsync {
     }
 
     fn tree(&self, on: On) -> PathBuf {
-        let side = if on == On::Laptop { &self.ground.laptop } else { &self.ground.desktop };
-        side.folder.join("tree")
+        self.ground.side(on).folder.join("tree")
     }
 
     fn settle(&mut self) -> Result<()> {
@@ -80,18 +79,4 @@ impl Tool for Rsync {
     fn ground(&self) -> &Ground {
         &self.ground
     }
-}
-
-/// What all that this program has waited for took; while nothing else is started, differences are the copying's.
-pub(super) fn cpu_of_own_children() -> Result<f64> {
-    let all = cpu_of(std::process::id())?;
-    let own = cpu_of_self()?;
-    Ok(all - own)
-}
-
-fn cpu_of_self() -> Result<f64> {
-    let text = fs::read_to_string("/proc/self/stat").context("reading our own times")?;
-    let (_, numbers) = text.rsplit_once(')').context("times follow the name")?;
-    let ticks = numbers.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-    Ok(ticks.sum::<Result<u64, _>>().context("our own times")? as f64 / 100.0)
 }

@@ -111,8 +111,7 @@ impl Tool for Syncthing {
     }
 
     fn tree(&self, on: On) -> PathBuf {
-        let side = if on == On::Laptop { &self.ground.laptop } else { &self.ground.desktop };
-        side.folder.join("tree")
+        self.ground.side(on).folder.join("tree")
     }
 
     fn settle(&mut self) -> Result<()> {

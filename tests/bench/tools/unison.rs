@@ -10,8 +10,7 @@ use anyhow::{Context, Result, bail};
 use hearth_tests::process::{Process, run};
 use hearth_tests::watch::{Wake, until};
 
-use super::rsync::cpu_of_own_children;
-use super::{On, Tool, cpu_of};
+use super::{On, Tool, cpu_of, cpu_of_own_children};
 use crate::ground::{Ground, Side};
 
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -74,8 +73,7 @@ impl Tool for Unison {
     }
 
     fn tree(&self, on: On) -> PathBuf {
-        let side = if on == On::Laptop { &self.ground.laptop } else { &self.ground.desktop };
-        side.folder.join("tree")
+        self.ground.side(on).folder.join("tree")
     }
 
     fn settle(&mut self) -> Result<()> {

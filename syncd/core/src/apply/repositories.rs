@@ -17,7 +17,8 @@ use crate::disk::{Disk, RelPath, Source, StageName, join};
 use crate::git::packs::Holdings;
 use crate::git::refs::{Packed, is_id, other_name};
 use crate::git::{self, Part, Place};
-use crate::observe::Spot;
+use crate::observe::{Spot, base_by_path};
+use crate::path::{depth, split};
 use crate::plan::{Placed, Step};
 use crate::state::Now;
 use crate::store::{Base, BaseState, Store, StoreResult};
@@ -55,14 +56,14 @@ impl GitCare {
         }
         let origin = conflict::registered(Naming::File, &placed.target.name);
         if placed.target.sibling && origin.is_some_and(|origin| origin.as_bytes() == PACKED) {
-            self.aside.push((directory(path), path.to_vec(), placed.id));
+            self.aside.push((split(path).0.to_vec(), path.to_vec(), placed.id));
         }
     }
 
     /// Takes note of packed refs that were put in place; what stood there is in staging under `before`.
     pub(super) fn note_packed(&mut self, before: Option<&StageName>, path: &[u8], id: NodeId) {
         if git::place(path).is_some_and(|place| place.part == Part::PackedRefs) {
-            self.packed.push((directory(path), before.cloned(), id));
+            self.packed.push((split(path).0.to_vec(), before.cloned(), id));
         }
     }
 
@@ -143,7 +144,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
 
     /// Of a repository that was deleted, whether it is shown all the same; `None` if it was not deleted.
     fn deleted_repository(&self, base: &Base, path: &[u8], repository: &[u8]) -> StoreResult<Option<bool>> {
-        let above = path[repository.len()..].iter().filter(|&&byte| byte == b'/').count();
+        let above = depth(&path[repository.len()..]);
         let mut dir = base.clone();
         for _ in 0..above {
             match self.state.store.base(dir.parent)? {
@@ -200,7 +201,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     /// The loose ref of a name that stands here, and what it says.
     fn loose(&mut self, dir: &[u8], name: &str) -> StoreResult<Option<(Base, String)>> {
         let path = [dir, b"/", name.as_bytes()].concat();
-        let Some(base) = self.at(&path)?.filter(|base| base.state == BaseState::Live) else { return Ok(None) };
+        let Some(base) = base_by_path(&self.state.store, &path)?.filter(|base| base.state == BaseState::Live) else {
+            return Ok(None);
+        };
         let text = self.disk.read(&Source::Copy(path), MAX_REF).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         Ok(text.map(|text| (base, text.trim_end().to_owned())))
     }
@@ -223,7 +226,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         while let Some(last) = parts.pop() {
             names.insert(0, last);
             let above = [dir, b"/", parts.join("/").as_bytes()].concat();
-            parent = self.at(&above)?.filter(|base| base.state == BaseState::Live).map(|base| (base, above));
+            parent = base_by_path(&self.state.store, &above)?
+                .filter(|base| base.state == BaseState::Live)
+                .map(|base| (base, above));
             if parent.is_some() {
                 break;
             }
@@ -246,21 +251,4 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.applied.look.push(Spot::Entry(parent.id, name));
         Ok(Some(parent.id))
     }
-
-    /// The base entry at a path.
-    fn at(&self, path: &[u8]) -> StoreResult<Option<Base>> {
-        let (mut dir, mut found) = (NodeId::ROOT, None);
-        for part in path.split(|&byte| byte == b'/') {
-            let Some(name) = Name::new(part) else { return Ok(None) };
-            let Some(base) = self.state.store.base_at(dir, &name)? else { return Ok(None) };
-            dir = base.id;
-            found = Some(base);
-        }
-        Ok(found)
-    }
-}
-
-fn directory(path: &[u8]) -> RelPath {
-    let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-    path[..end].to_vec()
 }

@@ -12,13 +12,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::{ContentHash, NodeId};
-use hearth_schemas::item::{Class, Name};
+use hearth_schemas::item::Class;
 
 use super::{Effect, Engine, SETTLE_MS};
 use crate::apply::Sources;
 use crate::disk::{Disk, Kind, RelPath, Source, join};
 use crate::git::{self, Part, Place};
 use crate::observe::{Spot, base_path};
+use crate::path::is_at_or_below;
 use crate::plan::Change;
 use crate::row::all_flagged;
 use crate::state::Now;
@@ -156,7 +157,7 @@ impl<S: Store> Engine<S> {
         }
         let overdue = now.wall_ms >= since + UNTOLD_MS;
         if !overdue {
-            if self.to_watch.0.iter().any(|dir| is_below(dir, repository)) {
+            if self.to_watch.0.iter().any(|dir| is_at_or_below(dir, repository)) {
                 self.watch_made();
             }
             let is_held =
@@ -204,7 +205,7 @@ impl<S: Store> Engine<S> {
                 None => {
                     let base = self.state.store.base(dir)?;
                     let path = base.map(|base| base_path(&self.state.store, &base)).transpose()?;
-                    let inside = path.is_some_and(|path| is_below(&path, repository));
+                    let inside = path.is_some_and(|path| is_at_or_below(&path, repository));
                     dirs.insert(dir, inside);
                     inside
                 }
@@ -409,11 +410,7 @@ impl<S: Store> Engine<S> {
         {
             return Ok(Some((*node, path.clone())));
         }
-        let mut root = NodeId::ROOT;
-        for name in repository.split(|&byte| byte == b'/') {
-            let Some(dir) = Name::new(name).and_then(|name| view.shape.child(root, &name)) else { return Ok(None) };
-            root = dir;
-        }
+        let Some(root) = view.shape.at(repository) else { return Ok(None) };
         let mut dirs = vec![(root, repository.to_vec())];
         while let Some((dir, path)) = dirs.pop() {
             for (name, child) in view.shape.children(dir) {
@@ -480,8 +477,4 @@ fn wanted(change: &Change) -> Option<ContentHash> {
         hearth_schemas::item::Value::File { hash, .. } => Some(hash),
         _ => None,
     }
-}
-
-fn is_below(path: &[u8], dir: &[u8]) -> bool {
-    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }

@@ -18,6 +18,7 @@ use super::RuleError;
 use super::pattern::{Pattern, PatternError};
 use crate::disk::RelPath;
 use crate::marks::{Marks, Probe};
+use crate::path::{above, split};
 
 /// The condition of one line.
 pub(super) struct When {
@@ -67,13 +68,11 @@ impl When {
         if marks.is_empty() {
             return None;
         }
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| (at, true));
-        ends.chain([(path.len(), is_dir)]).find_map(|(end, is_dir)| {
-            let at = &path[..end];
+        above(path).map(|dir| (dir, true)).chain([(path, is_dir)]).find_map(|(at, is_dir)| {
             let holder = match self.inside {
                 true if is_dir => at,
                 true => return None,
-                false => at.iter().rposition(|&byte| byte == b'/').map_or(&at[..0], |slash| &at[..slash]),
+                false => split(at).0,
             };
             let held = self.probes.iter().find(|probe| marks.holds(holder, **probe))?;
             self.fits(at, is_dir).then(|| {

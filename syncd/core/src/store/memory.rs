@@ -11,6 +11,7 @@ use hearth_schemas::wire::{Cursor, KnownMap};
 
 use super::{Base, Kept, Store, StoreResult, Text};
 use crate::disk::Handle;
+use crate::path::is_at_or_below;
 use crate::row;
 
 /// The index as maps; cloned at `begin`, so that a rollback is exact.
@@ -287,9 +288,7 @@ impl Store for MemoryStore {
     fn kept_at(&self, path: Option<&[u8]>, limit: usize) -> StoreResult<Vec<Kept>> {
         let below = |kept: &&Kept| match path {
             None => true,
-            Some(path) => {
-                kept.path == path || path.is_empty() || (kept.path.starts_with(path) && kept.path[path.len()] == b'/')
-            }
+            Some(path) => is_at_or_below(&kept.path, path),
         };
         Ok(self.tables.kept.iter().rev().filter(below).take(limit).cloned().collect())
     }
