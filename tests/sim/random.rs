@@ -127,13 +127,8 @@ pub fn play(seed: u64, tell: bool) {
         while player.judge(&mut world) {
             world.run_until_quiet();
         }
-        // What is marked may stand where something else should, which is told until the mark is gone.
-        let stands_in_the_way = hardships.marks
-            && world.machines.iter().any(|machine| machine.is_up() && machine.engine().problems().next().is_some());
-        if !stands_in_the_way {
-            world.assert_in_order();
-        }
-        if hardships.marks && (stands_in_the_way || round + 1 == rounds || player.chance.percent(50)) {
+        world.assert_in_order();
+        if hardships.marks && (round + 1 == rounds || player.chance.percent(50)) {
             player.unmark(&mut world);
             world.run_until_quiet();
             if player.open_closed(&mut world) {

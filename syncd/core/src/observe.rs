@@ -730,7 +730,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.looked.changes += 1;
         if base.class == Class::Dir {
             let from = self.path_of(&base)?;
-            self.marks.moved(&from, &found.path);
+            let marks = self.marks.take(&from);
+            if !marks.is_empty() {
+                // What was passed over as excluded there has another path, too.
+                self.state.mark_below(nodes_of(&base))?;
+                self.marks.put(&found.path, marks);
+            }
             self.looked.moved.push((from, base.id));
         }
         self.pin_siblings(&base, now)?;
@@ -998,6 +1003,11 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
     }
 
+    /// Asks every directory that held any of them whether it still does: it may have gone where nobody looked.
+    pub fn ask_marked(&mut self) -> StoreResult<()> {
+        self.marks.dirs().iter().try_for_each(|dir| self.ask(dir))
+    }
+
     /// Asks a directory for what decides about itself by standing in it.
     fn ask_inside(&mut self, dir: &[u8]) -> StoreResult<()> {
         let inside = self.select.probes_inside(dir);
@@ -1111,7 +1121,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn delete(&mut self, base: Base, now: &mut Now) -> StoreResult<()> {
         self.looked.changes += 1;
         let path = self.path_of(&base)?;
-        self.marks.gone(&path);
+        if !self.marks.take(&path).is_empty() {
+            self.state.mark_below(nodes_of(&base))?;
+        }
         self.looked.gone.push(path);
         self.pin_siblings(&base, now)?;
         let mut queue = vec![(base, Flag::Itself)];
