@@ -27,7 +27,7 @@ use crate::observe::{
     Looked, Missing, Observer, Spot, base_by_path, base_or_root, base_path, describe, is_parked, put_to_sleep,
 };
 use crate::path::{depth, is_at_or_below, split};
-use crate::plan::{Change, collect, plan};
+use crate::plan::{Change, collect, is_left_behind, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
 use crate::session::{Session, SessionError, Standing};
@@ -1170,19 +1170,29 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    /// A directory that is not on this disk has another place: if the one that it had is excluded here, what is in it
+    /// A directory has another place, and this disk did not have it where it was: if that is excluded here, what is in it
     /// was passed over.
     fn note_moved_out(&mut self, before: Option<&Row>, node: NodeId) -> StoreResult<()> {
         let Some(before) = before.filter(|before| before.class == Class::Dir) else { return Ok(()) };
         let place = |row: &Row| row::winner(&row.place).map(|(_, place)| (place.parent, place.name.clone()));
-        let is_here = |base: &Base| base.state == BaseState::Live;
         let row = self.state.store.row(node)?;
-        if row.is_some_and(|row| place(&row) != place(before))
-            && !self.state.store.base_of(node)?.as_ref().is_some_and(is_here)
-        {
+        if row.is_some_and(|row| place(&row) != place(before)) && !self.stands_at(node, place(before))? {
             self.state.mark_below(vec![node])?;
         }
         Ok(())
+    }
+
+    /// Whether this disk has a node in play at that name of that directory.
+    fn stands_at(&self, node: NodeId, place: Option<(NodeId, Name)>) -> StoreResult<bool> {
+        let Some((dir, name)) = place else { return Ok(false) };
+        let Some(base) = self.state.store.base_of(node)?.filter(|base| base.state == BaseState::Live) else {
+            return Ok(false);
+        };
+        let dir = match dir {
+            NodeId::ROOT => Some(NodeId::ROOT),
+            dir => self.state.store.base_of(dir)?.map(|base| base.id),
+        };
+        Ok(dir == Some(base.parent) && base.name == name)
     }
 
     /// A peer does not have a content that it was asked for.
@@ -1465,25 +1475,16 @@ impl<S: Store> Engine<S> {
         for placed in changes.iter().filter_map(|change| change.placed.as_ref()) {
             let standing = self.state.store.base_at(placed.parent, &placed.target.name)?;
             let Some(standing) = standing.filter(|base| base.state == BaseState::Live) else { continue };
-            if standing.id == placed.id || concerned.contains(&standing.id) || !self.is_left_behind(&standing)? {
+            if standing.id == placed.id
+                || concerned.contains(&standing.id)
+                || !is_left_behind(&self.state, self.select.as_ref(), &self.marks, &standing)?
+            {
                 continue;
             }
             self.queue.push_back(Spot::Entry(standing.parent, standing.name.clone()));
             self.state.forget(standing)?;
         }
         Ok(())
-    }
-
-    /// Whether the account has an entry at places that are excluded here, and nowhere else.
-    fn is_left_behind(&self, base: &Base) -> StoreResult<bool> {
-        for member in &base.members {
-            let Some(target) = self.state.view().target_of(member.node)? else { return Ok(false) };
-            let path = crate::disk::join(&self.state.tree.shape().path(target.parent), &target.name);
-            if self.select.travels(&path, target.class == Class::Dir, &self.marks) {
-                return Ok(false);
-            }
-        }
-        Ok(!base.members.is_empty())
     }
 
     /// Takes in what became of a plan for the nodes that were `planned`; `open` are those that wait for a content

@@ -758,6 +758,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         base.parent = found.parent.id;
         base.name = found.name.clone();
         if base.class == Class::Dir {
+            if base.state == BaseState::Dormant {
+                // It comes out of where it was excluded, and what others did to what is in it was passed over.
+                self.state.mark_members(&base)?;
+                self.state.mark_below(nodes_of(&base))?;
+                base.state = BaseState::Live;
+            }
             base.stat = found.stat.clone();
             self.attributes(&mut base, &found.stat, found.xattrs.as_ref(), now)?;
             self.looked.more.push(Spot::Deep(base.id));
