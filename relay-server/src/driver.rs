@@ -46,7 +46,10 @@ impl Driver {
         loop {
             let message = tokio::select! {
                 message = inbox.recv() => message,
-                _ = ticks.tick() => Some(Message::Input(Input::Tick)),
+                _ = ticks.tick() => {
+                    self.end_lapsed();
+                    Some(Message::Input(Input::Tick))
+                }
             };
             match message {
                 Some(Message::Opened { conn, exporter, origin, outbox }) => {
@@ -57,6 +60,17 @@ impl Driver {
                 None => return,
             }
         }
+    }
+
+    fn end_lapsed(&mut self) {
+        let lapsed = self.forwarder.lock().unwrap_or_else(PoisonError::into_inner).lapsed(self.now_ms());
+        for (account, slot) in lapsed {
+            self.take(Input::Lapsed { account, slot });
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn take(&mut self, input: Input) {
@@ -75,7 +89,7 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) -> std::thread::Result<()> {
-        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.now_ms();
         let mut effects = Vec::new();
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| self.relay.handle(input, now_ms, &mut effects)));
         for effect in effects {
@@ -102,7 +116,9 @@ impl Driver {
                 }
             }
             Effect::Admit { token, mac_key, account, slot } => {
-                self.forwarder.lock().unwrap_or_else(PoisonError::into_inner).admit(token, mac_key, account, slot);
+                let now_ms = self.now_ms();
+                let mut forwarder = self.forwarder.lock().unwrap_or_else(PoisonError::into_inner);
+                forwarder.admit(token, mac_key, account, slot, now_ms);
             }
             Effect::Retire { account, slot } => {
                 self.forwarder.lock().unwrap_or_else(PoisonError::into_inner).retire(account, slot);
@@ -117,6 +133,6 @@ fn connection_of(input: &Input) -> Option<ConnectionId> {
         | Input::Request { conn, .. }
         | Input::Stored { conn, .. }
         | Input::Closed { conn } => Some(*conn),
-        Input::Tick => None,
+        Input::Lapsed { .. } | Input::Tick => None,
     }
 }

@@ -32,6 +32,8 @@ struct Session {
     mac_key: [u8; 32],
     counter: Option<u64>,
     bound: Option<Bound>,
+    /// Until when it may do without a binding.
+    unbound_until_ms: u64,
     complaints: Bucket,
 }
 
@@ -60,8 +62,16 @@ pub enum Verdict {
 
 impl Forwarder {
     /// Takes in a session.
-    pub fn admit(&mut self, token: Token, mac_key: [u8; 32], account: AccountId, slot: Slot) {
-        let session = Session { account, slot, mac_key, counter: None, bound: None, complaints: Bucket::default() };
+    pub fn admit(&mut self, token: Token, mac_key: [u8; 32], account: AccountId, slot: Slot, now_ms: u64) {
+        let session = Session {
+            account,
+            slot,
+            mac_key,
+            counter: None,
+            bound: None,
+            unbound_until_ms: now_ms + BIND_SECONDS * 1000,
+            complaints: Bucket::default(),
+        };
         self.sessions.insert(token, session);
         let tokens = self.devices.entry((account, slot)).or_default();
         tokens.push(token);
@@ -76,6 +86,13 @@ impl Forwarder {
         for token in self.devices.remove(&(account, slot)).unwrap_or_default() {
             self.sessions.remove(&token);
         }
+    }
+
+    /// The devices that have let the bindings of all their sessions run out: they are gone, or cannot be reached.
+    pub fn lapsed(&self, now_ms: u64) -> Vec<(AccountId, Slot)> {
+        let lives = |token: &Token| self.sessions.get(token).is_some_and(|session| session.lives_at(now_ms));
+        let lapsed = self.devices.iter().filter(|(_, tokens)| !tokens.iter().any(lives));
+        lapsed.map(|(device, _)| *device).collect()
     }
 
     /// Takes a BIND and gives the answer. None for a stranger, a wrong MAC or a counter that did not rise.
@@ -139,6 +156,10 @@ impl Forwarder {
 }
 
 impl Session {
+    fn lives_at(&self, now_ms: u64) -> bool {
+        self.bound_at(now_ms).is_some() || (self.bound.is_none() && self.unbound_until_ms > now_ms)
+    }
+
     fn bound_at(&self, now_ms: u64) -> Option<Bound> {
         self.bound.filter(|bound| bound.until_ms > now_ms)
     }
@@ -182,7 +203,7 @@ mod tests {
     #[test]
     fn another_account_is_as_absent_as_nobody() {
         let mut forwarder = with_two();
-        forwarder.admit([4; 8], KEY, OTHER, Slot(5));
+        forwarder.admit([4; 8], KEY, OTHER, Slot(5), 0);
         bind(&mut forwarder, 4, address(4), 1, 0).expect("bound");
         let offline = Verdict::Offline(Header { kind: Kind::Offline, ecn: 0, slot: Slot(5), token: [1; 8] });
         assert_eq!(forwarder.route(data(1, 5), address(1), 0), offline);
@@ -210,7 +231,7 @@ mod tests {
     #[test]
     fn a_new_session_takes_over_when_it_is_bound_and_not_before() {
         let mut forwarder = with_two();
-        forwarder.admit([12; 8], KEY, HOME, Slot(2));
+        forwarder.admit([12; 8], KEY, HOME, Slot(2), 0);
         let to = |forwarder: &mut Forwarder| match forwarder.route(data(1, 2), address(1), 0) {
             Verdict::Forward(header, _) => header.token,
             other => panic!("not forwarded: {other:?}"),
@@ -229,10 +250,24 @@ mod tests {
     }
 
     #[test]
+    fn a_device_has_lapsed_when_no_session_of_it_is_bound_any_more() {
+        let end_ms = BIND_SECONDS * 1000;
+        let mut forwarder = with_two();
+        bind(&mut forwarder, 1, address(1), 2, end_ms - 1).expect("bound");
+        assert_eq!(forwarder.lapsed(end_ms - 1), []);
+        assert_eq!(forwarder.lapsed(end_ms), [(HOME, Slot(2))]);
+        forwarder.admit([12; 8], KEY, HOME, Slot(2), end_ms);
+        assert_eq!(forwarder.lapsed(end_ms), [], "a new session has time to be bound");
+        assert_eq!(forwarder.lapsed(2 * end_ms), [(HOME, Slot(1)), (HOME, Slot(2))]);
+        forwarder.retire(HOME, Slot(2));
+        assert_eq!(forwarder.lapsed(2 * end_ms), [(HOME, Slot(1))]);
+    }
+
+    #[test]
     fn logging_in_over_and_over_keeps_two_sessions() {
         let mut forwarder = with_two();
         for token in 20..90 {
-            forwarder.admit([token; 8], KEY, HOME, Slot(1));
+            forwarder.admit([token; 8], KEY, HOME, Slot(1), 0);
         }
         assert_eq!(forwarder.sessions.len(), 3);
     }
@@ -240,7 +275,7 @@ mod tests {
     fn with_two() -> Forwarder {
         let mut forwarder = Forwarder::default();
         for device in [1, 2] {
-            forwarder.admit([device; 8], KEY, HOME, Slot(device.into()));
+            forwarder.admit([device; 8], KEY, HOME, Slot(device.into()), 0);
             bind(&mut forwarder, device, address(device), 1, 0).expect("bound");
         }
         forwarder

@@ -55,6 +55,13 @@ pub enum Input {
         /// Which.
         conn: ConnectionId,
     },
+    /// A device that is logged in has not been heard of on the UDP leg for [`hearth_schemas::relay::BIND_SECONDS`].
+    Lapsed {
+        /// Whose device.
+        account: AccountId,
+        /// Which.
+        slot: Slot,
+    },
     /// Time passed; to be told about once a second.
     Tick,
 }
@@ -241,6 +248,7 @@ impl Relay {
             Input::Request { conn, frame } => self.requested(conn, frame, now_ms, effects),
             Input::Stored { conn, answer } => self.stored(conn, answer, now_ms, effects),
             Input::Closed { conn } => self.closed(conn, now_ms, effects),
+            Input::Lapsed { account, slot } => self.lapsed(account, slot, now_ms, effects),
             Input::Tick => self.tick(now_ms, effects),
         }
     }
@@ -526,6 +534,13 @@ impl Relay {
         self.tell_others(account, slot, &Event::Presence { slot, online: false }, effects);
         if let Some(left) = self.rooms.opener_away((account, slot), now_ms) {
             self.tell_joiner(left, now_ms, effects);
+        }
+    }
+
+    fn lapsed(&mut self, account: AccountId, slot: Slot, now_ms: u64, effects: &mut Vec<Effect>) {
+        if let Some(conn) = self.session(account, slot) {
+            self.closed(conn, now_ms, effects);
+            effects.push(Effect::Close { conn, code: CloseCode::Idle });
         }
     }
 

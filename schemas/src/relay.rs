@@ -32,8 +32,8 @@ pub const PAIRING_TRIES: u32 = 3;
 pub const PAIRING_TRY_SECONDS: u64 = 120;
 /// How long an account waits for its next room after one whose tries were used up, in seconds.
 pub const PAIRING_COOL_DOWN_SECONDS: u64 = 60;
-/// How long a BIND is good for, in seconds.
-pub const BIND_SECONDS: u64 = 60;
+/// How long a BIND is good for, in seconds. A device that has sent none for so long is away.
+pub const BIND_SECONDS: u64 = 40;
 
 /// Position and hash of the newest log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

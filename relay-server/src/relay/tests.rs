@@ -240,6 +240,21 @@ fn signals_are_limited_in_rate_and_size_and_stay_in_the_account() {
 }
 
 #[test]
+fn a_device_that_lets_its_binding_lapse_is_away_and_the_others_hear_of_it() {
+    let mut world = World::new();
+    let home = world.home(1, 2);
+    world.connected(A, &home, 0);
+    world.connected(B, &home, 1);
+    world.events(A);
+    let lapsed = Input::Lapsed { account: home.id(), slot: home.slot(1) };
+    world.feed(lapsed);
+    assert_eq!(world.closed, [(B, CloseCode::Idle)]);
+    assert_eq!(world.events(A), [Event::Presence { slot: home.slot(1), online: false }]);
+    world.feed(Input::Lapsed { account: home.id(), slot: home.slot(1) });
+    assert_eq!(world.events(A), [], "once");
+}
+
+#[test]
 fn strangers_do_not_stay_and_do_not_crowd() {
     let mut world = World::new();
     let home = world.home(1, 1);

@@ -326,6 +326,7 @@ pub async fn drain(watcher: &Watcher, driver: &Driver) {
 async fn look_beyond(watcher: Watcher, driver: Driver) {
     let mut pause = LOOK_BEYOND;
     loop {
+        watcher.until_beyond().await;
         tokio::time::sleep(pause).await;
         let beyond = watcher.beyond();
         pause = LOOK_BEYOND.max(LOOK_BEYOND_EACH * u32::try_from(beyond.len()).unwrap_or(u32::MAX));

@@ -52,10 +52,13 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const SEND_WINDOW: u64 = 8 << 20;
 const MAX_STREAMS: u32 = 64;
-const IDLE_MS: u32 = 60_000;
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The relay knows sooner that a device is gone; an idle connection costs nothing meanwhile.
+const IDLE_MS: u32 = 300_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(120);
 /// How long a device that has lost its way to the relay may take to find it again, and go on with its connection.
 const MAY_COME_BACK: Duration = Duration::from_secs(5);
+/// The same for all others when this device has lost its own way to the relay.
+const MAY_BE_HEARD_AGAIN: Duration = Duration::from_secs(60);
 
 /// A datagram that wants one back, and the one that it gets.
 const KICK: &[u8] = &[0];
@@ -112,7 +115,7 @@ pub(crate) struct Peers {
     outbox: VecDeque<NetEvent>,
     online: BTreeSet<Slot>,
     up: BTreeMap<Slot, Up>,
-    /// Devices that the relay has just said are gone, and until when they may come back to their connection.
+    /// Devices that the relay has said are gone, or has fallen silent about, and until when they may come back to their connection.
     gone: BTreeMap<Slot, Instant>,
     dials: BTreeMap<Slot, Dial>,
     tasks: JoinSet<Outcome>,
@@ -228,6 +231,10 @@ impl Peers {
     fn handle_presence(&mut self, change: Presence) {
         let arrived: Vec<Slot> = match change {
             Presence::All(online) => {
+                let until = Instant::now() + MAY_BE_HEARD_AGAIN;
+                for slot in self.up.keys().filter(|slot| !online.contains(slot)) {
+                    self.gone.entry(*slot).or_insert(until);
+                }
                 self.online = online;
                 self.online.iter().copied().collect()
             }

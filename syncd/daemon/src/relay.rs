@@ -53,8 +53,12 @@ const BIND_RETRIES_MS: [u64; 4] = [200, 300, 500, 700];
 /// After the retries the session counts as lost, if the relay was silent altogether; else after this long, as the
 /// line may only be slow.
 const BIND_LOST: Duration = Duration::from_secs(10);
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-const IDLE_MS: u32 = 30_000;
+/// The login's connection lies on the same socket, so that BINDs keep its way open and notice its end. A stranger's has
+/// none.
+const KEEP_ALIVE: Duration = Duration::from_secs(120);
+const IDLE_MS: u32 = 300_000;
+const STRANGER_KEEP_ALIVE: Duration = Duration::from_secs(10);
+const STRANGER_IDLE_MS: u32 = 30_000;
 /// Events that wait for the daemon. A relay that sends more than it can take is cut off.
 const MAX_EVENTS: usize = 1024;
 const MAX_WAITING_REQUESTS: usize = 64;
@@ -304,9 +308,10 @@ impl Anonymous {
                 UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?,
                 Arc::new(quinn::TokioRuntime),
             )?;
+            let stranger = (STRANGER_KEEP_ALIVE, STRANGER_IDLE_MS);
             let mut result = Err(anyhow!("no answer"));
             for target in found {
-                result = match timeout(ATTEMPT, dial(&endpoint, target, address, trust)).await {
+                result = match timeout(ATTEMPT, dial(&endpoint, target, address, trust, stranger)).await {
                     Ok(result) => result,
                     Err(_) => continue,
                 };
@@ -446,7 +451,7 @@ impl Link {
             let target = found[turn / self.relays.len() % found.len()];
             let trust = address.key.map_or(Trust::WebPki, Trust::Pinned);
             self.socket.use_relay(target);
-            let connection = dial(&self.endpoint, target, address, trust).await?;
+            let connection = dial(&self.endpoint, target, address, trust, (KEEP_ALIVE, IDLE_MS)).await?;
             let (control, events) = Control::open(connection).await?;
             let session = control.login(&self.identity).await?;
             anyhow::Ok((control, events, session))
@@ -542,9 +547,10 @@ async fn dial(
     target: SocketAddr,
     address: &RelayAddress,
     trust: Trust,
+    (keep_alive, idle_ms): (Duration, u32),
 ) -> anyhow::Result<quinn::Connection> {
     let mut config = quinn::ClientConfig::new(Arc::new(tls::relay_client(trust)?));
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(keep_alive, idle_ms)));
     let name = if trust == Trust::WebPki { &address.host } else { tls::NAME };
     match endpoint.connect_with(config, target, name)?.await {
         Err(ConnectionError::TransportError(error)) if is_wrong_key(&error.reason, trust) => {
@@ -568,7 +574,7 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
     config
 }
 
-fn transport() -> TransportConfig {
+fn transport(keep_alive: Duration, idle_ms: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -578,7 +584,7 @@ fn transport() -> TransportConfig {
         .send_window(2 << 20)
         .datagram_receive_buffer_size(None)
         .initial_rtt(Duration::from_millis(100))
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()));
+        .keep_alive_interval(Some(keep_alive))
+        .max_idle_timeout(Some(VarInt::from_u32(idle_ms).into()));
     transport
 }

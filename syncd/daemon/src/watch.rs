@@ -54,6 +54,8 @@ struct Inner {
     watched: Arc<Mutex<Watched>>,
     gathered: Arc<Gathered>,
     next_cookie: AtomicU64,
+    /// Told when there was no watch left for a directory.
+    fell_short: Notify,
     unwatched: Vec<PathBuf>,
     /// Watches that may be used; `None` for half of what the kernel grants at the time.
     budget: Option<usize>,
@@ -98,6 +100,7 @@ impl Watcher {
             watched,
             gathered: Arc::clone(&gathered),
             next_cookie: AtomicU64::new(1),
+            fell_short: Notify::new(),
             unwatched,
             budget,
         });
@@ -147,6 +150,13 @@ impl Watcher {
     /// The directories that should be watched and cannot be: changes in them are found by looking alone.
     pub fn beyond(&self) -> Vec<RelPath> {
         lock(&self.0.inotify).beyond.iter().cloned().collect()
+    }
+
+    /// Waits until there may be such directories.
+    pub async fn until_beyond(&self) {
+        while lock(&self.0.inotify).beyond.is_empty() {
+            self.0.fell_short.notified().await;
+        }
     }
 
     /// What is wrong with watching.
@@ -229,6 +239,7 @@ impl Inner {
                     tracing::warn!("inotify limit reached: {}", remedy(lock(&self.watched).len() + 1));
                 }
                 inotify.beyond.insert(dir);
+                self.fell_short.notify_one();
             } else {
                 // Gone again, or not ours to read: the engine finds out when it looks.
                 tracing::debug!(%error, "a directory could not be watched");
