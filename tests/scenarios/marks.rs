@@ -271,3 +271,37 @@ fn what_others_put_into_a_directory_while_they_had_it_where_it_is_marked_here_co
     world.assert_same_everywhere("done/a", "a");
     world.assert_same_everywhere("done/b", "b");
 }
+
+#[test]
+fn what_was_removed_a_moment_before_the_directory_was_marked_is_removed_here_alone() {
+    let mut world = World::new(315);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/a.mov", "a");
+    world.settle();
+    world.remove(laptop, "videos/a.mov");
+    // The removal has settled, and the marker has not, when it is concluded what is missing.
+    world.run_for(60);
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    assert_eq!(world.read(desktop, "videos/a.mov").as_deref(), Some("a"));
+}
+
+#[test]
+fn a_mark_below_another_ends_with_the_directory_that_held_both() {
+    let mut world = World::new(316);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/videos/a.mov", "a");
+    world.settle();
+    world.write(laptop, "work/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.write(laptop, "work/.nobackup", "");
+    world.run_until_quiet();
+    world.write(desktop, "work/videos/b.mov", "b");
+    world.run_until_quiet();
+    world.crash(laptop, Crash::Kill);
+    world.remove(laptop, "work");
+    world.start(laptop);
+    world.settle();
+    world.assert_same_everywhere("work/videos/a.mov", "a");
+    world.assert_same_everywhere("work/videos/b.mov", "b");
+}

@@ -648,7 +648,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
             if other.members.is_empty() && other.state == BaseState::Dormant {
-                // With what it kept asleep: that has no directory any more to be found by.
+                // With what it kept asleep: that has no directory any more to be found by. What stands there is this
+                // machine's own from then on.
+                self.applied.look.push(Spot::Entry(other.parent, other.name.clone()));
                 self.state.forget(other)?;
                 self.state.mark_below(vec![joined])?;
             } else if other.members.is_empty() {
