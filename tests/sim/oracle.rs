@@ -8,19 +8,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, Class, FileTime, Value};
+use syncd_core::database::is_image;
 use syncd_core::disk::{RelPath, join};
 use syncd_core::engine::Event;
 use syncd_core::store::Store;
 
+use super::database::{is_database, is_of_companion};
 use super::disk::{Deed, hash_of};
 use super::machine::{BESIDE, INSIDE, MARKED, SimMachine};
-use super::tree::{Body, Tree, below, split};
+use super::tree::{Body, below, split};
 use super::world::{Here, World};
 
 /// Contents that must be somewhere.
 #[derive(Default)]
 pub struct Oracle {
     owed: BTreeMap<ContentHash, String>,
+    /// What was ever committed to a database.
+    committed: BTreeSet<ContentHash>,
 }
 
 impl Oracle {
@@ -38,6 +42,9 @@ impl Oracle {
             }
         }
         for bytes in deed.written.iter().filter(|bytes| !bytes.is_empty()) {
+            if is_database(bytes) {
+                self.committed.insert(hash_of(bytes));
+            }
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
             self.owed.insert(hash_of(bytes), text);
         }
@@ -46,6 +53,12 @@ impl Oracle {
     /// Whether a content was written and not done away with by the person.
     pub fn owes(&self, text: &str) -> bool {
         self.owed.contains_key(&hash_of(text.as_bytes()))
+    }
+
+    /// Asserts that a content may leave a machine: a database as it was committed, and none of what belongs to one.
+    pub fn may_travel(&self, bytes: &[u8]) {
+        assert!(!is_of_companion(bytes), "a log of a database travels");
+        assert!(!is_database(bytes) || self.committed.contains(&hash_of(bytes)), "a torn database travels");
     }
 
     /// Contents that are owed and nowhere.
@@ -59,18 +72,34 @@ impl Oracle {
 fn held(machine: &SimMachine) -> BTreeSet<ContentHash> {
     let tree = &machine.disk.tree;
     let kept = machine.disk.displaced().filter(|(name, _)| machine.knows_kept(name)).map(|(_, ino)| ino);
-    live(tree).chain(kept.filter_map(|ino| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes))).collect()
+    live(machine).chain(kept.filter_map(|ino| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes))).collect()
 }
 
-/// Contents of the files that stand in a tree.
-fn live(tree: &Tree) -> impl Iterator<Item = ContentHash> {
-    tree.walk().into_iter().filter_map(|(_, ino)| tree.bytes(ino).ok()).map(|bytes| hash_of(&bytes))
+/// Contents of the files that stand on a machine; of databases, what is committed.
+fn live(machine: &SimMachine) -> impl Iterator<Item = ContentHash> {
+    machine
+        .disk
+        .tree
+        .walk()
+        .into_iter()
+        .filter_map(|(path, ino)| shown(machine, &path, ino))
+        .map(|bytes| hash_of(&bytes))
+}
+
+/// What a person would say that a file holds; `None` for what belongs to a database, and for what is no file.
+fn shown(machine: &SimMachine, path: &[u8], ino: u64) -> Option<Vec<u8>> {
+    if machine.disk.is_companion(path, ino) {
+        return None;
+    }
+    let whole = machine.disk.committed_at(path);
+    whole.or_else(|| machine.disk.tree.bytes(ino).ok().map(|bytes| bytes.to_vec()))
 }
 
 /// Everything that must hold when all are connected and nothing is left to do.
 pub(super) fn assert_in_order(world: &mut World) {
     assert_clean(world);
     assert_alike(world);
+    assert_whole(world);
     let lost = world.oracle.lost(&world.machines);
     assert!(lost.is_empty(), "lost: {lost:?}\n{}", world.describe());
     let calls = |world: &World| world.machines.iter().map(|machine| machine.disk.changes).collect::<Vec<u64>>();
@@ -91,6 +120,17 @@ pub(super) fn assert_in_order(world: &mut World) {
     assert_eq!(sent.rows, world.sent.rows, "a second look told something\n{}", world.describe());
     assert_alike(world);
     assert_clean(world);
+}
+
+/// Every database is as it was at some commit.
+fn assert_whole(world: &World) {
+    for machine in &world.machines {
+        for (path, _) in machine.disk.tree.walk() {
+            let whole = machine.disk.committed_at(&path);
+            let is_whole = whole.is_none_or(|whole| world.oracle.committed.contains(&hash_of(&whole)));
+            assert!(is_whole, "{} of {} is torn\n{}", name_of(&path), machine.name, world.describe());
+        }
+    }
 }
 
 /// Every two disks are alike, but for what is marked on one of them and what one of them tells that it cannot apply.
@@ -145,7 +185,10 @@ fn is_at_or_below(path: &str, dir: &str) -> bool {
 /// would have to put there.
 fn own_business(machine: &SimMachine) -> BTreeSet<String> {
     let mut own = marked(machine);
-    own.extend(machine.engine().problems().map(|problem| name_of(&problem.path)));
+    for problem in machine.engine().problems() {
+        let there = machine.engine().shown_at(&problem.path).expect("an index in memory");
+        own.extend(there.into_iter().chain([problem.path.clone()]).map(|path| name_of(&path)));
+    }
     let tree = &machine.disk.tree;
     loop {
         let mut more = BTreeSet::new();
@@ -187,6 +230,15 @@ fn stands_in_the_way(machine: &SimMachine, path: &RelPath) -> bool {
     let name = name_of(path);
     let is_marked = marked(machine).iter().any(|dir| is_at_or_below(&name, dir) || is_below(dir, &name));
     is_marked && machine.disk.tree.look(path).is_ok_and(|found| found.is_some())
+}
+
+/// Whether the database at a path, or what the account wants to have there, has a log that no program has tidied up.
+fn is_not_tidied_up(machine: &SimMachine, path: &RelPath) -> bool {
+    let disk = &machine.disk;
+    disk.tree.walk().into_iter().any(|(at, _)| {
+        let is_it = at == *path || machine.engine().shown_at(&at).expect("an index in memory").as_ref() == Some(path);
+        is_it && disk.committed_at(&at).is_some() && disk.is_in_use(&at)
+    })
 }
 
 /// Whether the account has a content at a path that no machine can give: where it was written, a mark came before
@@ -234,7 +286,9 @@ fn assert_clean(world: &World) {
             world.describe()
         );
         for problem in problems {
-            let explained = stands_in_the_way(machine, &problem.path) || is_kept_back(world, machine, &problem.path);
+            let explained = stands_in_the_way(machine, &problem.path)
+                || is_kept_back(world, machine, &problem.path)
+                || is_not_tidied_up(machine, &problem.path);
             assert!(explained, "{} has no reason for {problem:?}\n{}", machine.name, world.describe());
         }
     }
@@ -248,7 +302,8 @@ fn assert_clean(world: &World) {
         assert!(same, "{} knows {known:?}, not {theirs:?}\n{}", machine.name, world.describe());
         let agreeing = if is_clean(machine) { clean - 1 } else { 0 };
         assert_eq!(summary.agreeing.len(), agreeing, "who agrees with {}: {summary:?}", machine.name);
-        let tidy = machine.disk.tree.staging.is_empty() || machine.disk.has_failed;
+        let left = machine.disk.tree.staging.keys().any(|name| !is_image(name));
+        let tidy = !left || machine.disk.has_failed;
         assert!(tidy, "staging of {} is not empty", machine.name);
     }
 }
@@ -265,10 +320,11 @@ fn picture(machine: &SimMachine) -> BTreeMap<String, String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     tree.walk()
         .into_iter()
+        .filter(|(path, ino)| !machine.disk.is_companion(path, *ino))
         .map(|(path, ino)| {
             let inode = tree.get(ino);
             let body = match &inode.body {
-                Body::File(bytes) => format!("file {:?}", hash_of(bytes)),
+                Body::File(_) => format!("file {:?}", shown(machine, &path, ino).map(|bytes| hash_of(&bytes))),
                 Body::Dir(_) => "dir".to_owned(),
                 Body::Link(target) => format!("link {}", text(target)),
                 Body::Socket => "socket".to_owned(),

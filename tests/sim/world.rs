@@ -285,6 +285,7 @@ impl World {
         let bytes = source.and_then(|source| self.machines[here.0].disk.serve(&source));
         match bytes.filter(|bytes| hash_of(bytes) == hash) {
             Some(bytes) => {
+                self.oracle.may_travel(&bytes);
                 self.sent.contents += 1;
                 self.post(here, to, Post::Content(hash, bytes.to_vec()));
             }

@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_path_is_taken_apart_and_put_together() {
-        let name = Name::new("c").unwrap();
+        let name = Name::new("c").expect("a valid name");
         assert_eq!(join(b"a/b", &name), b"a/b/c");
         assert_eq!(join(b"", &name), b"c");
         assert_eq!(split(b"a/b/c"), (&b"a/b"[..], &b"c"[..]));

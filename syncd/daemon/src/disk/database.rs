@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{AtFlags, Mode, OFlags};
-use syncd_core::database::{COMPANIONS, VITAL, image_name, may_be};
+use syncd_core::database::{COMPANIONS, VITAL, image_name, may_be, with_log};
 use syncd_core::disk::{Content, Kind, StageName, Stat};
 
 use super::{RealDisk, statx};
@@ -156,7 +156,7 @@ impl RealDisk {
                 if let Ok(log) = self.stat_at(dir, &[name, ending.as_bytes()].concat())
                     && log.size > 0
                 {
-                    own.ctime = own.ctime.max(log.ctime);
+                    own.ctime = with_log(own.ctime, log.ctime);
                 }
             }
         }
