@@ -500,8 +500,8 @@ impl<S: Store> Engine<S> {
                 agreeing.insert(*peer);
             }
         }
-        let unnumbered = self.state.store.unnumbered()?.len() as u64;
-        let incoming = self.state.store.marked(None, usize::MAX)?.len() as u64;
+        let unnumbered = self.state.store.count_unnumbered();
+        let incoming = self.state.store.count_marked()?;
         let looking = self.is_looking();
         Ok(Summary {
             standing,
@@ -1314,7 +1314,7 @@ impl<S: Store> Engine<S> {
 
     fn standing(&self, flushed: u64) -> StoreResult<Standing> {
         let marked = !self.state.store.nothing_marked()?;
-        let unnumbered = !self.state.store.unnumbered()?.is_empty();
+        let unnumbered = self.state.store.count_unnumbered() > 0;
         let looking = self.is_looking() || !self.swept || self.state.importing;
         let tidy = self.parked.is_empty() && !self.has_problems();
         let clean = self.telling == 0 && !looking && !marked && !unnumbered && tidy && !self.paused;

@@ -152,7 +152,7 @@ impl Session {
             if rows.is_empty() && !end {
                 continue;
             }
-            let complete = end && !skipped && state.store.unnumbered()?.is_empty();
+            let complete = end && !skipped && state.store.count_unnumbered() == 0;
             let known = complete.then(|| state.store.known().clone());
             let told = self.sent_end && !self.tells && (known.is_none() || known == self.sent_known);
             if rows.is_empty() && told {

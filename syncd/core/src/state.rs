@@ -448,7 +448,7 @@ impl<S: Store> State<S> {
 
     /// Gives every unnumbered change its number, but those of the nodes that are `held`.
     pub fn number(&mut self, held: &BTreeSet<NodeId>, now: &mut Now) -> StoreResult<()> {
-        if self.store.unnumbered()?.iter().all(|id| held.contains(id)) {
+        if self.store.count_unnumbered() == 0 || self.store.unnumbered()?.iter().all(|id| held.contains(id)) {
             return Ok(());
         }
         if !self.began {

@@ -158,6 +158,8 @@ pub trait Store {
     fn last_seq(&self) -> StoreResult<u64>;
     /// Rows that hold unnumbered changes, in the order they were made.
     fn unnumbered(&self) -> StoreResult<Vec<NodeId>>;
+    /// How many they are; asked all the time, so it must cost nothing.
+    fn count_unnumbered(&self) -> u64;
     /// Sum of the digests of all rows.
     fn digest(&self) -> u64;
     /// Rows of this class.
@@ -199,6 +201,8 @@ pub trait Store {
     fn marked(&self, after: Option<NodeId>, limit: usize) -> StoreResult<Vec<NodeId>>;
     /// Removes a mark.
     fn unmark(&mut self, node: NodeId) -> StoreResult<()>;
+    /// How many nodes are marked.
+    fn count_marked(&self) -> StoreResult<u64>;
     /// Whether no node is marked.
     fn nothing_marked(&self) -> StoreResult<bool>;
 

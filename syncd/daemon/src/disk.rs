@@ -260,17 +260,7 @@ impl RealDisk {
 
     /// A path that leads over a link does not exist for us: where a directory or a file was, somebody put a link.
     fn open_beneath(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
-        let mut stage: Option<OwnedFd> = None;
-        let mut rest = path;
-        // The system takes no longer path in one call; each stage begins at a directory that the last one led to.
-        while rest.len() > LONGEST_PATH {
-            let slash =
-                rest[..LONGEST_PATH].iter().rposition(|&byte| byte == b'/').ok_or(ErrorKind::InvalidFilename)?;
-            let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            stage = Some(open_below(stage.as_ref().unwrap_or(&self.0.root), &rest[..slash], step)?);
-            rest = &rest[slash + 1..];
-        }
-        open_below(stage.as_ref().unwrap_or(&self.0.root), rest, flags)
+        open_beneath(&self.0.root, path, flags)
     }
 
     /// Refuses a directory that belongs to another file system, as a subvolume does without being a mount.
@@ -733,7 +723,21 @@ fn through(entry: &impl AsRawFd) -> String {
     format!("/proc/self/fd/{}", entry.as_raw_fd())
 }
 
-/// Opens what is at a path beneath a directory.
+/// Opens what is at a path beneath a directory, however long, following no symlink on the way.
+pub(crate) fn open_beneath(root: &OwnedFd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    let mut stage: Option<OwnedFd> = None;
+    let mut rest = path;
+    // The system takes no longer path in one call; each stage begins at a directory that the last one led to.
+    while rest.len() > LONGEST_PATH {
+        let slash = rest[..LONGEST_PATH].iter().rposition(|&byte| byte == b'/').ok_or(ErrorKind::InvalidFilename)?;
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        stage = Some(open_below(stage.as_ref().unwrap_or(root), &rest[..slash], step)?);
+        rest = &rest[slash + 1..];
+    }
+    open_below(stage.as_ref().unwrap_or(root), rest, flags)
+}
+
+/// Opens what is at a path beneath a directory that the system takes in one call.
 fn open_below(dir: &OwnedFd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
     rustix::fs::openat2(dir, path, flags, Mode::empty(), beneath()).map_err(|error| match error {
         rustix::io::Errno::LOOP => ErrorKind::NotADirectory.into(),

@@ -48,8 +48,10 @@ pub struct SqliteStore {
     known: KnownMap,
     last_seq: u64,
     digest: u64,
+    /// Rows that hold an unnumbered change.
+    unnumbered: u64,
     /// What a rollback goes back to, while a transaction is open.
-    saved: Option<(KnownMap, u64, u64)>,
+    saved: Option<Saved>,
     /// Whether SQLite knows of the open transaction; it is told with the first write.
     begun: bool,
     /// Where SQLite's write-ahead log is, and whether it may hold what is not durable.
@@ -59,6 +61,15 @@ pub struct SqliteStore {
     bases: RefCell<Bases>,
     /// Nodes that were marked or unmarked and SQLite has yet to follow.
     marks: BTreeMap<NodeId, bool>,
+}
+
+/// What is known of the index without asking SQLite.
+#[derive(Clone)]
+struct Saved {
+    known: KnownMap,
+    last_seq: u64,
+    digest: u64,
+    unnumbered: u64,
 }
 
 impl SqliteStore {
@@ -110,6 +121,7 @@ impl SqliteStore {
             known: KnownMap::new(),
             last_seq: unsigned(last_seq),
             digest: 0,
+            unnumbered: 0,
             saved: None,
             begun: false,
             log: with_ending(path, "-wal"),
@@ -121,6 +133,8 @@ impl SqliteStore {
         let single = |key: &str| store.single(key);
         let (known, digest) = (single("known")?, single("digest")?);
         store.known = known.and_then(|bytes| codec::decode(&bytes, MAX_VALUE).ok()).unwrap_or_default();
+        let unnumbered = "SELECT count(*) FROM rows WHERE unnumbered IS NOT NULL";
+        store.unnumbered = unsigned(store.db.query_row(unnumbered, [], |row| row.get(0))?);
         store.digest = digest.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))).unwrap_or(0);
         Ok(store)
     }
@@ -303,13 +317,18 @@ fn write_base(db: &Connection, id: NodeId, base: Option<&Base>, stored: Option<&
 
 impl Store for SqliteStore {
     fn begin(&mut self) -> StoreResult<()> {
-        self.saved = Some((self.known.clone(), self.last_seq, self.digest));
+        self.saved = Some(Saved {
+            known: self.known.clone(),
+            last_seq: self.last_seq,
+            digest: self.digest,
+            unnumbered: self.unnumbered,
+        });
         Ok(())
     }
 
     fn commit(&mut self) -> StoreResult<()> {
         self.flush()?;
-        if self.saved.as_ref().is_some_and(|(_, _, digest)| *digest != self.digest) {
+        if self.saved.as_ref().is_some_and(|saved| saved.digest != self.digest) {
             self.write_digest()?;
         }
         if self.begun {
@@ -352,10 +371,11 @@ impl Store for SqliteStore {
         }
         self.begun = false;
         self.forget();
-        if let Some((known, last_seq, digest)) = self.saved.take() {
-            self.known = known;
-            self.last_seq = last_seq;
-            self.digest = digest;
+        if let Some(saved) = self.saved.take() {
+            self.known = saved.known;
+            self.last_seq = saved.last_seq;
+            self.digest = saved.digest;
+            self.unnumbered = saved.unnumbered;
         }
     }
 
@@ -365,12 +385,14 @@ impl Store for SqliteStore {
 
     fn put_row(&mut self, row: &Row) -> StoreResult<()> {
         let (digest, seq) = (self.digest.wrapping_add(row::digest(row)), self.last_seq + 1);
-        let old = self.with_row(row.id, |rows| {
-            let old = rows.cells[&row.id].value.as_ref().map_or(0, row::digest);
+        let (old, was_unnumbered) = self.with_row(row.id, |rows| {
+            let old = rows.cells[&row.id].value.as_ref();
+            let old = (old.map_or(0, row::digest), old.is_some_and(is_unnumbered));
             rows.put(row, seq);
             old
         })?;
         self.digest = digest.wrapping_sub(old);
+        self.unnumbered = self.unnumbered + u64::from(is_unnumbered(row)) - u64::from(was_unnumbered);
         self.last_seq = seq;
         self.written()?;
         if self.saved.is_none() { self.write_digest() } else { Ok(()) }
@@ -448,6 +470,10 @@ impl Store for SqliteStore {
             found.extend(stored.filter(|(_, id)| !rows.waits(*id)));
         }
         Ok(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    fn count_unnumbered(&self) -> u64 {
+        self.unnumbered
     }
 
     fn digest(&self) -> u64 {
@@ -632,6 +658,15 @@ impl Store for SqliteStore {
         self.written()
     }
 
+    fn count_marked(&self) -> StoreResult<u64> {
+        let mut count = self.one::<i64>("SELECT count(*) FROM marks", [])?.unwrap_or(0);
+        for (node, marked) in &self.marks {
+            let stored = self.one::<i64>("SELECT 1 FROM marks WHERE node = ?1", [&node.0[..]])?.is_some();
+            count += i64::from(*marked) - i64::from(stored);
+        }
+        Ok(unsigned(count))
+    }
+
     fn nothing_marked(&self) -> StoreResult<bool> {
         Ok(self.marked(None, 1)?.is_empty())
     }
@@ -729,6 +764,10 @@ fn run(db: &Connection, sql: &str, params: impl Params) -> StoreResult<()> {
 fn in_directory<T>(index: &BTreeMap<At, T>, parent: NodeId) -> impl Iterator<Item = (&At, &T)> {
     let least = Name::new([1]).expect("a byte that a name can begin with");
     index.range((parent, least)..).take_while(move |((dir, _), _)| *dir == parent)
+}
+
+fn is_unnumbered(row: &Row) -> bool {
+    row.ctx.contains_key(&UNNUMBERED)
 }
 
 fn is_sibling(base: &Base) -> bool {
@@ -927,9 +966,9 @@ mod tests {
             format!("{:?}", store.digest()),
             format!("{:?}", store.known()),
             format!("{:?}", store.cursor(Slot(1))),
-            format!("{:?}", store.unnumbered()),
+            format!("{:?} {}", store.unnumbered(), store.count_unnumbered()),
             format!("{:?}", store.count_base()),
-            format!("{:?}", store.marked(None, 100)),
+            format!("{:?} {:?}", store.marked(None, 100), store.count_marked()),
             format!("{:?}", store.values("key/")),
             format!("{:?}", store.directories()),
         ];

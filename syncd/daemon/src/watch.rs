@@ -1,28 +1,34 @@
-//! Watches the home's directories with inotify, through `notify`, one watch a directory.
+//! Watches the home's directories with inotify, one watch a directory.
 //!
+//! Asked for is only what can change a name, a content or an attribute: that somebody reads wakes nobody
+//! (docs/decisions/0029).
 //! Events become paths below the home, gathered until [`Stirs::recv`] takes them; what the kernel or the gathering
 //! could not hold becomes [`Stirred::Overflow`]. [`Watcher::cookie`] is a barrier: when it is through, everything that
 //! happened before it was taken and dealt with. Which directories are watched is said by the engine; what a path means,
-//! too. Which of them still are, after moves, is [`Watched`]'s.
+//! too. Where they are after moves is [`Table`]'s.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RemoveKind, RenameMode};
-use notify::{Config, ErrorKind, INotifyWatcher, RecursiveMode, Watcher as _};
+use rustix::fs::inotify::{self, CreateFlags, Event, ReadFlags, Reader, WatchFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use syncd_core::disk::RelPath;
 use syncd_core::store::Problem;
 use tokio::sync::{Notify, oneshot};
 
-use self::watched::{Directories, Identity, Watched, identity};
+use self::table::{Table, Watch};
+use crate::disk::open_beneath;
 
-mod watched;
+mod table;
 
 /// Paths that are gathered before all of them count as lost: then everything is looked at.
 const GATHERED: usize = 1 << 16;
@@ -30,6 +36,8 @@ const GATHERED: usize = 1 << 16;
 const GATHERING: Duration = Duration::from_millis(5);
 /// How long a barrier may take; the watcher is broken when it takes longer.
 const COOKIE_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of events that are read at once.
+const EVENTS: usize = 64 << 10;
 
 /// What the watcher saw.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,10 +55,10 @@ pub enum Stirred {
 pub struct Watcher(Arc<Inner>);
 
 struct Inner {
-    home: PathBuf,
+    home: OwnedFd,
+    home_path: PathBuf,
+    inotify: Arc<OwnedFd>,
     cookies: PathBuf,
-    /// Never locked by the thread that events come from, which [`INotifyWatcher::watch`] waits for.
-    inotify: Mutex<Inotify>,
     watched: Arc<Mutex<Watched>>,
     gathered: Arc<Gathered>,
     next_cookie: AtomicU64,
@@ -59,10 +67,12 @@ struct Inner {
     unwatched: Vec<PathBuf>,
     /// Watches that may be used; `None` for half of what the kernel grants at the time.
     budget: Option<usize>,
+    stopping: Arc<AtomicBool>,
 }
 
-struct Inotify {
-    watcher: INotifyWatcher,
+#[derive(Default)]
+struct Watched {
+    table: Table,
     /// Those that there was no watch left for.
     beyond: BTreeSet<RelPath>,
 }
@@ -82,60 +92,69 @@ impl Watcher {
     ) -> anyhow::Result<(Self, Stirs)> {
         let cookies = state.join("cookies");
         std::fs::create_dir_all(&cookies).context("making the barrier's directory")?;
+        let root = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(home, root, Mode::empty()).context("opening the home")?;
+        let inotify = inotify::init(CreateFlags::CLOEXEC);
+        let inotify = Arc::new(inotify.context("starting inotify: see fs.inotify.max_user_instances")?);
+        let of_cookies = WatchFlags::CREATE | WatchFlags::ONLYDIR;
+        let cookie_watch = inotify::add_watch(&inotify, &cookies, of_cookies);
         let gathered = Arc::new(Gathered::default());
         let watched = Arc::new(Mutex::new(Watched::default()));
-        let handler = Handler {
-            home: home.to_owned(),
-            cookies: cookies.clone(),
+        let stopping = Arc::new(AtomicBool::new(false));
+        let reading = Reading {
+            inotify: Arc::clone(&inotify),
+            cookies: cookie_watch.context("watching: see fs.inotify.max_user_watches")?,
             gathered: Arc::clone(&gathered),
             watched: Arc::clone(&watched),
+            stopping: Arc::clone(&stopping),
         };
-        let mut watcher = INotifyWatcher::new(handler, Config::default().with_follow_symlinks(false))
-            .context("starting inotify: see fs.inotify.max_user_instances")?;
-        watcher.watch(&cookies, RecursiveMode::NonRecursive).context("watching: see fs.inotify.max_user_watches")?;
+        std::thread::Builder::new()
+            .name("watcher".to_owned())
+            .spawn(|| reading.run())
+            .context("starting the watcher")?;
         let inner = Arc::new(Inner {
-            home: home.to_owned(),
+            home: root,
+            home_path: home.to_owned(),
+            inotify,
             cookies,
-            inotify: Mutex::new(Inotify { watcher, beyond: BTreeSet::new() }),
             watched,
             gathered: Arc::clone(&gathered),
             next_cookie: AtomicU64::new(1),
             fell_short: Notify::new(),
             unwatched,
             budget,
+            stopping,
         });
-        let stirs = Stirs {
-            gathered,
-            inner: Arc::downgrade(&inner),
-            again: BTreeMap::new(),
-            ready: VecDeque::new(),
-            passed: Vec::new(),
-        };
-        Ok((Self(inner), stirs))
+        Ok((Self(inner), Stirs { gathered, ready: VecDeque::new(), passed: Vec::new() }))
     }
 
     /// Watches these directories; a directory that moved is named again, by its later path. Gives those that were not
     /// watched under these paths before: what happened in them until now must be found by looking.
     pub async fn watch(&self, dirs: Vec<RelPath>) -> Vec<RelPath> {
-        on_a_worker(&self.0, move |inner| inner.add(dirs)).await
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || inner.add(dirs)).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "directories could not be watched");
+            Vec::new()
+        })
     }
 
     /// Waits until everything that happened so far was taken out of [`Stirs`] and dealt with.
     pub async fn cookie(&self) {
         let number = self.0.next_cookie.fetch_add(1, Ordering::Relaxed);
-        let path = self.0.cookies.join(format!("{}-{number}", std::process::id()));
+        let name = format!("{}-{number}", std::process::id());
+        let path = self.0.cookies.join(&name);
         let (seen, mut through) = oneshot::channel();
         {
             let mut state = lock(&self.0.gathered.state);
             if state.abandoned {
                 return;
             }
-            state.waiting.insert(path.clone(), seen);
+            state.waiting.insert(name.clone(), seen);
         }
         let made = tokio::fs::write(&path, b"").await;
         if made.is_err() || tokio::time::timeout(COOKIE_WAIT, &mut through).await.is_err() {
             self.0.gathered.change(|gathered| {
-                if gathered.waiting.contains_key(&path) {
+                if gathered.waiting.contains_key(&name) {
                     // A full disk takes no cookie, and a broken watcher returns none.
                     tracing::warn!("the watcher did not answer in time: everything is looked at");
                     gathered.lose_sight();
@@ -149,23 +168,25 @@ impl Watcher {
 
     /// The directories that should be watched and cannot be: changes in them are found by looking alone.
     pub fn beyond(&self) -> Vec<RelPath> {
-        lock(&self.0.inotify).beyond.iter().cloned().collect()
+        lock(&self.0.watched).beyond.iter().cloned().collect()
     }
 
     /// Waits until there may be such directories.
     pub async fn until_beyond(&self) {
-        while lock(&self.0.inotify).beyond.is_empty() {
+        while lock(&self.0.watched).beyond.is_empty() {
             self.0.fell_short.notified().await;
         }
     }
 
     /// What is wrong with watching.
     pub fn problems(&self) -> Vec<Problem> {
-        let beyond = lock(&self.0.inotify).beyond.len();
+        let (beyond, wanted) = {
+            let watched = lock(&self.0.watched);
+            (watched.beyond.len(), watched.table.len() + watched.beyond.len())
+        };
         if beyond == 0 {
             return Vec::new();
         }
-        let wanted = lock(&self.0.watched).len() + beyond;
         vec![Problem {
             path: RelPath::new(),
             what: format!(
@@ -177,87 +198,74 @@ impl Watcher {
     }
 }
 
-async fn on_a_worker(inner: &Arc<Inner>, add: impl FnOnce(&Inner) -> Vec<RelPath> + Send + 'static) -> Vec<RelPath> {
-    let inner = Arc::clone(inner);
-    match tokio::task::spawn_blocking(move || add(&inner)).await {
-        Ok(added) => added,
-        Err(error) => {
-            tracing::error!(%error, "directories could not be watched");
-            Vec::new()
-        }
-    }
-}
-
 impl Inner {
-    /// Watches the directories that are still, or again, what they were.
-    fn add_again(&self, dirs: Directories) -> Vec<RelPath> {
-        // Another one that took such a path is the engine's to name: it has to know first that it is another one.
-        let same = dirs.into_iter().filter(|(dir, known)| identity(&self.path(dir)) == Some(*known));
-        self.add(same.map(|(dir, _)| dir).collect())
-    }
-
     fn add(&self, dirs: Vec<RelPath>) -> Vec<RelPath> {
-        let mut inotify = lock(&self.inotify);
         let budget = self.budget.or_else(|| Some(granted()? / 2)).unwrap_or(usize::MAX);
         let mut added = Vec::new();
         for dir in dirs {
-            let path = self.path(&dir);
+            let path = self.home_path.join(OsStr::from_bytes(&dir));
             if self.unwatched.iter().any(|own| path.starts_with(own)) {
                 continue;
             }
-            let Some(identity) = identity(&path) else {
-                inotify.beyond.remove(&dir);
-                continue;
-            };
-            let (known, earlier, full) = {
-                let watched = lock(&self.watched);
-                (watched.has(&dir, identity), watched.earlier(&dir, identity), watched.len() >= budget)
-            };
-            if known {
-                continue;
-            }
-            if let Some(earlier) = earlier {
-                // One inode has one watch: left under two paths, it would end when notify hears of the move.
-                // There is nothing to end where notify has heard of it.
-                let _ = inotify.watcher.unwatch(&self.path(&earlier));
-            }
-            // Before the watch is there, so that what the events say of it afterwards is not undone.
-            lock(&self.watched).insert(&dir, identity);
-            let done = if full {
-                Err(notify::Error::new(ErrorKind::MaxFilesWatch))
-            } else {
-                inotify.watcher.watch(&path, RecursiveMode::NonRecursive)
-            };
-            let Err(error) = done else {
-                inotify.beyond.remove(&dir);
-                added.push(dir);
-                continue;
-            };
-            lock(&self.watched).remove(&dir);
-            if matches!(error.kind, ErrorKind::MaxFilesWatch) {
-                if inotify.beyond.is_empty() {
-                    tracing::warn!("inotify limit reached: {}", remedy(lock(&self.watched).len() + 1));
+            // Held so that nothing is read of a watch before it is known whose it is.
+            let mut watched = lock(&self.watched);
+            let watch = self.watch(&dir).and_then(|watch| {
+                let is_over = !watched.table.has(watch) && watched.table.len() >= budget;
+                if is_over {
+                    // It ends by itself with its directory otherwise.
+                    let _ = inotify::remove_watch(&self.inotify, watch);
                 }
-                inotify.beyond.insert(dir);
-                self.fell_short.notify_one();
-            } else {
-                // Gone again, or not ours to read: the engine finds out when it looks.
-                tracing::debug!(%error, "a directory could not be watched");
+                if is_over { Err(Errno::NOSPC) } else { Ok(watch) }
+            });
+            match watch {
+                Ok(watch) => {
+                    watched.beyond.remove(&dir);
+                    if watched.table.name(watch, &dir) {
+                        added.push(dir);
+                    }
+                }
+                Err(Errno::NOSPC) => {
+                    if watched.beyond.is_empty() {
+                        tracing::warn!("inotify limit reached: {}", remedy(watched.table.len() + 1));
+                    }
+                    watched.beyond.insert(dir);
+                    self.fell_short.notify_one();
+                }
+                Err(error) => {
+                    // Gone again, or not ours to read: the engine finds out when it looks.
+                    tracing::debug!(%error, "a directory could not be watched");
+                    watched.beyond.remove(&dir);
+                }
             }
         }
         added
     }
 
-    fn path(&self, dir: &RelPath) -> PathBuf {
-        if dir.is_empty() { self.home.clone() } else { self.home.join(OsStr::from_bytes(dir)) }
+    /// Sets a watch, or finds the one that is there, following no symlink below the home, however long the path.
+    fn watch(&self, dir: &[u8]) -> Result<Watch, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = open_beneath(&self.home, if dir.is_empty() { b"." } else { dir }, flags);
+        let opened = opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOENT))?;
+        let asked = WatchFlags::ATTRIB | WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MODIFY;
+        let asked = asked | WatchFlags::CLOSE_WRITE | WatchFlags::MOVE | WatchFlags::MOVE_SELF;
+        let how = WatchFlags::ONLYDIR | WatchFlags::EXCL_UNLINK;
+        inotify::add_watch(&self.inotify, format!("/proc/self/fd/{}", opened.as_raw_fd()), asked | how)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        // The end of any watch is an event, and wakes the reader.
+        if let Ok(watch) = self.watch(b"") {
+            let _ = inotify::remove_watch(&self.inotify, watch);
+        }
     }
 }
 
 /// Where what stirred is taken out, by one reader.
 pub struct Stirs {
     gathered: Arc<Gathered>,
-    inner: Weak<Inner>,
-    again: BTreeMap<RelPath, Identity>,
     ready: VecDeque<Stirred>,
     passed: Vec<oneshot::Sender<()>>,
 }
@@ -267,7 +275,6 @@ impl Stirs {
     /// dealt with. Nothing is lost if the call is dropped.
     pub async fn recv(&mut self) -> Option<Stirred> {
         loop {
-            self.watch_again().await;
             if let Some(stirred) = self.ready.pop_front() {
                 return Some(stirred);
             }
@@ -279,23 +286,16 @@ impl Stirs {
                 return None;
             }
             let taken = lock(&self.gathered.state).take();
-            self.again = taken.again;
             self.passed = taken.barriers;
             if taken.lost {
                 self.ready.push_back(Stirred::Overflow);
-            } else if !taken.paths.is_empty() {
+                continue;
+            }
+            if !taken.paths.is_empty() {
                 self.ready.push_back(Stirred::Paths(taken.paths.into_iter().collect()));
             }
-        }
-    }
-
-    async fn watch_again(&mut self) {
-        if let Some(inner) = self.inner.upgrade().filter(|_| !self.again.is_empty()) {
-            let dirs = self.again.iter().map(|(dir, identity)| (dir.clone(), *identity)).collect();
-            let added = on_a_worker(&inner, move |inner| inner.add_again(dirs)).await;
-            self.again.clear();
-            if !added.is_empty() {
-                self.ready.push_back(Stirred::Watched(added));
+            if !taken.again.is_empty() {
+                self.ready.push_back(Stirred::Watched(taken.again.into_iter().collect()));
             }
         }
     }
@@ -320,12 +320,13 @@ struct Gathered {
 #[derive(Default)]
 struct Gathering {
     paths: BTreeSet<RelPath>,
-    again: BTreeMap<RelPath, Identity>,
+    /// Directories that were elsewhere and are back.
+    again: BTreeSet<RelPath>,
     lost: bool,
     /// Barriers that everything before them is gathered for.
     barriers: Vec<oneshot::Sender<()>>,
-    /// Barriers that were not seen yet, by the path of their cookie.
-    waiting: BTreeMap<PathBuf, oneshot::Sender<()>>,
+    /// Barriers that were not seen yet, by the name of their cookie.
+    waiting: BTreeMap<String, oneshot::Sender<()>>,
     /// Nothing more will come.
     closed: bool,
     /// Nobody takes it any more.
@@ -375,12 +376,13 @@ impl Gathering {
         std::mem::replace(self, left)
     }
 
-    fn add(&mut self, paths: Vec<RelPath>) {
+    fn add(&mut self, paths: BTreeSet<RelPath>, again: Vec<RelPath>) {
         if self.lost || self.abandoned {
             return;
         }
         self.paths.extend(paths);
-        if self.paths.len() > GATHERED {
+        self.again.extend(again);
+        if self.paths.len() + self.again.len() > GATHERED {
             self.lose_sight();
         }
     }
@@ -388,83 +390,121 @@ impl Gathering {
     /// Everything is to be looked at: no barrier need wait for more than that.
     fn lose_sight(&mut self) {
         self.paths.clear();
+        self.again.clear();
         self.lost = true;
         let waiting = std::mem::take(&mut self.waiting);
         self.barriers.extend(waiting.into_values());
     }
 
     /// A cookie's event came.
-    fn pass(&mut self, cookie: &Path) {
+    fn pass(&mut self, cookie: &str) {
         self.barriers.extend(self.waiting.remove(cookie));
     }
 }
 
-/// Called by notify's thread.
-struct Handler {
-    home: PathBuf,
-    cookies: PathBuf,
+/// Reads the events.
+struct Reading {
+    inotify: Arc<OwnedFd>,
+    cookies: Watch,
     gathered: Arc<Gathered>,
     watched: Arc<Mutex<Watched>>,
+    stopping: Arc<AtomicBool>,
 }
 
-impl notify::EventHandler for Handler {
-    fn handle_event(&mut self, event: notify::Result<notify::Event>) {
-        let event = match event {
-            Ok(event) if event.need_rescan() => return self.gathered.change(Gathering::lose_sight),
-            Ok(event) if matters(&event.kind) => event,
-            Ok(_) => return,
-            Err(error) => {
-                tracing::warn!(%error, "the watcher lost sight");
-                return self.gathered.change(Gathering::lose_sight);
-            }
-        };
-        let mut again = Vec::new();
-        let mut out = Vec::new();
-        for path in &event.paths {
-            if path.starts_with(&self.cookies) {
-                self.gathered.change(|gathered| gathered.pass(path));
-            } else if let Ok(below) = path.strip_prefix(&self.home) {
-                let below = below.as_os_str().as_bytes().to_vec();
-                again.extend(self.follow(&event, &below));
-                out.push(below);
-            }
-        }
-        out.retain(|path| !path.is_empty());
-        if !out.is_empty() || !again.is_empty() {
+/// What a batch of events says.
+#[derive(Default)]
+struct Batch {
+    paths: BTreeSet<RelPath>,
+    again: Vec<RelPath>,
+    cookies: Vec<String>,
+    lost: bool,
+}
+
+impl Reading {
+    fn run(self) {
+        let mut buffer = vec![MaybeUninit::uninit(); EVENTS];
+        let mut reader = Reader::new(&self.inotify, &mut buffer);
+        while !self.stopping.load(Ordering::Acquire) {
+            let batch = self.read(&mut reader);
             self.gathered.change(|gathered| {
-                gathered.again.extend(again);
-                gathered.add(out);
+                if batch.lost {
+                    gathered.lose_sight();
+                }
+                gathered.add(batch.paths, batch.again);
+                batch.cookies.iter().for_each(|cookie| gathered.pass(cookie));
             });
+            // What happens meanwhile comes with one call.
+            std::thread::sleep(GATHERING);
+        }
+    }
+
+    /// Waits for events, and takes as many as come with one call.
+    fn read(&self, reader: &mut Reader<'_, &Arc<OwnedFd>>) -> Batch {
+        let mut batch = Batch::default();
+        loop {
+            match reader.next() {
+                Ok(event) => self.take(&event, &mut batch),
+                Err(Errno::INTR) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "the watcher lost sight");
+                    batch.lost = true;
+                }
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+        for surplus in lock(&self.watched).table.end_batch() {
+            // Its directory may be gone by now, and the watch with it.
+            let _ = inotify::remove_watch(&self.inotify, surplus);
+        }
+        batch
+    }
+
+    fn take(&self, event: &Event<'_>, batch: &mut Batch) {
+        let (what, watch) = (event.events(), event.wd());
+        if what.contains(ReadFlags::QUEUE_OVERFLOW) {
+            tracing::warn!("more happened than the kernel keeps; everything is looked at");
+            batch.lost = true;
+            return;
+        }
+        let name = event.file_name().map_or(&b""[..], |name| name.to_bytes());
+        if watch == self.cookies {
+            batch.cookies.push(String::from_utf8_lossy(name).into_owned());
+            return;
+        }
+        let table = &mut lock(&self.watched).table;
+        if what.contains(ReadFlags::IGNORED) {
+            return table.gone(watch);
+        }
+        if what.contains(ReadFlags::MOVE_SELF) {
+            match table.moved(watch) {
+                Ok(back) => batch.again.extend(back),
+                Err(table::Lost) => batch.lost = true,
+            }
+            return;
+        }
+        if what.contains(ReadFlags::ISDIR | ReadFlags::MOVED_FROM) {
+            table.moved_from(event.cookie(), watch, name);
+        } else if what.contains(ReadFlags::ISDIR | ReadFlags::MOVED_TO) {
+            table.moved_to(event.cookie(), watch, name);
+        }
+        let Some(mut path) = table.path(watch) else { return };
+        if !name.is_empty() {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        if !path.is_empty() {
+            batch.paths.insert(path);
         }
     }
 }
 
-impl Handler {
-    /// Follows what notify does with its watches at this event; gives the directories to be watched again.
-    fn follow(&self, event: &notify::Event, path: &RelPath) -> Directories {
-        let mut watched = lock(&self.watched);
-        match event.kind {
-            // That a directory itself was moved is told once more, without a tracker and perhaps after it was back.
-            EventKind::Modify(ModifyKind::Name(RenameMode::From)) if event.tracker().is_some() => watched.moved(path),
-            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => watched.came(path),
-            EventKind::Remove(RemoveKind::Folder) => watched.removed(path),
-            _ => Vec::new(),
-        }
-    }
-}
-
-impl Drop for Handler {
+impl Drop for Reading {
     fn drop(&mut self) {
         self.gathered.change(|gathered| gathered.closed = true);
-    }
-}
-
-/// Whether an event can mean that a name, its content or its attributes changed.
-fn matters(kind: &EventKind) -> bool {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
-        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => true,
     }
 }
 

@@ -155,6 +155,10 @@ impl Store for MemoryStore {
         Ok(open.into_iter().map(|(_, id)| id).collect())
     }
 
+    fn count_unnumbered(&self) -> u64 {
+        self.tables.rows.values().filter(|(_, row)| row.ctx.contains_key(&UNNUMBERED)).count() as u64
+    }
+
     fn digest(&self) -> u64 {
         self.tables.digest
     }
@@ -262,6 +266,10 @@ impl Store for MemoryStore {
     fn unmark(&mut self, node: NodeId) -> StoreResult<()> {
         self.tables.marks.remove(&node);
         Ok(())
+    }
+
+    fn count_marked(&self) -> StoreResult<u64> {
+        Ok(self.tables.marks.len() as u64)
     }
 
     fn nothing_marked(&self) -> StoreResult<bool> {

@@ -84,6 +84,41 @@ async fn a_directory_that_was_moved_and_came_back_is_watched_though_nobody_names
 }
 
 #[tokio::test]
+async fn a_directory_that_left_the_home_and_came_back_is_watched_though_nobody_names_it_again() {
+    let mut home = Home::new().await;
+    fs::create_dir_all(home.path("a/sub")).expect("made");
+    home.watch(&["a", "a/sub"]).await;
+    let outside = home.dir.path().join("outside");
+    fs::rename(home.path("a"), &outside).expect("moved");
+    home.stirred().await;
+    fs::write(outside.join("sub/elsewhere"), "x").expect("written");
+    assert_eq!(home.stirred().await, paths(&[]));
+    fs::rename(&outside, home.path("a")).expect("moved back");
+    home.stirred().await;
+    assert_eq!(home.again, paths(&["a", "a/sub"]));
+    fs::write(home.path("a/sub/file"), "x").expect("written");
+    assert_eq!(home.stirred().await, paths(&["a/sub/file"]));
+}
+
+#[tokio::test]
+async fn a_directory_whose_path_is_longer_than_the_system_takes_is_watched() {
+    let mut home = Home::new().await;
+    let part = "d".repeat(250);
+    let mut dirs = Vec::new();
+    let mut at: OwnedFd = fs::File::open(home.path("")).expect("there").into();
+    for depth in 1..=20 {
+        rustix::fs::mkdirat(&at, &part, Mode::RWXU).expect("made");
+        at = rustix::fs::openat(&at, &part, OFlags::DIRECTORY, Mode::empty()).expect("there");
+        dirs.push(vec![part.as_str(); depth].join("/"));
+    }
+    home.stirred().await;
+    let names: Vec<&str> = dirs.iter().map(String::as_str).collect();
+    assert_eq!(home.watch(&names).await.len(), 20);
+    rustix::fs::openat(&at, "file", OFlags::CREATE, Mode::RUSR).expect("made");
+    assert_eq!(home.stirred().await, paths(&[&format!("{}/file", dirs[19])]));
+}
+
+#[tokio::test]
 async fn a_directory_made_anew_under_a_known_name_is_watched_when_it_is_named() {
     let mut home = Home::new().await;
     fs::create_dir(home.path("d")).expect("made");
@@ -187,8 +222,8 @@ async fn barriers_end_with_whoever_takes_what_stirs_and_that_ends_with_the_watch
 #[tokio::test]
 async fn more_than_can_wait_becomes_an_overflow_and_what_comes_later_is_told_as_ever() {
     let mut home = Home::new().await;
-    let many = (0..=GATHERED).map(|number| number.to_string().into_bytes()).collect();
-    home.watcher.0.gathered.change(|gathered| gathered.add(many));
+    let many = (0..=GATHERED).map(|number| number.to_string().into_bytes()).collect::<BTreeSet<_>>();
+    home.watcher.0.gathered.change(|gathered| gathered.add(many, Vec::new()));
     fs::write(home.path("lost with the rest"), "x").expect("written");
     assert_eq!(home.told().await, [Stirred::Overflow]);
     fs::write(home.path("later"), "x").expect("written");
