@@ -384,7 +384,7 @@ impl SimDisk {
             Some(ino) if self.held.as_ref().is_some_and(|held| held.ino == ino) => {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            Some(ino) if is_database(&*self.tree.bytes(ino)?) && !self.tree.is_open(ino) => {
+            Some(ino) if is_database(&self.tree.bytes(ino)?) && !self.tree.is_open(ino) => {
                 self.recover(path, ino)?;
                 ino
             }
@@ -402,7 +402,7 @@ impl SimDisk {
     /// What the log of a database holds goes into it, and the log goes.
     fn recover(&mut self, path: &[u8], ino: u64) -> Result<()> {
         if let Some(log) = self.log_of(path) {
-            let (own, whole) = (self.tree.bytes(ino)?, committed(&*self.tree.bytes(ino)?, Some(&log)));
+            let (own, whole) = (self.tree.bytes(ino)?, committed(&self.tree.bytes(ino)?, Some(&log)));
             if *own != whole {
                 self.tree.set_bytes(ino, &whole)?;
             }
