@@ -3,6 +3,7 @@
 mod basics;
 mod conflicts;
 mod crashes;
+mod databases;
 mod directories;
 mod hardship;
 mod joining;

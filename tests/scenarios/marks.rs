@@ -1,6 +1,7 @@
 //! Directories that say of themselves that they are not to be copied: a mark is a fact of one disk, and deletes nothing.
 
 use hearth_tests::sim::{Crash, World};
+use syncd_core::engine::Event;
 
 #[test]
 fn what_is_marked_from_the_beginning_stays_with_its_marker() {
@@ -159,4 +160,148 @@ fn a_rule_that_is_lifted_deletes_nothing_that_was_deleted_elsewhere() {
     world.settle();
     world.assert_same_everywhere("videos/sub/a.mov", "a");
     world.assert_same_everywhere("videos/b.mov", "b");
+}
+
+#[test]
+fn a_directory_that_stands_here_for_what_is_marked_in_it_is_left_alone_and_goes_with_the_last_of_that() {
+    let mut world = World::new(309);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/a/notes.txt", "one");
+    world.write(laptop, "work/a/videos/a.mov", "a");
+    world.settle();
+    world.write(laptop, "work/a/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.remove(desktop, "work");
+    world.run_until_quiet();
+    let left = ["work", "work/a", "work/a/videos", "work/a/videos/.nobackup", "work/a/videos/a.mov"];
+    assert_eq!(world.paths(laptop), left);
+    let (calls, sent) = (world.machines[laptop.0].disk.changes, world.sent);
+    let now_ms = world.now_ms;
+    world.machines[laptop.0].handle(Event::Overflowed, now_ms);
+    world.run_until_quiet();
+    assert_eq!((world.machines[laptop.0].disk.changes, world.sent), (calls, sent));
+    world.remove(laptop, "work/a/videos");
+    world.settle();
+    assert_eq!(world.paths(laptop), [""; 0]);
+}
+
+#[test]
+fn what_comes_to_where_a_marked_directory_was_is_not_taken_for_marked() {
+    let mut world = World::new(310);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a/Cargo.toml", "[package]");
+    world.settle();
+    world.go_offline(desktop);
+    world.rename(desktop, "a", "b");
+    world.write(desktop, "a/target/out", "no build");
+    world.run_until_quiet();
+    world.go_online(desktop);
+    world.settle();
+    world.assert_same_everywhere("a/target/out", "no build");
+}
+
+#[test]
+fn a_mark_that_ends_while_the_daemon_is_down_ends_for_what_never_came_here_too() {
+    let mut world = World::new(311);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/.nobackup", "");
+    world.write(laptop, "work/Cargo.toml", "[package]");
+    world.run_until_quiet();
+    world.write(desktop, "videos/a.mov", "a");
+    world.remove(desktop, "work/Cargo.toml");
+    world.run_until_quiet();
+    assert_eq!(world.paths(laptop), ["videos", "videos/.nobackup", "work"]);
+    world.crash(laptop, Crash::PowerCut);
+    world.remove(laptop, "videos");
+    world.start(laptop);
+    world.settle();
+    world.assert_same_everywhere("videos/a.mov", "a");
+}
+
+#[test]
+fn a_directory_that_is_moved_out_of_a_marked_one_gets_what_others_did_in_it() {
+    let mut world = World::new(312);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/sub/a", "a");
+    world.settle();
+    world.write(laptop, "work/.nobackup", "");
+    world.run_until_quiet();
+    world.write(desktop, "work/sub/b", "b");
+    world.run_until_quiet();
+    assert_eq!(world.read(laptop, "work/sub/b"), None);
+    world.rename(laptop, "work/sub", "sub");
+    world.settle();
+    world.assert_same_everywhere("sub/a", "a");
+    world.assert_same_everywhere("sub/b", "b");
+}
+
+#[test]
+fn a_directory_that_is_deleted_elsewhere_stays_for_what_others_moved_to_where_it_is_marked_here() {
+    let mut world = World::new(313);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/a", "a");
+    world.mkdir(laptop, "videos");
+    world.settle();
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    world.rename(desktop, "work/a", "videos/a");
+    world.remove(desktop, "work");
+    world.settle();
+    assert_eq!(world.paths(laptop), ["videos", "videos/.nobackup", "work", "work/a"]);
+    world.remove(laptop, "videos/.nobackup");
+    world.settle();
+    world.assert_paths_everywhere(&["videos", "videos/a"]);
+}
+
+#[test]
+fn what_others_put_into_a_directory_while_they_had_it_where_it_is_marked_here_comes_along_when_it_leaves() {
+    let mut world = World::new(314);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/a", "a");
+    world.mkdir(laptop, "videos");
+    world.settle();
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    world.rename(desktop, "work", "videos/work");
+    world.write(desktop, "videos/work/b", "b");
+    world.settle();
+    assert_eq!(world.paths(laptop), ["videos", "videos/.nobackup", "work", "work/a"]);
+    world.rename(desktop, "videos/work", "done");
+    world.settle();
+    world.assert_same_everywhere("done/a", "a");
+    world.assert_same_everywhere("done/b", "b");
+}
+
+#[test]
+fn what_was_removed_a_moment_before_the_directory_was_marked_is_removed_here_alone() {
+    let mut world = World::new(315);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/a.mov", "a");
+    world.settle();
+    world.remove(laptop, "videos/a.mov");
+    // The removal has settled, and the marker has not, when it is concluded what is missing.
+    world.run_for(60);
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    assert_eq!(world.read(desktop, "videos/a.mov").as_deref(), Some("a"));
+}
+
+#[test]
+fn a_mark_below_another_ends_with_the_directory_that_held_both() {
+    let mut world = World::new(316);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/videos/a.mov", "a");
+    world.settle();
+    world.write(laptop, "work/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.write(laptop, "work/.nobackup", "");
+    world.run_until_quiet();
+    world.write(desktop, "work/videos/b.mov", "b");
+    world.run_until_quiet();
+    world.crash(laptop, Crash::Kill);
+    world.remove(laptop, "work");
+    world.start(laptop);
+    world.settle();
+    world.assert_same_everywhere("work/videos/a.mov", "a");
+    world.assert_same_everywhere("work/videos/b.mov", "b");
 }

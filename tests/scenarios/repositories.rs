@@ -95,6 +95,27 @@ fn nothing_is_applied_while_a_git_command_holds_a_lock() {
 }
 
 #[test]
+fn a_ref_that_a_git_command_locks_at_any_moment_is_not_replaced_after_that() {
+    let lock = format!("{MAIN}.lock");
+    let mut locked = 0;
+    for call in 0..60 {
+        let (mut world, laptop, desktop) = with_repository(235);
+        world.write(laptop, &loose(&id(1)), "object");
+        world.settle();
+        world.machines[desktop.0].disk.ambush(call, Act::Mkdir(lock.clone().into()));
+        world.save(laptop, MAIN, &id(1));
+        world.run_for(3000);
+        let tree = &world.machines[desktop.0].disk.tree;
+        let changed_at = |path: &str| tree.look(path.as_bytes()).ok().flatten().map(|ino| tree.stat(ino).ctime);
+        // Where the ref was locked by us at that moment, git would have waited.
+        let (Some(taken), Some(changed)) = (changed_at(&lock), changed_at(MAIN)) else { continue };
+        locked += 1;
+        assert!(world.read(desktop, MAIN) == Some(id(0)) || changed < taken, "call {call}");
+    }
+    assert!(locked > 10, "{locked}");
+}
+
+#[test]
 fn what_a_git_command_is_about_to_change_is_not_told_until_it_is_through() {
     let (mut world, laptop, desktop) = with_repository(240);
     locked(&mut world, laptop);

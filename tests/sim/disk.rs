@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
-use syncd_core::database::{image_name, image_of, is_image};
+use syncd_core::database::{COMPANIONS, VITAL, image_name, image_of, is_image, owner_of, with_log};
 use syncd_core::disk::{Content, Disk, Handle, Others, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
+use super::database::{self, SHM, committed, copied, is_database};
 use super::tree::{Body, ROOT, Tree, below, split};
 
 /// The key of every content hash in a simulated account.
@@ -68,6 +69,14 @@ pub enum Act {
     WriteOpen(usize, Vec<u8>),
     /// Closes one of the files that are kept open, counted round.
     Close(usize),
+    /// A program opens a database, or makes one with this text in it.
+    Begin(RelPath, Vec<u8>),
+    /// Commits this text to some pages of one of the databases that are open, counted round.
+    Commit(usize, Vec<usize>, Vec<u8>),
+    /// Copies so many records of its log into it; with all of them, the log begins anew.
+    Checkpoint(usize, usize),
+    /// Its program ends, and tidies up first or not.
+    End(usize, bool),
 }
 
 /// What a person's act did to contents: which they wrote, and which they replaced or removed.
@@ -224,6 +233,10 @@ impl SimDisk {
     /// Lets a person act.
     pub fn act(&mut self, act: &Act) -> Result<Deed> {
         let mut deed = Deed::default();
+        if act.displaces().into_iter().any(|path| self.is_in_use(path)) {
+            // People leave alone what their programs are at.
+            return Err(ErrorKind::ResourceBusy.into());
+        }
         match act {
             Act::Write(path, bytes) => match self.tree.look(path)? {
                 Some(ino) if self.held.as_ref().is_some_and(|held| held.ino == ino) => {
@@ -329,6 +342,35 @@ impl SimDisk {
                 self.tree.close(ino);
                 self.stir_inode(ino);
             }
+            Act::Begin(path, text) => self.begin(path, text, &mut deed)?,
+            Act::Commit(which, pages, text) => {
+                let (path, ino) = self.database(*which)?;
+                let log_path = beside(&path, COMPANIONS[0]);
+                let (own, log) = (self.tree.bytes(ino)?, self.log_of(&path));
+                let later = database::logged(log.as_deref().map(Vec::as_slice), pages, text);
+                deed.destroyed.push(Arc::new(committed(&own, log.as_deref().map(Vec::as_slice))));
+                deed.written.push(Arc::new(committed(&own, Some(&later))));
+                self.set(&log_path, &later)?;
+            }
+            Act::Checkpoint(which, records) => {
+                let (path, ino) = self.database(*which)?;
+                let (own, log) = (self.tree.bytes(ino)?, self.log_of(&path).ok_or(ErrorKind::NotFound)?);
+                self.tree.set_bytes(ino, &copied(&own, &log, *records))?;
+                self.stir(&path);
+                if *records == usize::MAX {
+                    self.set(&beside(&path, COMPANIONS[0]), &[])?;
+                }
+            }
+            Act::End(which, tidily) => {
+                let (path, ino) = self.database(*which)?;
+                if *tidily {
+                    self.recover(&path, ino)?;
+                    let _ = self.tree.remove_all(&beside(&path, COMPANIONS[2]));
+                    self.stir(&beside(&path, COMPANIONS[2]));
+                }
+                self.tree.close(ino);
+                self.stir(&path);
+            }
             Act::Touch(path, secs) => {
                 let ino = self.tree.look(path)?.ok_or(ErrorKind::NotFound)?;
                 self.tree.set_attributes(ino, None, Some(FileTime { secs: *secs, nanos: 0 }));
@@ -342,6 +384,121 @@ impl SimDisk {
             journal.clear();
         }
         Ok(deed)
+    }
+
+    /// A program opens a database, which recovers what an earlier one has left, or makes one.
+    fn begin(&mut self, path: &[u8], text: &[u8], deed: &mut Deed) -> Result<()> {
+        let ino = match self.tree.look(path)? {
+            Some(ino) if self.held.as_ref().is_some_and(|held| held.ino == ino) => {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            Some(ino) if is_database(&self.tree.bytes(ino)?) && !self.tree.is_open(ino) => {
+                self.recover(path, ino)?;
+                ino
+            }
+            Some(_) => return Err(ErrorKind::AlreadyExists.into()),
+            None if self.is_in_use(path) => return Err(ErrorKind::AlreadyExists.into()),
+            None => {
+                self.make(path, Body::File(Arc::new(database::database(text))), 0o644, deed)?;
+                self.tree.resolve(path)?
+            }
+        };
+        self.tree.open(ino);
+        self.set(&beside(path, COMPANIONS[2]), SHM)
+    }
+
+    /// What the log of a database holds goes into it, and the log goes.
+    fn recover(&mut self, path: &[u8], ino: u64) -> Result<()> {
+        if let Some(log) = self.log_of(path) {
+            let (own, whole) = (self.tree.bytes(ino)?, committed(&self.tree.bytes(ino)?, Some(&log)));
+            if *own != whole {
+                self.tree.set_bytes(ino, &whole)?;
+            }
+            self.tree.remove_all(&beside(path, COMPANIONS[0]))?;
+            self.stir(&beside(path, COMPANIONS[0]));
+        }
+        self.stir(path);
+        Ok(())
+    }
+
+    /// One of the databases that programs have open, counted round, with its path.
+    fn database(&self, which: usize) -> Result<(RelPath, u64)> {
+        let mut open: Vec<(RelPath, u64)> = self.tree.walk();
+        let is_open = |ino| self.tree.is_open(ino) && self.tree.bytes(ino).is_ok_and(|bytes| is_database(&bytes));
+        open.retain(|(_, ino)| is_open(*ino));
+        let at = which.checked_rem(open.len()).ok_or(ErrorKind::NotFound)?;
+        Ok(open.swap_remove(at))
+    }
+
+    /// The log of a database.
+    fn log_of(&self, path: &[u8]) -> Option<Arc<Vec<u8>>> {
+        let ino = self.tree.look(&beside(path, COMPANIONS[0])).ok().flatten()?;
+        self.tree.bytes(ino).ok()
+    }
+
+    /// What is committed to the database at a path; `None` if there is none.
+    pub fn committed_at(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let own = self.tree.bytes(self.tree.look(path).ok().flatten()?).ok()?;
+        is_database(&own).then(|| committed(&own, self.log_of(path).as_deref().map(Vec::as_slice)))
+    }
+
+    /// Whether a file belongs to a database.
+    pub fn is_companion(&self, path: &[u8], ino: u64) -> bool {
+        owner_of(path).is_some() && self.tree.bytes(ino).is_ok_and(|b| b.is_empty() || database::is_of_companion(&b))
+    }
+
+    /// Whether a path is that of a database which a program has open or has not tidied up, or of what belongs to one; or
+    /// of a directory with such in it.
+    pub fn is_in_use(&self, path: &[u8]) -> bool {
+        let stands = |path: &[u8]| matches!(self.tree.look(path), Ok(Some(_)));
+        let prefix = below(path, b"");
+        let below = self.tree.walk().into_iter().filter(|(at, _)| at == path || at.starts_with(&prefix));
+        COMPANIONS.iter().any(|ending| stands(&beside(path, ending)))
+            || below.into_iter().any(|(at, ino)| self.is_companion(&at, ino))
+    }
+
+    /// Writes a file that belongs to a database.
+    fn set(&mut self, path: &[u8], bytes: &[u8]) -> Result<()> {
+        match self.tree.look(path)? {
+            Some(ino) => self.tree.set_bytes(ino, bytes)?,
+            None => self.make(path, Body::File(Arc::new(bytes.to_vec())), 0o644, &mut Deed::default())?,
+        }
+        self.stir(path);
+        Ok(())
+    }
+
+    /// The stat of an entry, with what the daemon's disk counts among the changes of a database: those of its log.
+    fn stat_with_log(&self, dir: u64, name: &[u8], ino: u64) -> Stat {
+        let mut stat = self.tree.stat(ino);
+        for ending in &COMPANIONS[..VITAL] {
+            let log = self.tree.entries(dir).ok().and_then(|entries| entries.get(&beside(name, ending)).copied());
+            let log = log.map(|log| self.tree.stat(log)).filter(|log| log.size > 0);
+            if let Some(log) = log.filter(|_| syncd_core::database::may_be(stat.size)) {
+                stat.ctime = with_log(stat.ctime, log.ctime);
+            }
+        }
+        stat
+    }
+
+    /// Makes an image of what is committed to the database at a path, if it is in use.
+    fn image(&mut self, path: &[u8], ino: u64) -> Result<Option<Content>> {
+        let Some(bytes) = self.committed_at(path) else { return Ok(None) };
+        if self.log_of(path).is_none_or(|log| log.is_empty()) && !self.tree.is_open(ino) {
+            return Ok(None);
+        }
+        if self.full {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let (hash, size) = (hash_of(&bytes), bytes.len() as u64);
+        let bytes = Arc::new(bytes);
+        // It is durable at once, whatever else is.
+        for tree in self.journal.iter_mut().flatten().chain([&mut self.tree]) {
+            let ino = tree.create(Body::File(Arc::clone(&bytes)), 0o600);
+            if let Some(old) = tree.staging.insert(image_name(hash).0, ino) {
+                tree.release(old);
+            }
+        }
+        Ok(Some(Content { hash, size, written: false, image: true }))
     }
 
     /// A program writes to a file that it has open. What has no name any more by a person's doing goes with it.
@@ -457,6 +614,12 @@ impl SimDisk {
         Ok(())
     }
 
+    /// A database leaves its name only while no program has it open.
+    fn assert_not_open(&self, ino: u64, path: &[u8]) {
+        let is_database = self.tree.bytes(ino).is_ok_and(|bytes| is_database(&bytes));
+        assert!(!is_database || !self.tree.is_open(ino), "{:?} is open, and was taken away", path.escape_ascii());
+    }
+
     fn need(&self, ino: u64, bits: u16) -> Result<()> {
         if self.tree.get(ino).mode & bits == bits { Ok(()) } else { Err(ErrorKind::PermissionDenied.into()) }
     }
@@ -559,6 +722,12 @@ impl std::fmt::Debug for Act {
             Self::Open(path) => write!(f, "opens {:?}", text(path)),
             Self::WriteOpen(which, bytes) => write!(f, "writes {:?} into open file {which}", text(bytes)),
             Self::Close(which) => write!(f, "closes open file {which}"),
+            Self::Begin(path, bytes) => write!(f, "opens database {:?} or makes it with {:?}", text(path), text(bytes)),
+            Self::Commit(which, pages, bytes) => {
+                write!(f, "commits {:?} to {pages:?} of open database {which}", text(bytes))
+            }
+            Self::Checkpoint(which, records) => write!(f, "copies {records} of its log into open database {which}"),
+            Self::End(which, tidily) => write!(f, "ends the program of database {which}, tidily {tidily}"),
         }
     }
 }
@@ -582,9 +751,40 @@ impl Act {
             | Self::Remove(_)
             | Self::Open(_)
             | Self::WriteOpen(..)
-            | Self::Close(_) => Vec::new(),
+            | Self::Close(_)
+            | Self::Begin(..)
+            | Self::Commit(..)
+            | Self::Checkpoint(..)
+            | Self::End(..) => Vec::new(),
         }
     }
+
+    /// The names under which it leaves another file, or none.
+    fn displaces(&self) -> Vec<&RelPath> {
+        match self {
+            Self::Write(path, _)
+            | Self::Save(path, _)
+            | Self::Link(path, _)
+            | Self::Remove(path)
+            | Self::Open(path) => vec![path],
+            Self::Move(a, b) | Self::Swap(a, b) | Self::HardLink(a, b) => vec![a, b],
+            Self::Mkdir(_)
+            | Self::Chmod(..)
+            | Self::Touch(..)
+            | Self::Setfattr(..)
+            | Self::Socket(_)
+            | Self::WriteOpen(..)
+            | Self::Close(_)
+            | Self::Begin(..)
+            | Self::Commit(..)
+            | Self::Checkpoint(..)
+            | Self::End(..) => Vec::new(),
+        }
+    }
+}
+
+fn beside(path: &[u8], ending: &str) -> RelPath {
+    [path, ending.as_bytes()].concat()
 }
 
 /// The content hash of some bytes in a simulated account.
@@ -598,13 +798,14 @@ impl Disk for SimDisk {
         let ino = self.resolve(dir)?;
         let entries = self.tree.entries(ino)?;
         self.need(ino, READ | SEARCH)?;
-        Ok(entries.iter().filter_map(|(name, &ino)| Some((Name::new(name.clone())?, self.tree.stat(ino)))).collect())
+        let stat = |name: &[u8], of| self.stat_with_log(ino, name, of);
+        Ok(entries.iter().filter_map(|(name, &of)| Some((Name::new(name.clone())?, stat(name, of)))).collect())
     }
 
     fn stat(&mut self, path: &[u8]) -> Result<Option<Stat>> {
         self.before_look()?;
         let (dir, name) = self.parent(path, 0)?;
-        Ok(self.tree.entries(dir)?.get(name).map(|&ino| self.tree.stat(ino)))
+        Ok(self.tree.entries(dir)?.get(name).map(|&ino| self.stat_with_log(dir, name, ino)))
     }
 
     fn read_link(&mut self, path: &[u8]) -> Result<Vec<u8>> {
@@ -633,6 +834,7 @@ impl Disk for SimDisk {
     }
 
     fn images(&mut self) -> Result<Vec<ContentHash>> {
+        self.before()?;
         Ok(self.tree.staging.keys().filter_map(|name| image_of(name)).collect())
     }
 
@@ -655,6 +857,9 @@ impl Disk for SimDisk {
     fn content(&mut self, path: &[u8]) -> Result<Content> {
         let (hash, size) = self.hash(path)?;
         let ino = self.at(path)?;
+        if let Some(image) = self.image(path, ino)? {
+            return Ok(image);
+        }
         let stat = self.tree.stat(ino);
         let pieces = match self.begun.remove(path) {
             Some((before, _)) if before != stat => return Err(ErrorKind::ResourceBusy.into()),
@@ -814,6 +1019,7 @@ impl Disk for SimDisk {
         if from_dir != to_dir && matches!(self.tree.get(ino).body, Body::Dir(_)) {
             self.need(ino, WRITE)?;
         }
+        self.assert_not_open(ino, from);
         self.tree.rename(from, to, false)?;
         self.stir(from);
         self.stir(to);
@@ -840,9 +1046,10 @@ impl Disk for SimDisk {
         let going = *self.tree.entries(dir)?.get(to_name).ok_or(ErrorKind::NotFound)?;
         self.tree.detach(dir, to_name)?;
         self.tree.attach(dir, to_name, coming)?;
+        self.assert_not_open(going, path);
         self.tree.staging.insert(name.0.clone(), going);
         self.stir(path);
-        Ok((self.tree.stat(coming), self.tree.stat(going)))
+        Ok((self.stat_with_log(dir, to_name, coming), self.tree.stat(going)))
     }
 
     fn take(&mut self, path: &[u8], name: &StageName) -> Result<Stat> {
@@ -852,6 +1059,7 @@ impl Disk for SimDisk {
             return Err(ErrorKind::AlreadyExists.into());
         }
         let ino = self.tree.detach(dir, from_name)?;
+        self.assert_not_open(ino, path);
         self.tree.staging.insert(name.0.clone(), ino);
         self.stir(path);
         Ok(self.tree.stat(ino))

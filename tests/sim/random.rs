@@ -19,6 +19,8 @@ use super::world::{Here, World};
 const NAMES: [&str; 7] = ["a", "b", "c.txt", "d.txt", "dir", "sub", "x (conflict, m0, abcdef).txt"];
 /// The same, where most of what they name is merged when two have changed it.
 const DOTTED: [&str; 7] = [".bashrc", ".profile", ".d", "a", "c.txt", "dir", "x (conflict, m0, abcdef).txt"];
+/// What databases are called.
+const STORES: [&str; 2] = ["store", "c.txt"];
 /// So many lines such a file has, of which a person changes one at a time.
 const LINES: usize = 9;
 const MACHINES: [&str; 4] = ["m0", "m1", "m2", "m3"];
@@ -54,6 +56,8 @@ pub struct Hardships {
     pub marks: bool,
     /// Programs keep files open and write to them later.
     pub writers: bool,
+    /// Programs commit to databases that they have open.
+    pub databases: bool,
 }
 
 /// The first of the seeds whose worlds have brakes.
@@ -70,6 +74,9 @@ pub const WRITTEN: u64 = 1 << 43;
 pub const MARKED: u64 = 1 << 44;
 /// In worlds with this bit small contents go along with the rows that tell of them.
 pub const OFFERED: u64 = 1 << 46;
+
+/// The first of the seeds in whose worlds programs have databases.
+pub const STORED: u64 = 1 << 45;
 
 /// What is too much there.
 const LIMITS: Limits = Limits {
@@ -103,6 +110,7 @@ impl Hardships {
             attributes: seed & NAMED != 0,
             marks: seed & MARKED != 0,
             writers: seed & WRITTEN != 0,
+            databases: seed & STORED != 0,
         }
     }
 }
@@ -129,14 +137,13 @@ pub fn play(seed: u64, tell: bool) {
         while player.judge(&mut world) {
             world.run_until_quiet();
         }
-        // What is marked may stand where something else should, which is told until the mark is gone.
-        let stands_in_the_way = hardships.marks
-            && world.machines.iter().any(|machine| machine.is_up() && machine.engine().problems().next().is_some());
-        if !stands_in_the_way {
-            world.assert_in_order();
-        }
-        if hardships.marks && (stands_in_the_way || round + 1 == rounds || player.chance.percent(50)) {
-            player.unmark(&mut world);
+        world.assert_in_order();
+        let frees = hardships.marks || hardships.databases;
+        if frees && (round + 1 == rounds || player.chance.percent(50)) {
+            match hardships.marks {
+                true => player.unmark(&mut world),
+                false => (0..count).for_each(|here| player.tidy_up(&mut world, Here(here))),
+            }
             world.run_until_quiet();
             if player.open_closed(&mut world) {
                 world.run_until_quiet();
@@ -191,7 +198,7 @@ impl Player {
         }
         for &here in &all {
             world.machines[here.0].portions = portions;
-            if self.hardships.writers {
+            if self.hardships.writers || self.hardships.databases {
                 world.machines[here.0].disk.leases = self.chance.percent(70);
             }
             if self.hardships.brakes {
@@ -320,13 +327,39 @@ impl Player {
         world.connect_all();
     }
 
-    /// Every program closes what it has open.
+    /// Every program closes what it has open. One with a database may be killed instead; where nobody but what it leaves
+    /// tells that it had it open, another one tidies up after it.
     fn close_files(&mut self, world: &mut World) {
+        let all = if self.hardships.databases { world.machines.len() } else { 0 };
+        for here in (0..all).map(Here) {
+            if !world.machines[here.0].disk.leases {
+                self.tidy_up(world, here);
+            }
+            loop {
+                let tidily = self.chance.percent(50);
+                if world.act(here, &Act::End(0, tidily)).is_err() {
+                    break;
+                }
+                self.say(world, || format!("{here:?} ends a program with a database, tidily {tidily}"));
+            }
+        }
         for here in (0..world.machines.len()).map(Here) {
             while world.act(here, &Act::Close(0)).is_ok() {
                 self.say(world, || format!("{here:?} closes a file"));
             }
         }
+    }
+
+    /// Programs open every database, and close it again.
+    fn tidy_up(&mut self, world: &mut World, here: Here) {
+        for (path, _) in world.machines[here.0].disk.tree.walk() {
+            if world.machines[here.0].disk.committed_at(&path).is_some() {
+                // It may be open already.
+                let _ = world.act(here, &Act::Begin(path, Vec::new()));
+            }
+        }
+        self.say(world, || format!("{here:?} tidies up its databases"));
+        while world.act(here, &Act::End(0, true)).is_ok() {}
     }
 
     /// An ambush may have given a directory the mode that a file was to get, so that nobody can look into it: a person
@@ -423,6 +456,17 @@ impl Player {
                 2 => Act::Write(below(&dir, BESIDE.as_bytes()), text.into()),
                 3 => Act::Mkdir(below(&dir, TARGET.as_bytes())),
                 _ => Act::Remove(chance.pick(&markers)?.clone()),
+            });
+        }
+        if self.hardships.databases && chance.percent(45) {
+            let store = below(&dir, chance.pick(&STORES)?.as_bytes());
+            let pages = [vec![0], vec![1], vec![0, 1], vec![1, 0]];
+            return Some(match chance.below(10) {
+                0..=2 => Act::Begin(store, text.into()),
+                3..=6 => Act::Commit(chance.below(4), chance.pick(&pages)?.clone(), text.into()),
+                7 => Act::Checkpoint(chance.below(4), chance.below(3)),
+                8 => Act::Checkpoint(chance.below(4), usize::MAX),
+                _ => Act::End(chance.below(4), chance.percent(60)),
             });
         }
         if self.hardships.attributes && chance.percent(20) {

@@ -8,6 +8,7 @@
 //! runs as it is; only what it takes as input (disk, index, clock, chance, network) is simulated.
 
 pub mod chance;
+pub mod database;
 pub mod disk;
 pub mod machine;
 pub mod oracle;

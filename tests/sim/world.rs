@@ -288,6 +288,7 @@ impl World {
         let bytes = source.and_then(|source| self.machines[here.0].disk.serve(&source));
         match bytes.filter(|bytes| hash_of(bytes) == hash) {
             Some(bytes) => {
+                self.oracle.may_travel(&bytes);
                 self.sent.contents += 1;
                 self.post(here, to, Post::Content(hash, bytes.to_vec()));
             }
@@ -384,8 +385,12 @@ impl World {
             Post::Message(message @ (Message::Rows { .. } | Message::State { .. })) => Some(message),
             Post::Message(_) | Post::Content(..) | Post::Fetch(_) | Post::Refused(_) => None,
         });
-        // What was changed while it is held cannot be had, and is asked for now and then.
-        let held = self.machines.iter().any(|machine| machine.is_up() && machine.engine().holds().next().is_some());
+        // What was changed while it is held, or was marked before anybody had it, is asked for now and then.
+        let held = |machine: &SimMachine| {
+            machine.is_up()
+                && (machine.engine().holds().next().is_some() || machine.engine().problems().next().is_some())
+        };
+        let held = self.machines.iter().any(held);
         assert!(talk.is_none() || held, "the talk finds no end: {talk:?}\n{}", self.describe());
     }
 

@@ -18,7 +18,7 @@ use crate::git;
 use crate::marks::Marks;
 use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
 use crate::path::depth;
-use crate::plan::{Placed, Step};
+use crate::plan::{Placed, Step, is_left_behind};
 use crate::select::Select;
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
@@ -144,6 +144,9 @@ type Staged = BTreeMap<NodeId, (StageName, Stat)>;
 impl<S: Store, D: Disk> Applier<'_, S, D> {
     /// Does the steps in order. When this returns, everything done is durable on disk and ready to commit.
     pub fn run(&mut self, steps: &[Step], now: &mut Now) -> StoreResult<()> {
+        if steps.is_empty() {
+            return Ok(());
+        }
         let mut failed: BTreeSet<NodeId> = BTreeSet::new();
         let staged = self.stage_all(steps, &mut failed, now)?;
         if !staged.is_empty()
@@ -645,7 +648,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             other.members.retain(|member| member.node != joined);
             self.state.store.put_base(&other)?;
             if other.members.is_empty() && other.state == BaseState::Dormant {
-                // With what it kept asleep: that has no directory any more to be found by.
+                // With what it kept asleep: that has no directory any more to be found by. What stands there is this
+                // machine's own from then on.
+                self.applied.look.push(Spot::Entry(other.parent, other.name.clone()));
                 self.state.forget(other)?;
                 self.state.mark_below(vec![joined])?;
             } else if other.members.is_empty() {
@@ -708,9 +713,12 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn remove_dir(&mut self, id: NodeId) -> Result<(), Fault> {
         let Some(mut base) = self.state.store.base(id)? else { return Ok(()) };
         let path = self.path_of(&base)?;
-        let inside = self.state.store.base_in(id)?;
-        if inside.iter().any(|child| child.state == BaseState::Live) {
-            return Err(Fault::Early);
+        let (select, marks) = self.select;
+        for child in self.state.store.base_in(id)? {
+            // What others moved to where it is excluded here does not leave: the directory stays for it.
+            if child.state == BaseState::Live && !is_left_behind(self.state, select, marks, &child)? {
+                return Err(Fault::Early);
+            }
         }
         if self.disk.stat(&path)?.is_some_and(|stat| !is_same_directory(&base, &stat)) {
             // Something else is there. If base knows it, this entry is what an earlier look has left over.

@@ -5,6 +5,7 @@
 //! committed; that is the content of its version. Decision 25 says what is done with this, and why.
 
 use hearth_schemas::ids::ContentHash;
+use hearth_schemas::item::FileTime;
 
 use crate::disk::{Disk, Handle, Kind, Source, StageName, Stat};
 
@@ -14,6 +15,8 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const WAL_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
 /// First bytes of a rollback journal.
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+/// First bytes of the shared memory of a write-ahead log, in the order of this machine.
+const SHM_MAGIC: [u8; 4] = 3_007_000u32.to_ne_bytes();
 /// Endings of the names of files that belong to a database, those without which it is not whole first.
 pub const COMPANIONS: [&str; 3] = ["-wal", "-journal", "-shm"];
 /// How many of them a database is not whole without.
@@ -37,23 +40,30 @@ pub fn owner_of(path: &[u8]) -> Option<&[u8]> {
     (owner.last().is_some_and(|&last| last != b'/')).then_some(owner)
 }
 
-/// Whether a file belongs to a database that stands beside it, or to one that is gone or about to be made.
+/// Whether a file belongs to a database that stands beside it, or to one that is about to be made, is gone, or has left its
+/// name to something else.
 pub fn is_companion<D: Disk>(disk: &mut D, path: &[u8], stat: &Stat) -> bool {
     let Some(owner) = owner_of(path).filter(|_| stat.kind == Kind::File) else { return false };
-    match disk.stat(owner) {
-        Ok(Some(owner_stat)) if owner_stat.kind == Kind::File => {
-            owner_stat.size == 0 || is_database(disk, &Source::Copy(owner.to_vec()), owner_stat.size)
-        }
-        Ok(_) | Err(_) => {
-            let head = disk.head(&Source::Copy(path.to_vec()), JOURNAL_MAGIC.len()).unwrap_or_default();
-            let mut wal = head.clone();
-            wal.truncate(WAL_MAGIC.len());
-            if let Some(last) = wal.last_mut() {
-                *last &= 0xfe;
-            }
-            head == JOURNAL_MAGIC || wal == WAL_MAGIC
-        }
+    if let Ok(Some(owner_stat)) = disk.stat(owner)
+        && owner_stat.kind == Kind::File
+        && (owner_stat.size == 0 || is_database(disk, &Source::Copy(owner.to_vec()), owner_stat.size))
+    {
+        return true;
     }
+    let head = disk.head(&Source::Copy(path.to_vec()), JOURNAL_MAGIC.len()).unwrap_or_default();
+    let mut wal = head.clone();
+    wal.truncate(WAL_MAGIC.len());
+    if let Some(last) = wal.last_mut() {
+        *last &= 0xfe;
+    }
+    head == JOURNAL_MAGIC || wal == WAL_MAGIC || head.starts_with(&SHM_MAGIC)
+}
+
+/// The status change time of a database, in which that of a log counts as well, whichever of the two is later: clocks are
+/// set back. It is told from any other, and says nothing of when.
+pub fn with_log(database: FileTime, log: FileTime) -> FileTime {
+    let nanos = (database.nanos + log.nanos) % 1_000_000_000;
+    FileTime { secs: database.secs.wrapping_add(log.secs), nanos }
 }
 
 /// The name in staging of the image that is a content.

@@ -25,12 +25,12 @@ use crate::database;
 use crate::delta;
 use crate::disk::{Disk, Handle, Kind, Raised, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Edit, Fetch};
-use crate::marks::Marks;
+use crate::marks::{Marks, Probe};
 use crate::observe::{
     Looked, Missing, Observer, Spot, base_by_path, base_or_root, base_path, describe, is_parked, put_to_sleep,
 };
 use crate::path::{depth, is_at_or_below, split};
-use crate::plan::{Change, collect, plan};
+use crate::plan::{Change, collect, is_left_behind, plan};
 use crate::row::{self, file_size};
 use crate::select::Select;
 use crate::session::{Session, SessionError, Standing};
@@ -242,6 +242,8 @@ pub struct Engine<S> {
     pub portions: Portions,
     /// The files of this disk that rules look for.
     marks: Marks,
+    /// The files that rules looked for when they were gathered, and up to which of their changes the index has them.
+    probes: Option<(Vec<Probe>, u64)>,
     /// Directories that were asked for them, until all have been listed once.
     asked: Option<BTreeSet<RelPath>>,
     /// Directories that such a file has left: when that is believed, and since when it is so.
@@ -305,6 +307,7 @@ impl<S: Store> Engine<S> {
             select,
             portions: Portions::default(),
             marks: Marks::NONE,
+            probes: None,
             asked: Some(BTreeSet::new()),
             unmarked: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -354,6 +357,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn handle_inner(&mut self, event: Event, now: &mut Now) -> StoreResult<()> {
+        self.recall_marks()?;
         match event {
             Event::Stirred(paths) => self.stirred(&paths, now.wall_ms)?,
             Event::Watched(dirs) => {
@@ -626,13 +630,14 @@ impl<S: Store> Engine<S> {
     }
 
     fn close(&mut self, result: StoreResult<()>) -> StoreResult<()> {
-        let committed = result.and_then(|()| self.state.store.commit());
+        let committed = result.and_then(|()| self.keep_marks()).and_then(|()| self.state.store.commit());
         match committed.and_then(|()| if self.must_last() { self.state.store.sync() } else { Ok(()) }) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.effects.retain(|effect| !is_promise(effect));
                 self.state.store.rollback();
                 self.state.load()?;
+                self.probes.iter_mut().for_each(|(_, kept)| *kept = u64::MAX);
                 self.holding.forget();
                 self.planning = true;
                 self.planned_upto = None;
@@ -655,6 +660,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn work_inner<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<bool> {
+        self.recall_marks()?;
         self.load_holds(now)?;
         self.believe_unmarked(disk, now.wall_ms)?;
         self.ripen(now.wall_ms)?;
@@ -870,6 +876,32 @@ impl<S: Store> Engine<S> {
         Ok(None)
     }
 
+    /// Takes in the marks that the index knows of, at the start, so that the end of one is seen though nobody looked; and
+    /// tells them by the files that the rules in force look for.
+    fn recall_marks(&mut self) -> StoreResult<()> {
+        let probes = self.select.probes();
+        let known = match &self.probes {
+            Some((known, _)) if known == probes => return Ok(()),
+            Some((known, _)) => Some(self.marks.encode(known)),
+            None => self.state.store.value(MARKS)?,
+        };
+        self.marks = known.map_or(Marks::NONE, |known| Marks::decode(&known, probes));
+        self.probes = Some((probes.to_vec(), u64::MAX));
+        Ok(())
+    }
+
+    fn keep_marks(&mut self) -> StoreResult<()> {
+        let Some((probes, kept)) = &mut self.probes else { return Ok(()) };
+        if *kept == self.marks.changes() {
+            return Ok(());
+        }
+        *kept = self.marks.changes();
+        match self.marks.is_empty() {
+            true => self.state.store.remove_value(MARKS),
+            false => self.state.store.set_value(MARKS, &self.marks.encode(probes)),
+        }
+    }
+
     /// A marker has gone from a directory, and that was not the beginning of the directory's end: what it kept here is
     /// looked at.
     fn believe_unmarked<D: Disk>(&mut self, disk: &mut D, now_ms: u64) -> StoreResult<()> {
@@ -959,6 +991,9 @@ impl<S: Store> Engine<S> {
             }
         }
         let concluding = spots.is_empty() && bearing.is_empty();
+        if concluding && !self.swept {
+            observer.ask_marked()?;
+        }
         if concluding {
             if importing {
                 // A first look deletes nothing: what base has and the disk lacks is to be made again.
@@ -1175,19 +1210,29 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    /// A directory that is not on this disk has another place: if the one that it had is excluded here, what is in it
+    /// A directory has another place, and this disk did not have it where it was: if that is excluded here, what is in it
     /// was passed over.
     fn note_moved_out(&mut self, before: Option<&Row>, node: NodeId) -> StoreResult<()> {
         let Some(before) = before.filter(|before| before.class == Class::Dir) else { return Ok(()) };
         let place = |row: &Row| row::winner(&row.place).map(|(_, place)| (place.parent, place.name.clone()));
-        let is_here = |base: &Base| base.state == BaseState::Live;
         let row = self.state.store.row(node)?;
-        if row.is_some_and(|row| place(&row) != place(before))
-            && !self.state.store.base_of(node)?.as_ref().is_some_and(is_here)
-        {
+        if row.is_some_and(|row| place(&row) != place(before)) && !self.stands_at(node, place(before))? {
             self.state.mark_below(vec![node])?;
         }
         Ok(())
+    }
+
+    /// Whether this disk has a node in play at that name of that directory.
+    fn stands_at(&self, node: NodeId, place: Option<(NodeId, Name)>) -> StoreResult<bool> {
+        let Some((dir, name)) = place else { return Ok(false) };
+        let Some(base) = self.state.store.base_of(node)?.filter(|base| base.state == BaseState::Live) else {
+            return Ok(false);
+        };
+        let dir = match dir {
+            NodeId::ROOT => Some(NodeId::ROOT),
+            dir => self.state.store.base_of(dir)?.map(|base| base.id),
+        };
+        Ok(dir == Some(base.parent) && base.name == name)
     }
 
     /// A peer does not have a content that it was asked for.
@@ -1471,25 +1516,16 @@ impl<S: Store> Engine<S> {
         for placed in changes.iter().filter_map(|change| change.placed.as_ref()) {
             let standing = self.state.store.base_at(placed.parent, &placed.target.name)?;
             let Some(standing) = standing.filter(|base| base.state == BaseState::Live) else { continue };
-            if standing.id == placed.id || concerned.contains(&standing.id) || !self.is_left_behind(&standing)? {
+            if standing.id == placed.id
+                || concerned.contains(&standing.id)
+                || !is_left_behind(&self.state, self.select.as_ref(), &self.marks, &standing)?
+            {
                 continue;
             }
             self.queue.push_back(Spot::Entry(standing.parent, standing.name.clone()));
             self.state.forget(standing)?;
         }
         Ok(())
-    }
-
-    /// Whether the account has an entry at places that are excluded here, and nowhere else.
-    fn is_left_behind(&self, base: &Base) -> StoreResult<bool> {
-        for member in &base.members {
-            let Some(target) = self.state.view().target_of(member.node)? else { return Ok(false) };
-            let path = crate::disk::join(&self.state.tree.shape().path(target.parent), &target.name);
-            if self.select.travels(&path, target.class == Class::Dir, &self.marks) {
-                return Ok(false);
-            }
-        }
-        Ok(!base.members.is_empty())
     }
 
     /// Takes in what became of a plan for the nodes that were `planned`; `open` are those that wait for a content
@@ -1589,8 +1625,12 @@ impl<S: Store> Engine<S> {
         if self.marks.is_empty() {
             return Ok(());
         }
+        // What was passed over as excluded there is so no more, whatever has that path by now.
+        let mut left = Vec::new();
         for path in made {
-            self.marks.gone(path);
+            if !self.marks.take(path).is_empty() {
+                left.push(path);
+            }
         }
         let mut moves: Vec<&(RelPath, NodeId)> = moved.iter().collect();
         // What was parked on its way has moved twice; what was in it has gone along from where it was first.
@@ -1600,12 +1640,17 @@ impl<S: Store> Engine<S> {
             let marks = self.marks.take(from);
             if !marks.is_empty() {
                 taken.push((marks, *dir));
+                left.push(from);
             }
         }
         for (marks, dir) in taken {
             let Some(base) = self.state.store.base(dir)? else { continue };
             self.marks.put(&base_path(&self.state.store, &base)?, marks);
             self.queue.push_back(Spot::Deep(dir));
+        }
+        for path in left {
+            let nodes = self.directory_shown_at(path);
+            self.state.mark_below(nodes)?;
         }
         Ok(())
     }
@@ -1760,6 +1805,9 @@ impl<S: Store> Engine<S> {
         })
     }
 }
+
+/// The value in the index that keeps the marks.
+const MARKS: &str = "marks";
 
 /// The base key that settings stand under, which no directory has.
 const SETTINGS: NodeId = NodeId([0xff; 16]);

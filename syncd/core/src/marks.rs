@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
+use hearth_schemas::codec;
 use hearth_schemas::item::Name;
 
 use crate::disk::{Disk, RelPath, join};
@@ -38,15 +39,50 @@ impl Probe {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Marks {
     held: BTreeMap<RelPath, BTreeSet<usize>>,
+    /// How often it has changed.
+    changes: u64,
 }
+
+/// Directories with the files that they hold, each by its name and what it begins with: what the index keeps of marks.
+type Named = Vec<(RelPath, Vec<(Vec<u8>, Vec<u8>)>)>;
 
 impl Marks {
     /// No directory holds any of them.
-    pub const NONE: Self = Self { held: BTreeMap::new() };
+    pub const NONE: Self = Self { held: BTreeMap::new(), changes: 0 };
 
     /// Whether no directory holds any.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
+    }
+
+    /// How often anything about them has changed.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The directories that hold any.
+    pub fn dirs(&self) -> Vec<RelPath> {
+        self.held.keys().cloned().collect()
+    }
+
+    /// As bytes for the index, which mean the same whatever else rules look for by then.
+    pub fn encode(&self, probes: &[Probe]) -> Vec<u8> {
+        let named = |held: &BTreeSet<usize>| {
+            let held = held.iter().filter_map(|index| probes.get(*index));
+            held.map(|probe| (probe.name.clone(), probe.magic.clone())).collect()
+        };
+        let all: Named = self.held.iter().map(|(dir, held)| (dir.clone(), named(held))).collect();
+        codec::encode(&all)
+    }
+
+    /// From such bytes; what rules do not look for is left out.
+    pub fn decode(bytes: &[u8], probes: &[Probe]) -> Self {
+        let mut marks = Self::NONE;
+        for (dir, named) in codec::decode_own::<Named>(bytes).unwrap_or_default() {
+            let index = |(name, magic)| probes.iter().position(|probe| probe.name == name && probe.magic == magic);
+            marks.set(&dir, named.into_iter().filter_map(index).collect());
+        }
+        marks
     }
 
     /// Whether a directory holds this one.
@@ -69,6 +105,7 @@ impl Marks {
 
     /// Takes in what a directory holds.
     pub fn set(&mut self, dir: &[u8], held: BTreeSet<usize>) {
+        self.changes += 1;
         if held.is_empty() {
             self.held.remove(dir);
         } else {
@@ -76,26 +113,18 @@ impl Marks {
         }
     }
 
-    /// A directory, with all below it, has another path.
-    pub fn moved(&mut self, from: &[u8], to: &[u8]) {
-        let taken = self.take(from);
-        self.put(to, taken);
-    }
-
     /// Takes out what a directory and those below it hold, under paths that begin after its own.
     pub fn take(&mut self, from: &[u8]) -> Self {
         let taken = self.held.extract_if(.., |dir, _| is_at_or_below(dir, from));
-        Self { held: taken.map(|(dir, held)| (dir[from.len()..].to_vec(), held)).collect() }
+        let held: BTreeMap<_, _> = taken.map(|(dir, held)| (dir[from.len()..].to_vec(), held)).collect();
+        self.changes += u64::from(!held.is_empty());
+        Self { held, changes: 0 }
     }
 
     /// Puts that under the path that the directory has by now.
     pub fn put(&mut self, to: &[u8], taken: Self) {
+        self.changes += u64::from(!taken.is_empty());
         self.held.extend(taken.held.into_iter().map(|(rest, held)| ([to, &rest].concat(), held)));
-    }
-
-    /// A directory is gone, with all below it.
-    pub fn gone(&mut self, path: &[u8]) {
-        self.held.retain(|dir, _| !is_at_or_below(dir, path));
     }
 }
 
@@ -111,12 +140,25 @@ mod tests {
         }
         assert_eq!(marks.right_below(b""), [b"a".to_vec(), b"ab".to_vec()]);
         assert_eq!(marks.right_below(b"a"), [b"a/b".to_vec()]);
-        marks.moved(b"a", b"c/d");
+        let taken = marks.take(b"a");
+        marks.put(b"c/d", taken);
         assert!(marks.holds(b"c/d", 1) && marks.holds(b"c/d/b", 1) && marks.holds(b"ab", 1));
         assert!(!marks.holds(b"a", 1) && !marks.holds(b"c/d", 0));
-        marks.gone(b"c");
+        assert!(!marks.take(b"c").is_empty());
         assert_eq!(marks.of(b"c/d/b"), BTreeSet::new());
         marks.set(b"ab", BTreeSet::new());
         assert!(marks.is_empty());
+    }
+
+    #[test]
+    fn marks_outlast_a_change_of_what_rules_look_for() {
+        let probe = |name: &str| Probe { name: name.into(), magic: Vec::new() };
+        let mut marks = Marks::NONE;
+        marks.set(b"a", BTreeSet::from([0, 1]));
+        marks.set(b"b", BTreeSet::from([0]));
+        let bytes = marks.encode(&[probe(".nobackup"), probe("Cargo.toml")]);
+        let later = Marks::decode(&bytes, &[probe("pom.xml"), probe("Cargo.toml")]);
+        assert_eq!((later.of(b"a"), later.dirs()), (BTreeSet::from([1]), vec![b"a".to_vec()]));
+        assert!(Marks::decode(b"what else may stand there", &[probe("Cargo.toml")]).is_empty());
     }
 }

@@ -438,6 +438,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         match self.state.store.base_at(found.parent.id, &found.name)? {
             Some(base) if base.class == Class::Dir => {
                 let recreated = base.stat.handle != found.stat.handle;
+                if base.state == BaseState::Dormant && !recreated && self.is_residue(&base, &found.path)? {
+                    return Ok(());
+                }
                 if base.state == BaseState::Dormant {
                     // What others did to what is in it was passed over.
                     self.state.mark_members(&base)?;
@@ -763,14 +766,33 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
         let Some(mut base) = self.state.store.base(dir)? else { return Ok(()) };
         let path = self.path_of(&base)?;
-        if let Ok(Some(stat)) = self.disk.stat(&path)
-            && stat.handle == base.stat.handle
-            && stat != base.stat
-        {
+        let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(()) };
+        if stat.handle != base.stat.handle {
+            return Ok(());
+        }
+        if base.state == BaseState::Dormant {
+            return self.end_residue(base, &path, stat);
+        }
+        if stat != base.stat {
             let xattrs = self.xattrs(&path, &stat);
             self.attributes(&mut base, &stat, xattrs.as_ref(), now)?;
             base.stat = stat;
             self.state.store.put_base(&base)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a directory that is asleep was deleted by others, and stands here for what is not theirs in it.
+    fn is_residue(&mut self, base: &Base, path: &[u8]) -> StoreResult<bool> {
+        Ok(matches!(self.disk.list(path), Ok(names) if !names.is_empty()) && self.is_dead(base)?)
+    }
+
+    /// The last of what a deleted directory stood here for has gone: it follows.
+    fn end_residue(&mut self, base: Base, path: &[u8], stat: Stat) -> StoreResult<()> {
+        let is_empty = matches!(self.disk.list(path), Ok(names) if names.is_empty());
+        if is_empty && self.travels(path, true) && self.is_dead(&base)? {
+            self.state.mark_members(&base)?;
+            self.state.store.put_base(&Base { state: BaseState::Live, stat, ..base })?;
         }
         Ok(())
     }
@@ -780,7 +802,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.looked.changes += 1;
         if base.class == Class::Dir {
             let from = self.path_of(&base)?;
-            self.marks.moved(&from, &found.path);
+            let marks = self.marks.take(&from);
+            if !marks.is_empty() {
+                // What was passed over as excluded there has another path, too.
+                self.state.mark_below(nodes_of(&base))?;
+                self.marks.put(&found.path, marks);
+            }
             self.looked.moved.push((from, base.id));
         }
         self.pin_siblings(&base, now)?;
@@ -803,6 +830,12 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         base.parent = found.parent.id;
         base.name = found.name.clone();
         if base.class == Class::Dir {
+            if base.state == BaseState::Dormant {
+                // It comes out of where it was excluded, and what others did to what is in it was passed over.
+                self.state.mark_members(&base)?;
+                self.state.mark_below(nodes_of(&base))?;
+                base.state = BaseState::Live;
+            }
             base.stat = found.stat.clone();
             self.attributes(&mut base, &found.stat, found.xattrs.as_ref(), now)?;
             self.looked.more.push(Spot::Deep(base.id));
@@ -1048,6 +1081,11 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         }
     }
 
+    /// Asks every directory that held any of them whether it still does: it may have gone where nobody looked.
+    pub fn ask_marked(&mut self) -> StoreResult<()> {
+        self.marks.dirs().iter().try_for_each(|dir| self.ask(dir))
+    }
+
     /// Asks a directory for what decides about itself by standing in it.
     fn ask_inside(&mut self, dir: &[u8]) -> StoreResult<()> {
         let inside = self.select.probes_inside(dir);
@@ -1161,7 +1199,9 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn delete(&mut self, base: Base, now: &mut Now) -> StoreResult<()> {
         self.looked.changes += 1;
         let path = self.path_of(&base)?;
-        self.marks.gone(&path);
+        if !self.marks.take(&path).is_empty() {
+            self.state.mark_below(nodes_of(&base))?;
+        }
         self.looked.gone.push(path);
         self.pin_siblings(&base, now)?;
         let mut queue = vec![(base, Flag::Itself)];

@@ -341,6 +341,23 @@ fn removable<S: Store>(state: &State<S>, select: &dyn Select, marks: &Marks, bas
     Ok(true)
 }
 
+/// Whether the account has an entry at places that are excluded here, and nowhere else: then it stays where it is.
+pub fn is_left_behind<S: Store>(
+    state: &State<S>,
+    select: &dyn Select,
+    marks: &Marks,
+    base: &Base,
+) -> StoreResult<bool> {
+    for member in &base.members {
+        let Some(target) = state.view().target_of(member.node)? else { return Ok(false) };
+        let path = join(&state.tree.shape().path(target.parent), &target.name);
+        if select.travels(&path, target.class == Class::Dir, marks) {
+            return Ok(false);
+        }
+    }
+    Ok(!base.members.is_empty())
+}
+
 /// Orders changes into steps. `standing` tells which base entry has a name on this disk.
 pub fn plan(changes: &[Change], standing: impl Fn(NodeId, &Name) -> Option<NodeId>) -> Vec<Step> {
     let mut planner = Planner::new(changes, &standing);

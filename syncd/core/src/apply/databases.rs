@@ -20,11 +20,12 @@ use crate::store::{Base, Kept, Store, StoreResult};
 pub(super) type Aside = Vec<(StageName, RelPath, Stat)>;
 
 impl<S: Store, D: Disk> Applier<'_, S, D> {
-    /// Refuses a database that is not whole without a log beside it.
+    /// Refuses a database that is not whole without a log beside it, or that somebody may have open.
     pub(super) fn check_whole(&mut self, path: &[u8], hold: Hold) -> Result<(), Fault> {
         if !hold.database {
             return Ok(());
         }
+        self.check_closed(path, hold)?;
         for ending in &COMPANIONS[..VITAL] {
             if self.disk.stat(&beside(path, ending))?.is_some_and(|stat| stat.size > 0) {
                 return Err(Fault::Busy);
@@ -38,11 +39,16 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if !hold.database {
             return Ok(Aside::new());
         }
-        if !hold.guarded && self.disk.stat(&beside(path, COMPANIONS[2]))?.is_some() {
-            // Nothing tells who has it open, and this is what those make who do.
-            return Err(Fault::Busy);
-        }
+        self.check_closed(path, hold)?;
         self.take_companions(base.parent, path, name, base.stat.handle)
+    }
+
+    /// Where nothing tells who has a database open: what those make who do.
+    fn check_closed(&mut self, path: &[u8], hold: Hold) -> Result<(), Fault> {
+        match !hold.guarded && self.disk.stat(&beside(path, COMPANIONS[2]))?.is_some() {
+            true => Err(Fault::Busy),
+            false => Ok(()),
+        }
     }
 
     /// Takes what stands beside a free name, or beside a file that is no database, as if it belonged to the database that is

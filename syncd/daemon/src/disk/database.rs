@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Mode, OFlags};
-use syncd_core::database::{COMPANIONS, VITAL, may_be};
+use syncd_core::database::{COMPANIONS, VITAL, may_be, with_log};
 use syncd_core::disk::{Content, Kind, StageName, Stat};
 use syncd_lease::{is_written, lock};
 
@@ -179,7 +179,7 @@ impl RealDisk {
                 if let Ok(log) = self.stat_at(dir, &[name, ending.as_bytes()].concat())
                     && log.size > 0
                 {
-                    own.ctime = own.ctime.max(log.ctime);
+                    own.ctime = with_log(own.ctime, log.ctime);
                 }
             }
         }

@@ -1,0 +1,92 @@
+//! Databases that programs commit to while the daemon looks: what travels is what was committed, and nothing is taken away.
+
+use hearth_tests::sim::disk::Act;
+use hearth_tests::sim::{Here, World};
+use syncd_core::engine::Event;
+
+#[test]
+fn what_is_committed_arrives_while_the_program_goes_on() {
+    let (mut world, laptop, desktop) = with_database(400);
+    world.must(laptop, Act::Begin("store".into(), Vec::new()));
+    world.must(laptop, Act::Commit(0, vec![0], b"two".to_vec()));
+    world.must(laptop, Act::Checkpoint(0, 0));
+    world.settle();
+    assert_eq!(world.paths(desktop), ["store"]);
+    world.must(laptop, Act::Commit(0, vec![1, 0], b"three".to_vec()));
+    // Half of it stands in the database by now.
+    world.must(laptop, Act::Checkpoint(0, 2));
+    world.settle();
+    assert_same(&world, [laptop, desktop]);
+    world.must(laptop, Act::End(0, true));
+    world.settle();
+    assert_eq!(world.paths(laptop), ["store"]);
+}
+
+#[test]
+fn a_database_with_a_log_that_nobody_tidied_up_is_replaced_as_a_whole() {
+    let (mut world, laptop, desktop) = with_database(401);
+    world.must(desktop, Act::Begin("store".into(), Vec::new()));
+    world.must(desktop, Act::Commit(0, vec![0], b"of the desktop".to_vec()));
+    world.must(desktop, Act::End(0, false));
+    world.settle();
+    world.must(laptop, Act::Begin("store".into(), Vec::new()));
+    world.must(laptop, Act::Commit(0, vec![1], b"of the laptop".to_vec()));
+    world.must(laptop, Act::End(0, true));
+    world.settle();
+    assert_same(&world, [laptop, desktop]);
+    assert_eq!(world.paths(desktop), ["store"]);
+}
+
+#[test]
+fn where_nobody_tells_who_has_a_database_open_it_is_not_moved_while_its_shared_memory_stands() {
+    let (mut world, laptop, desktop) = with_database(402);
+    world.machines[desktop.0].disk.leases = false;
+    world.must(desktop, Act::Begin("store".into(), Vec::new()));
+    world.rename(laptop, "store", "kept");
+    world.run_for(5000);
+    assert_eq!(world.paths(desktop), ["store", "store-shm"]);
+    world.must(desktop, Act::Commit(0, vec![0], b"two".to_vec()));
+    world.must(desktop, Act::End(0, true));
+    world.settle();
+    assert_eq!(world.paths(desktop), ["kept"]);
+}
+
+#[test]
+fn what_a_killed_program_leaves_stays_here_whatever_has_the_name_of_the_database() {
+    let (mut world, laptop, desktop) = with_database(403);
+    world.must(desktop, Act::Begin("store".into(), Vec::new()));
+    world.must(desktop, Act::End(0, false));
+    world.rename(laptop, "store", "kept");
+    world.settle();
+    world.write(laptop, "store", "no database");
+    world.settle();
+    assert_eq!(world.paths(desktop), ["kept", "store", "store-shm"]);
+    assert_eq!(world.paths(laptop), ["kept", "store"]);
+}
+
+#[test]
+fn what_is_committed_with_the_clock_set_back_is_seen() {
+    let (mut world, laptop, desktop) = with_database(404);
+    world.machines[laptop.0].skew_ms = -400 * 86_400_000;
+    let now_ms = world.now_ms;
+    world.machines[laptop.0].handle(Event::Overflowed, now_ms);
+    world.run_until_quiet();
+    world.must(laptop, Act::Begin("store".into(), Vec::new()));
+    world.must(laptop, Act::Commit(0, vec![0], b"two".to_vec()));
+    world.settle();
+    assert_same(&world, [laptop, desktop]);
+}
+
+fn with_database(seed: u64) -> (World, Here, Here) {
+    let mut world = World::new(seed);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.must(laptop, Act::Begin("store".into(), b"one".to_vec()));
+    world.must(laptop, Act::End(0, true));
+    world.settle();
+    (world, laptop, desktop)
+}
+
+fn assert_same(world: &World, machines: [Here; 2]) {
+    let [a, b] = machines.map(|here| world.machines[here.0].disk.committed_at(b"store"));
+    assert!(a.is_some() && a == b, "{}", world.describe());
+}
