@@ -162,7 +162,10 @@ fn portions_of(seed: u64) -> Portions {
         return Portions { offers, ..Portions::default() };
     }
     let bytes = few(200) as u64;
-    Portions { spots: few(6), nodes: few(8), rows: few(5), apply: (few(4), bytes), fetch: (few(6), 4 * bytes), offers }
+    let usual = Portions::default();
+    let found = if seed & OFFERED != 0 { 1 + (seed % 4) as usize } else { usual.found };
+    let (spots, nodes, rows) = (few(6), few(8), few(5));
+    Portions { spots, found, nodes, rows, apply: (few(4), bytes), fetch: (few(6), 4 * bytes), offers }
 }
 
 struct Player {

@@ -214,6 +214,9 @@ pub struct Sibling {
 pub struct Portions {
     /// Spots looked at in one slice.
     pub spots: usize,
+    /// Entries found changed in one slice after which no further spot is begun: what is found is numbered in the same
+    /// transaction, and so written once.
+    pub found: usize,
     /// Marked nodes planned in one slice.
     pub nodes: usize,
     /// Rows in one frame, at most [`MAX_ROWS`]. Less, so that applying starts early.
@@ -228,7 +231,15 @@ pub struct Portions {
 
 impl Default for Portions {
     fn default() -> Self {
-        Self { spots: 256, nodes: 2500, rows: 500, apply: (1000, 10 << 20), fetch: (6000, 64 << 20), offers: 8 }
+        Self {
+            spots: 256,
+            found: 1000,
+            nodes: 2500,
+            rows: 500,
+            apply: (1000, 10 << 20),
+            fetch: (6000, 64 << 20),
+            offers: 8,
+        }
     }
 }
 
@@ -968,7 +979,7 @@ impl<S: Store> Engine<S> {
 
     fn look<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
         let take = self.queue.len().min(self.portions.spots);
-        let spots: Vec<Spot> = self.queue.drain(..take).collect();
+        let mut spots: Vec<Spot> = self.queue.drain(..take).collect();
         self.look_again(&spots)?;
         let importing = self.state.importing;
         let mut observer = Observer {
@@ -978,6 +989,7 @@ impl<S: Store> Engine<S> {
             marks: &mut self.marks,
             asked: self.asked.as_mut(),
             restless: self.unrest.ways(),
+            portion: self.portions.found,
             missing: &mut self.missing,
             touched: BTreeSet::new(),
             looked: Looked::default(),
@@ -1019,6 +1031,10 @@ impl<S: Store> Engine<S> {
                 self.state.imported()?;
             }
             self.effects.push_back(Effect::StatusChanged);
+        }
+        spots.truncate(spots.len().saturating_sub(looked.later.len()));
+        for spot in std::mem::take(&mut looked.later).into_iter().rev() {
+            self.queue.push_front(spot);
         }
         self.note_staying(&spots, &mut looked)?;
         let busy = std::mem::take(&mut looked.busy);

@@ -44,6 +44,8 @@ pub enum Spot {
 pub struct Looked {
     /// Further spots to look at, before anything is concluded.
     pub more: Vec<Spot>,
+    /// The last of the spots, which were not begun with.
+    pub later: Vec<Spot>,
     /// Spots whose files were being written: to be looked at again, later.
     pub busy: Vec<Spot>,
     /// Paths that could not be read.
@@ -118,6 +120,8 @@ pub struct Observer<'a, S, D> {
     pub asked: Option<&'a mut BTreeSet<RelPath>>,
     /// How files are looked at that are written without pause.
     pub restless: BTreeMap<Spot, Way>,
+    /// Entries found changed after which no further spot is begun.
+    pub portion: usize,
     /// What is not where it should be.
     pub missing: &'a mut Missing,
     /// Directories in which something may have happened.
@@ -131,6 +135,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     pub fn look(&mut self, spots: Vec<Spot>, now: &mut Now) -> StoreResult<()> {
         let mut found = Vec::new();
         for spot in spots {
+            if found.len() >= self.portion {
+                self.looked.later.push(spot);
+                continue;
+            }
             match spot {
                 Spot::Entry(dir, name) => {
                     self.touched.insert(dir);

@@ -30,8 +30,11 @@ use self::pending::{At, Bases, Cell, Rows};
 mod pending;
 
 /// Numbered schema changes, oldest first.
-const SCHEMA: [&str; 2] =
-    [include_str!("../../../schemas/sql/0001_index.sql"), include_str!("../../../schemas/sql/0002_texts.sql")];
+const SCHEMA: [&str; 3] = [
+    include_str!("../../../schemas/sql/0001_index.sql"),
+    include_str!("../../../schemas/sql/0002_texts.sql"),
+    include_str!("../../../schemas/sql/0003_places_of_rows.sql"),
+];
 /// Page cache in KiB.
 const CACHE_KIB: i64 = 4 << 10;
 /// Longest stored value, in bytes: what is read back was written by this program.
@@ -282,7 +285,8 @@ fn write_row(db: &Connection, seq: u64, row: &Row, stored: Option<&[At]>) -> Sto
         run(db, sql, params![&parent.0[..], name.as_bytes(), &row.id.0[..]])?;
     }
     let unnumbered = row.ctx.get(&UNNUMBERED).map(|&seq| signed(seq));
-    let sql = "INSERT OR REPLACE INTO rows (id, seq, class, unnumbered, data) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let sql = "INSERT INTO rows (id, seq, class, unnumbered, data) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id)
+        DO UPDATE SET seq = excluded.seq, class = excluded.class, unnumbered = excluded.unnumbered, data = excluded.data";
     run(db, sql, params![&row.id.0[..], signed(seq), number(row.class), unnumbered, write(row)])
 }
 
@@ -300,8 +304,9 @@ fn write_base(db: &Connection, id: NodeId, base: Option<&Base>, stored: Option<&
     let handle = base.stat.handle;
     run(
         db,
-        "INSERT OR REPLACE INTO bases (id, parent, name, inode, born, hash, sibling, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO bases (id, parent, name, inode, born, hash, sibling, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (id) DO UPDATE SET parent = excluded.parent, name = excluded.name, inode = excluded.inode,
+         born = excluded.born, hash = excluded.hash, sibling = excluded.sibling, data = excluded.data",
         params![
             &id.0[..],
             &base.parent.0[..],

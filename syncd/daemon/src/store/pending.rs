@@ -1,7 +1,7 @@
 //! What a transaction has read and written so far, ahead of SQLite.
 //!
-//! Rows and base entries that were written wait here until they are flushed, each once however often it was written,
-//! in the order of their keys. What was read stays for a while, for the core asks for the same few things again and
+//! Rows and base entries that were written wait here until they are flushed, each once however often it was written:
+//! rows in the order of their changes, base entries directory by directory, as SQLite keeps them. What was read stays for a while, for the core asks for the same few things again and
 //! again. An answer is what waits, joined with what SQLite has of the things that do not wait. Knows no SQL.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -126,13 +126,14 @@ impl Rows {
         self.written().filter_map(|row| Some((*row.ctx.get(&UNNUMBERED)?, row.id))).collect()
     }
 
-    /// Has everything that waits written, by id: position, row, and the places that SQLite has, if it has the row.
+    /// Has everything that waits written, in the order of its last change: position, row, and the places that SQLite has, if it has the row.
     /// After an error nothing here is to be relied on.
     pub(super) fn flush(
         &mut self,
         mut write: impl FnMut(u64, &Row, Option<&[At]>) -> StoreResult<()>,
     ) -> StoreResult<()> {
-        for (id, seq) in std::mem::take(&mut self.seqs) {
+        self.seqs.clear();
+        for (seq, id) in std::mem::take(&mut self.order) {
             let cell = self.cells.get_mut(&id).expect("what waits is there");
             let Some(row) = &cell.value else { continue };
             write(seq, row, cell.stored.as_deref())?;
@@ -143,7 +144,6 @@ impl Rows {
             }
             cell.stored = Some(now);
         }
-        self.order.clear();
         self.placed.clear();
         Ok(())
     }
@@ -196,13 +196,17 @@ impl Bases {
         self.waiting.iter().map(change).sum()
     }
 
-    /// Has everything that waits written, by id: id, entry if it is not removed, and the further members that SQLite
+    /// Has everything that waits written, directory by directory, and what is removed before: id, entry if it is not removed, and the further members that SQLite
     /// has, if it has the entry. After an error nothing here is to be relied on.
     pub(super) fn flush(
         &mut self,
         mut write: impl FnMut(NodeId, Option<&Base>, Option<&[NodeId]>) -> StoreResult<()>,
     ) -> StoreResult<()> {
-        for id in std::mem::take(&mut self.waiting) {
+        let standing: Vec<NodeId> = std::mem::take(&mut self.at).into_values().flatten().collect();
+        let removed = self.waiting.iter().copied().filter(|id| self.cells[id].value.is_none());
+        let all: Vec<NodeId> = removed.chain(standing).collect();
+        self.waiting.clear();
+        for id in all {
             let cell = self.cells.get_mut(&id).expect("what waits is there");
             write(id, cell.value.as_ref(), cell.stored.as_ref().map(|stored| &stored.members[..]))?;
             cell.waits = false;
@@ -215,7 +219,6 @@ impl Bases {
             }
             cell.stored = now;
         }
-        self.at.clear();
         self.with.clear();
         self.of.clear();
         Ok(())
