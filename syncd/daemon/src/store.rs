@@ -908,6 +908,28 @@ mod tests {
     }
 
     #[test]
+    fn an_index_of_an_earlier_schema_keeps_everything() {
+        for earlier in 1..SCHEMA.len() {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("index.db");
+            let db = Connection::open(&path).expect("a fresh index");
+            SCHEMA[..earlier].iter().for_each(|change| db.execute_batch(change).expect("a schema"));
+            db.pragma_update(None, "user_version", earlier as i64).expect("written");
+            let mut memory = MemoryStore::default();
+            for id in 1..9 {
+                let (row, base) = (row(id, id % 3, "x", id), base(id, id % 2, &format!("y{id}")));
+                write_row(&db, id, &row, None).and_then(|()| memory.put_row(&row)).expect("written");
+                write_base(&db, base.id, Some(&base), None).and_then(|()| memory.put_base(&base)).expect("written");
+            }
+            let sql = "INSERT INTO singles (key, value) VALUES ('digest', ?1)";
+            run(&db, sql, [&memory.digest().to_le_bytes()[..]]).expect("written");
+            drop(db);
+            let (store, aside) = SqliteStore::open(&path).expect("the same index");
+            assert_eq!((aside, answers(&store)), (None, answers(&memory)), "schema {earlier}");
+        }
+    }
+
+    #[test]
     fn a_damaged_index_is_moved_aside_and_begun_anew() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("index.db");
