@@ -18,10 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use hearth_schemas::item::Name;
 use rustix::fs::inotify::{self, CreateFlags, Event, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use syncd_core::disk::RelPath;
+use syncd_core::path::{RelPath, join};
 use syncd_core::store::Problem;
 use tokio::sync::{Notify, oneshot};
 
@@ -490,13 +491,9 @@ impl Reading {
         } else if what.contains(ReadFlags::ISDIR | ReadFlags::MOVED_TO) {
             table.moved_to(event.cookie(), watch, name);
         }
-        let Some(mut path) = table.path(watch) else { return };
-        if !name.is_empty() {
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-        }
+        let Some(dir) = table.path(watch) else { return };
+        // What has no name is told of the directory itself.
+        let path = Name::new(name).map_or_else(|| dir.clone(), |name| join(&dir, &name));
         if !path.is_empty() {
             batch.paths.insert(path);
         }
