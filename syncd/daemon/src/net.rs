@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::config::Ways;
 use crate::mapping::Mapper;
 use crate::nearby::Nearby;
 use crate::paths::{Pathfinder, SignalKey};
@@ -151,6 +152,7 @@ impl Network {
         identity: Identity,
         account: watch::Receiver<Arc<Account>>,
         key: watch::Receiver<Arc<SignalKey>>,
+        ways: Ways,
         udp_port: u16,
     ) -> anyhow::Result<(Self, mpsc::Receiver<NetEvent>)> {
         let (socket, news) = PathSocket::open(udp_port).context("opening the UDP socket")?;
@@ -202,6 +204,7 @@ impl Network {
             identity: identity.clone(),
             account,
             key,
+            direct: ways.direct,
             control: controlled.clone(),
             online: there,
             news,
@@ -223,13 +226,13 @@ impl Network {
             signals,
             events,
         };
-        let tasks = [
-            tokio::spawn(link.run()),
-            tokio::spawn(peers.run()),
-            tokio::spawn(pathfinder.run()),
-            tokio::spawn(near.run()),
-            tokio::spawn(mapper.run()),
-        ];
+        let mut tasks = vec![tokio::spawn(link.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run())];
+        if ways.direct && ways.nearby {
+            tasks.push(tokio::spawn(near.run()));
+        }
+        if ways.direct && ways.ask_router {
+            tasks.push(tokio::spawn(mapper.run()));
+        }
         let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
         let inner = Inner { endpoint, socket, control: controlled, view, tasks };
         Ok((Self(Arc::new(inner)), incoming))

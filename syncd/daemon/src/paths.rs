@@ -60,6 +60,8 @@ pub(crate) struct Pathfinder {
     pub(crate) identity: Arc<Identity>,
     pub(crate) account: watch::Receiver<Arc<Account>>,
     pub(crate) key: watch::Receiver<Arc<SignalKey>>,
+    /// Whether there may be any way but the relay. If not, nobody is told where this device is.
+    pub(crate) direct: bool,
     pub(crate) control: watch::Receiver<Option<Control>>,
     /// Devices that the relay says are there.
     pub(crate) online: watch::Receiver<BTreeSet<Slot>>,
@@ -79,6 +81,7 @@ pub(crate) struct Pathfinder {
 
 /// What is kept between two events.
 struct Known {
+    direct: bool,
     paths: Paths,
     started: Instant,
     online: BTreeSet<Slot>,
@@ -93,6 +96,7 @@ impl Pathfinder {
     /// Runs until the socket is gone.
     pub(crate) async fn run(mut self) {
         let mut known = Known {
+            direct: self.direct,
             paths: Paths::new(self.identity.slot, getrandom::u64().unwrap_or_default()),
             started: Instant::now(),
             online: BTreeSet::new(),
@@ -280,6 +284,9 @@ impl Pathfinder {
 
 impl Known {
     fn handle(&mut self, event: Event) {
+        if !self.direct {
+            return;
+        }
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.paths.handle(event, now_ms);
     }
