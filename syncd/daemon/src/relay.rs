@@ -28,6 +28,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::net::{Identity, NetEvent, jitter};
+use crate::paths::Sealed;
 use crate::prefixed;
 use crate::socket::PathSocket;
 use crate::tls::{self, Trust};
@@ -388,6 +389,7 @@ pub(crate) struct Link {
     pub(crate) identity: Arc<Identity>,
     pub(crate) control: watch::Sender<Option<Control>>,
     pub(crate) presence: mpsc::Sender<Presence>,
+    pub(crate) signals: mpsc::Sender<Sealed>,
     pub(crate) events: mpsc::Sender<NetEvent>,
 }
 
@@ -467,9 +469,16 @@ impl Link {
         self.presence.send(Presence::All(session.online.iter().copied().collect())).await.ok();
         self.events.send(NetEvent::RelayUp { session }).await.ok();
         while let Some(event) = incoming.recv().await {
-            if let Event::Presence { slot, online } = event {
-                let change = if online { Presence::Online(slot) } else { Presence::Offline(slot) };
-                self.presence.send(change).await.ok();
+            match event {
+                Event::Presence { slot, online } => {
+                    let change = if online { Presence::Online(slot) } else { Presence::Offline(slot) };
+                    self.presence.send(change).await.ok();
+                }
+                Event::Signal { from, payload } => {
+                    self.signals.send(Sealed { from, payload }).await.ok();
+                    continue;
+                }
+                Event::LogChanged { .. } | Event::PairJoined | Event::PairMessage { .. } | Event::PairLeft { .. } => {}
             }
             if self.events.send(NetEvent::Relay(event)).await.is_err() {
                 break;

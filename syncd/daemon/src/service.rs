@@ -482,7 +482,11 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
         peers.push(json!({
             "name": names.get(&device.id),
             "online": path.online,
-            "path": path.kind.map(|PathKind::RelayUdp| "relay"),
+            "path": path.kind.map(|kind| match kind {
+                PathKind::Lan => "lan",
+                PathKind::Direct => "direct",
+                PathKind::RelayUdp => "relay",
+            }),
             "rtt_ms": path.rtt_ms,
             "in_sync": agrees,
         }));
