@@ -1,4 +1,5 @@
-//! Networks that change while a file is on its way: it arrives whole, over the connection on which it began.
+//! Networks that change under a connection: it takes the best path that there is at the moment, and what is on its way
+//! arrives whole over the connection on which it began.
 
 use anyhow::{Result, ensure};
 use hearth_tests::nat::NatPair;
@@ -73,6 +74,55 @@ fn the_relay_dies_and_comes_back() -> Result<()> {
         pair.relay.kill()?;
         pair.relay_again()
     })
+}
+
+#[test]
+fn a_machine_leaves_its_lan_and_comes_back_to_it() -> Result<()> {
+    let pair = NatPair::joined("same-lan", &[])?;
+    pair.until_path("lan")?;
+    pair.lab.act(&["roam", "a2", "b"])?;
+    pair.until_path("direct")?;
+    pair.exchange("from afar")?;
+    pair.lab.act(&["roam", "a2", "a"])?;
+    pair.until_path("lan")?;
+    pair.exchange("home again")?;
+    pair.assert_one_connection()
+}
+
+#[test]
+fn a_direct_path_that_dies_gives_way_to_the_relay_and_is_found_again() -> Result<()> {
+    let pair = NatPair::joined("easy", &[])?;
+    pair.until_path("direct")?;
+    pair.lab.act(&["nat", "a", "hard"])?;
+    pair.exchange("by the relay")?;
+    pair.until_path("relay")?;
+    pair.lab.act(&["nat", "a", "easy"])?;
+    pair.until_path("direct")?;
+    pair.exchange("direct again")?;
+    pair.assert_one_connection()
+}
+
+#[test]
+fn what_is_said_after_routers_forgot_a_silent_pair_arrives() -> Result<()> {
+    let pair = NatPair::joined("easy", &[])?;
+    pair.until_path("direct")?;
+    pair.lab.act(&["flush", "a"])?;
+    pair.lab.act(&["flush", "b"])?;
+    pair.exchange("still there")?;
+    pair.assert_one_connection()
+}
+
+#[test]
+fn one_lan_needs_no_relay_and_no_internet() -> Result<()> {
+    let mut pair = NatPair::joined("same-lan", &[])?;
+    pair.until_path("lan")?;
+    pair.relay.kill()?;
+    pair.lab.host("ra")?.run(&["ip", "link", "set", "wan", "down"])?;
+    pair.exchange("without a relay")?;
+    pair.laptop.stop()?;
+    pair.laptop.start()?;
+    pair.exchange("after a restart")?;
+    pair.until_path("lan")
 }
 
 /// Has something happen in the middle of a transfer.

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use crate::answer::Status;
 use crate::lab::Traffic;
 use crate::machine::{Kind, Machine};
-use crate::pair::{LATER, init, join_by_code};
+use crate::pair::{LATER, SOON, init, join_by_code};
 use crate::process::{Process, run, succeed};
 use crate::relay::Relay;
 use crate::room::{Room, Walls};
@@ -156,6 +156,26 @@ impl NatPair {
     pub fn settle(&self, limit: Duration) -> Result<()> {
         self.laptop.settle(limit)?;
         self.desktop.settle(limit)
+    }
+
+    /// Has each write a file, and waits until the other has it.
+    pub fn exchange(&self, text: &str) -> Result<()> {
+        for (from, to) in [(&self.laptop, &self.desktop), (&self.desktop, &self.laptop)] {
+            let name = format!("{text}, from {}.txt", from.name());
+            from.write(&name, text)?;
+            to.until_content(&name, text.as_bytes(), SOON)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until both say that this is how they reach the other: `lan`, `direct` or `relay`.
+    pub fn until_path(&self, path: &str) -> Result<()> {
+        for (machine, other) in [(&self.laptop, "desktop"), (&self.desktop, "laptop")] {
+            machine.until_status(&format!("the path {path}"), LATER, |status| {
+                status.peer(other).is_some_and(|peer| peer.online && peer.path.as_deref() == Some(path))
+            })?;
+        }
+        Ok(())
     }
 
     /// An error unless both homes are alike.
