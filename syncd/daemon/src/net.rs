@@ -1,7 +1,7 @@
 //! The daemon's network as the rest of it sees it: a handle to ask the relay, and events of peers that come and go.
 //!
-//! Starts the socket and the four tasks behind it, [`crate::relay`], [`crate::nearby`], [`crate::paths`] and
-//! [`crate::peer`]; decides nothing itself.
+//! Starts the socket and the tasks behind it, [`crate::relay`], [`crate::nearby`], [`crate::mapping`], [`crate::paths`]
+//! and [`crate::peer`]; decides nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::mapping::Mapper;
 use crate::nearby::Nearby;
 use crate::paths::{Pathfinder, SignalKey};
 use crate::peer::{self, Peers, Surroundings};
@@ -187,8 +188,15 @@ impl Network {
         });
         let (place, placed) = watch::channel((Vec::new(), port));
         let (found, nearby) = mpsc::channel(MAX_EVENTS);
-        let near =
-            Nearby { identity: identity.clone(), account: account.clone(), key: key.clone(), place: placed, found };
+        let near = Nearby {
+            identity: identity.clone(),
+            account: account.clone(),
+            key: key.clone(),
+            place: placed.clone(),
+            found,
+        };
+        let (mapped, mapping) = watch::channel(None);
+        let mapper = Mapper { place: placed, bound: socket.bound(), mapped };
         let pathfinder = Pathfinder {
             socket: socket.clone(),
             identity: identity.clone(),
@@ -199,6 +207,7 @@ impl Network {
             news,
             signals: signalled,
             nearby,
+            mapped: mapping,
             place,
             routes,
             kicks,
@@ -219,6 +228,7 @@ impl Network {
             tokio::spawn(peers.run()),
             tokio::spawn(pathfinder.run()),
             tokio::spawn(near.run()),
+            tokio::spawn(mapper.run()),
         ];
         let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
         let inner = Inner { endpoint, socket, control: controlled, view, tasks };

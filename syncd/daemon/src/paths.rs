@@ -67,7 +67,9 @@ pub(crate) struct Pathfinder {
     pub(crate) signals: mpsc::Receiver<Sealed>,
     /// Devices that seem to be on a network that this machine is in.
     pub(crate) nearby: mpsc::Receiver<Near>,
-    /// Where this machine is, for [`crate::nearby`].
+    /// An address at which the router of this network passes on to this machine.
+    pub(crate) mapped: watch::Receiver<Option<SocketAddr>>,
+    /// Where this machine is, for [`crate::nearby`] and [`crate::mapping`].
     pub(crate) place: watch::Sender<(Vec<Interface>, u16)>,
     /// The ways to all peers that have one beside the relay.
     pub(crate) routes: watch::Sender<BTreeMap<Slot, Route>>,
@@ -114,6 +116,10 @@ impl Pathfinder {
                 Ok(()) = bound.changed() => {
                     let seen = bound.borrow_and_update().map(|Bound { seen, .. }| seen);
                     known.handle(Event::Seen(seen));
+                }
+                Ok(()) = self.mapped.changed() => {
+                    let mapped = *self.mapped.borrow_and_update();
+                    known.handle(Event::Mapped(mapped));
                 }
                 Ok(()) = self.online.changed() => self.follow_online(&mut known),
                 Ok(()) = self.key.changed() => known.pair_keys.clear(),
