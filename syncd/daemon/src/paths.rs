@@ -304,3 +304,132 @@ impl std::fmt::Display for Shown {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hearth_schemas::keys::{DeviceKeys, Phrase};
+    use hearth_schemas::log::Caps;
+    use syncd_core::account::{self, Newcomer};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_counts_once_and_only_from_whom_the_account_knows() {
+        let mut world = World::new();
+        let two = &world.keys[1];
+        let good = world.signal(5, two);
+        assert!(world.probes(&good) > 0, "a signal is followed");
+        for _ in 0..10 {
+            assert_eq!(world.probes(&good), 0, "a replay is not");
+        }
+        let (two, stranger) = (&world.keys[1], &world.keys[2]);
+        let older = world.signal(4, two);
+        let forged = world.signal(6, stranger);
+        let mut garbled = world.signal(7, two);
+        garbled.payload[60] ^= 1;
+        let from_nobody = Sealed { from: Slot(900), payload: world.signal(8, two).payload };
+        for bad in [older, forged, garbled, from_nobody] {
+            assert_eq!(world.probes(&bad), 0);
+        }
+        let newer = world.signal(9, &world.keys[1]);
+        assert!(world.probes(&newer) > 0, "the device itself is heard again");
+    }
+
+    #[tokio::test]
+    async fn a_probe_of_another_epoch_or_pair_is_nothing() {
+        let mut world = World::new();
+        let probe = Probe { pong: false, number: 7, full: false };
+        let key = world.pathfinder.key.borrow().clone();
+        let [one, two, stranger] = [0, 1, 2].map(|which: usize| world.keys[which].id());
+        let pair = |one, other| probe::pair_key(&key.key, one, other);
+        let from = world.slot;
+        let opens = |world: &mut World, datagram: &[u8]| world.pathfinder.open_probe(&mut world.known, datagram);
+        let good = probe.seal(from, key.epoch, &pair(one, two), &mut entropy);
+        assert_eq!(opens(&mut world, &good), Some((from, probe)));
+        for bad in [
+            probe.seal(from, key.epoch + 1, &pair(one, two), &mut entropy),
+            probe.seal(from, key.epoch, &pair(stranger, two), &mut entropy),
+            probe.seal(Slot(900), key.epoch, &pair(one, two), &mut entropy),
+            probe.seal(world.pathfinder.identity.slot, key.epoch, &pair(one, two), &mut entropy),
+        ] {
+            assert_eq!(opens(&mut world, &bad), None);
+        }
+    }
+
+    /// The first device of an account of two, and a third that is a stranger.
+    struct World {
+        keys: [DeviceKeys; 3],
+        /// The second device.
+        slot: Slot,
+        pathfinder: Pathfinder,
+        known: Known,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let keys = [(); 3].map(|()| DeviceKeys::random(&mut entropy));
+            let first = account::create(&Phrase::random(&mut entropy), &keys[0], "one", 0, &mut entropy);
+            let first = first.expect("an account");
+            let public = keys[1].public();
+            let newcomer = Newcomer { keys: &public, wish: "two", caps: Caps::ALL };
+            let change = account::add_device(&first.account, &first.secrets, &keys[0], &newcomer, 0, &mut entropy)
+                .expect("a second device");
+            let slot_of = |keys: &DeviceKeys| change.account.active(&keys.id()).expect("listed").slot;
+            let identity = Identity {
+                account: change.account.id,
+                device: keys[0].id(),
+                slot: slot_of(&keys[0]),
+                sign: keys[0].sign.clone(),
+                tls: keys[0].tls.clone(),
+            };
+            let slot = slot_of(&keys[1]);
+            let known = Known {
+                direct: true,
+                paths: Paths::new(identity.slot, 1),
+                started: Instant::now(),
+                online: BTreeSet::new(),
+                pair_keys: BTreeMap::new(),
+                sent: 0,
+                heard: BTreeMap::new(),
+            };
+            let (socket, news) = PathSocket::open(0).expect("a socket");
+            let pathfinder = Pathfinder {
+                socket: Arc::new(socket),
+                identity: Arc::new(identity),
+                key: watch::channel(Arc::new(SignalKey::newest(&change.secrets))).1,
+                account: watch::channel(Arc::new(change.account)).1,
+                direct: true,
+                control: watch::channel(None).1,
+                online: watch::channel(BTreeSet::new()).1,
+                news,
+                signals: mpsc::channel(1).1,
+                nearby: mpsc::channel(1).1,
+                mapped: watch::channel(None).1,
+                place: watch::channel((Vec::new(), 1)).0,
+                routes: watch::channel(BTreeMap::new()).0,
+                kicks: mpsc::channel(1).0,
+                events: mpsc::channel(1).0,
+            };
+            Self { keys, slot, pathfinder, known }
+        }
+
+        /// A signal that says it is the second device's, signed by some device.
+        fn signal(&self, counter: u64, by: &DeviceKeys) -> Sealed {
+            let key = self.pathfinder.key.borrow().clone();
+            let between = self.pathfinder.between(key.epoch, self.slot, self.pathfinder.identity.slot);
+            let head = self.pathfinder.account.borrow().head;
+            // Another address each time: what was probed is not probed again at once.
+            let candidates = vec![SocketAddr::from(([198, 18, 0, u8::try_from(counter).expect("small")], 9))];
+            let signal = Signal { counter, head, reply: true, candidates };
+            Sealed { from: self.slot, payload: signal.seal(&between, &key.key, &by.sign, &mut entropy) }
+        }
+
+        /// How many probes a signal leads to at once.
+        fn probes(&mut self, sealed: &Sealed) -> usize {
+            self.pathfinder.hear_signal(&mut self.known, sealed);
+            std::iter::from_fn(|| self.known.paths.poll_effect())
+                .filter(|effect| matches!(effect, Effect::Probe { .. }))
+                .count()
+        }
+    }
+}
