@@ -16,4 +16,5 @@ pub mod paths;
 pub mod ready;
 pub mod relay;
 pub mod seal;
+pub mod tunnel;
 pub mod wire;

@@ -15,5 +15,6 @@ mod name;
 mod pairing;
 mod ready;
 mod relay;
+mod tunnel;
 mod wire;
 mod world;

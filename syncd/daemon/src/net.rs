@@ -93,6 +93,8 @@ pub enum NetEvent {
 pub enum PathKind {
     /// The relay's forwarding, over UDP.
     RelayUdp,
+    /// The relay's forwarding, over TCP: UDP does not get out of this network.
+    RelayTcp,
 }
 
 /// How a peer is reached.
@@ -183,12 +185,19 @@ impl Network {
         self.0.control.borrow().is_some()
     }
 
+    /// Whether the relay is reached over TCP, as UDP does not get out; then through which proxy, as host and port, if
+    /// through one.
+    pub fn relay_over_tcp(&self) -> Option<Option<String>> {
+        self.0.socket.carrier().proxy()
+    }
+
     /// How a peer is reached at this moment.
     pub fn path(&self, slot: Slot) -> PathInfo {
         let view = view(&self.0.view);
         let connection = view.up.get(&slot);
+        let over_tcp = self.0.socket.carrier().by_tunnel();
         PathInfo {
-            kind: connection.map(|_| PathKind::RelayUdp),
+            kind: connection.map(|_| if over_tcp { PathKind::RelayTcp } else { PathKind::RelayUdp }),
             rtt_ms: connection.map(|connection| u32::try_from(connection.rtt().as_millis()).unwrap_or(u32::MAX)),
             online: view.online.contains(&slot),
         }

@@ -482,7 +482,9 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
         peers.push(json!({
             "name": names.get(&device.id),
             "online": path.online,
-            "path": path.kind.map(|PathKind::RelayUdp| "relay"),
+            "path": path.kind.map(|kind| match kind {
+                PathKind::RelayUdp | PathKind::RelayTcp => "relay",
+            }),
             "rtt_ms": path.rtt_ms,
             "in_sync": agrees,
         }));

@@ -2,9 +2,10 @@
 //! packets is decided below QUIC.
 //!
 //! A packet for a peer's address goes to the relay behind a [`Header`], one per segment, so that segmentation offload
-//! still sends a burst with one system call; what comes back is stripped in place. A packet for any other address goes
-//! out as it is: that is the login connection, made by [`crate::relay`], which also tells this module which relay and
-//! session to use. Only datagrams from that relay, and forwarded ones only with that session's token, are taken in.
+//! still sends a burst with one system call; what comes back is stripped in place. A packet for the relay's own made-up
+//! address goes out as it is: that is the login connection, made by [`crate::relay`], which also tells this module which
+//! relay and session to use. Only datagrams from that relay, and forwarded ones only with that session's token, are taken
+//! in. What carries datagrams to the relay, UDP or a tunnel, is [`crate::carrier`]'s.
 //! Which path a peer's packets take is chosen in `try_send` alone.
 
 use std::cell::RefCell;
@@ -21,12 +22,16 @@ use std::time::{Duration, Instant};
 
 use hearth_schemas::ids::Slot;
 use hearth_schemas::relay::{self, HEADER, Header, Kind};
+use hearth_schemas::tunnel::Datagrams;
 use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, trace};
+
+use crate::carrier::{Carrier, RELAY};
+use crate::tunnel::{self, Dialled, Queue};
 
 /// Kernel buffers asked for, in bytes, largest first. Without privilege the kernel gives what its limit allows.
 const BUFFERS: [usize; 2] = [8 << 20, 4 << 20];
@@ -35,7 +40,7 @@ const AT_ONCE: usize = 8;
 /// Packets kept for the next call because their batch belonged to somebody else.
 const MAX_HELD: usize = 1024;
 /// A packet sent after hearing nothing for this long asks for a sign of life from the relay.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(400);
 /// A burst of more than this many bytes is somebody's data, not QUIC keeping itself alive.
 const DATA: usize = 200;
 
@@ -77,8 +82,10 @@ struct Leg {
 pub struct Bound {
     /// The counter of the BIND that it answers.
     pub counter: u64,
-    /// This device's address as the relay saw it.
+    /// This device's address as the relay saw it; unspecified where a tunnel hides it.
     pub seen: SocketAddr,
+    /// Which change of session or of what carries it this is an answer after. Another number: another way.
+    pub way: u64,
 }
 
 /// A packet that waits for the next receive call.
@@ -93,6 +100,8 @@ pub struct PathSocket {
     state: UdpSocketState,
     v6: bool,
     leg: RwLock<Leg>,
+    carrier: Carrier,
+    sessions: AtomicU64,
     held: Mutex<VecDeque<Held>>,
     bound: watch::Sender<Option<Bound>>,
     started: Instant,
@@ -121,8 +130,63 @@ impl PathSocket {
     }
 
     /// Sets the relay that is being dialled or used; nothing from elsewhere is taken in. Ends any session.
-    pub fn use_relay(&self, relay: SocketAddr) {
-        self.set_leg(Leg { relay: Some(canonical(relay)), session: None });
+    /// `None` is a relay that has no address here, and can be reached through a proxy alone.
+    pub fn use_relay(&self, relay: Option<SocketAddr>) {
+        self.carrier.start_over();
+        self.set_leg(Leg { relay: relay.map(canonical), session: None });
+    }
+
+    /// What carries datagrams to the relay.
+    pub(crate) fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    /// Goes over to a tunnel to the relay in use.
+    pub(crate) fn attach(self: &Arc<Self>, dialled: Dialled) {
+        let queue = Arc::new(Queue::new());
+        let task = tokio::spawn(tunnel::carry(dialled.web, queue.clone(), Arc::downgrade(self)));
+        self.carrier.attach(queue, dialled.proxy, task.abort_handle());
+        self.bound.send_replace(None);
+    }
+
+    /// Goes over to UDP.
+    pub(crate) fn use_udp(&self) {
+        self.carrier.use_udp();
+        self.bound.send_replace(None);
+    }
+
+    /// Asks over UDP whether the relay is there, without a consequence for the session.
+    pub(crate) fn probe_udp(&self) {
+        let (Some(relay), Some(contents)) = (self.leg().relay, self.carrier.probe()) else { return };
+        let transmit =
+            Transmit { destination: relay, ecn: None, contents: &contents, segment_size: None, src_ip: None };
+        if let Err(error) = self.send(&transmit) {
+            trace!("the relay was not asked over UDP: {error}");
+        }
+    }
+
+    /// Takes in what a tunnel has brought.
+    pub(crate) fn take_from_tunnel(&self, datagrams: Datagrams<'_>) {
+        let leg = self.leg();
+        self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        let outer = RecvMeta { addr: RELAY, len: 0, stride: 0, ecn: None, dst_ip: None };
+        for datagram in datagrams {
+            if datagram.len() > DATA {
+                self.data_ms.store(self.now_ms(), Ordering::Relaxed);
+            }
+            if let Some(parsed) = self.parse(&leg, datagram, &outer) {
+                self.hold(&datagram[parsed.skip..], parsed.meta);
+            }
+        }
+        self.carrier.arrivals.wake();
+    }
+
+    /// Notes that a tunnel is over. If it was in use, the relay is asked over UDP for a sign of life at once.
+    pub(crate) fn tunnel_ended(&self, queue: &Arc<Queue>) {
+        if self.carrier.tunnel_ended(queue) {
+            self.bound.send_replace(None);
+            self.doubt.notify_one();
+        }
     }
 
     /// Starts forwarding under a session of the relay in use.
@@ -144,10 +208,10 @@ impl PathSocket {
 
     /// Sends a BIND of the current session, if there is one. It may get lost, as any datagram.
     pub fn send_bind(&self, counter: u64) {
-        let Leg { relay: Some(relay), session: Some(session) } = self.leg() else { return };
+        let Some(session) = self.leg().session else { return };
         let datagram = relay::bind_datagram(session.token, &session.mac_key, counter);
-        let sent = self.send(&Transmit {
-            destination: relay,
+        let sent = self.send_to_relay(&Transmit {
+            destination: RELAY,
             ecn: None,
             contents: &datagram,
             segment_size: None,
@@ -188,6 +252,8 @@ impl PathSocket {
             state,
             v6,
             leg: RwLock::default(),
+            carrier: Carrier::default(),
+            sessions: AtomicU64::new(0),
             held: Mutex::default(),
             bound,
             started: Instant::now(),
@@ -203,6 +269,7 @@ impl PathSocket {
 
     fn set_leg(&self, leg: Leg) {
         *self.leg.write().unwrap_or_else(PoisonError::into_inner) = leg;
+        self.sessions.fetch_add(1, Ordering::Relaxed);
         self.bound.send_replace(None);
     }
 
@@ -226,9 +293,18 @@ impl PathSocket {
         }
     }
 
+    /// Sends to the relay by what carries datagrams there.
+    fn send_to_relay(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if self.carrier.send(transmit.contents, transmit.segment_size) {
+            return Ok(());
+        }
+        let Some(relay) = self.leg().relay else { return Ok(()) };
+        self.send(&Transmit { destination: relay, ..transmit.clone() })
+    }
+
     /// Sends to a peer through the relay.
     fn forward(&self, slot: Slot, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Leg { relay: Some(relay), session: Some(session) } = self.leg() else { return Ok(()) };
+        let Some(session) = self.leg().session else { return Ok(()) };
         if self.silent_for() > SILENCE {
             self.doubt.notify_one();
         }
@@ -246,8 +322,8 @@ impl PathSocket {
                 scratch.extend_from_slice(packet);
             }
             // The relay carries a mark of either leg on in the header.
-            self.send(&Transmit {
-                destination: relay,
+            self.send_to_relay(&Transmit {
+                destination: RELAY,
                 ecn: transmit.ecn,
                 contents: scratch,
                 segment_size: transmit.segment_size.map(|size| size + HEADER),
@@ -265,11 +341,14 @@ impl PathSocket {
             trace!("dropped a datagram that is not from the relay");
             return;
         }
-        self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.carrier.note_udp();
+        if !self.carrier.by_tunnel() {
+            self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
         if length > DATA {
             self.data_ms.store(self.now_ms(), Ordering::Relaxed);
         }
-        let outer = RecvMeta { addr: mapped(meta.addr), ..*meta };
+        let outer = RecvMeta { addr: RELAY, ..*meta };
         let mut first: Option<Parsed> = None;
         let mut start = 0;
         while start < length {
@@ -302,7 +381,7 @@ impl PathSocket {
     /// Looks at one datagram from the relay. `None` if QUIC is not to see it.
     fn parse(&self, leg: &Leg, datagram: &[u8], outer: &RecvMeta) -> Option<Parsed> {
         if Header::is_quic(datagram) {
-            return Some(Parsed { skip: 0, meta: *outer });
+            return (!self.carrier.is_answer(datagram)).then_some(Parsed { skip: 0, meta: *outer });
         }
         let session = leg.session.as_ref()?;
         let header = Header::parse(datagram).filter(|header| header.token == session.token)?;
@@ -315,7 +394,8 @@ impl PathSocket {
             }
             Kind::Bound => {
                 if let Some((counter, seen)) = relay::open_bound(datagram, &session.mac_key) {
-                    self.bound.send_replace(Some(Bound { counter, seen }));
+                    let way = self.sessions.load(Ordering::Relaxed) + self.carrier.changes();
+                    self.bound.send_replace(Some(Bound { counter, seen, way }));
                 }
                 None
             }
@@ -363,6 +443,7 @@ impl AsyncUdpSocket for PathSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match slot_of(transmit.destination) {
             Some(slot) => self.forward(slot, transmit),
+            None if transmit.destination == RELAY => self.send_to_relay(transmit),
             None => self.send(transmit),
         }
     }
@@ -373,6 +454,8 @@ impl AsyncUdpSocket for PathSocket {
         buffers: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        // Before the look: what a tunnel brings after it wakes this task.
+        self.carrier.arrivals.register(cx.waker());
         let released = self.release(buffers, metas);
         if released > 0 {
             return Poll::Ready(Ok(released));
@@ -527,7 +610,7 @@ mod tests {
         let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
         let mut metas = [RecvMeta::default(); 4];
         assert_eq!(socket.release(&mut buffers, &mut metas), 2);
-        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], mapped(relay())));
+        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], RELAY));
         assert_eq!(given(&buffers[1], &metas[1]), [b"@bbbbbbbbb"]);
         assert_eq!((metas[1].addr, metas[1].ecn), (peer_address(Slot(4)), Some(EcnCodepoint::Ect0)));
         assert_eq!(socket.release(&mut buffers, &mut metas), 0);
@@ -562,18 +645,55 @@ mod tests {
         let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
         let forged = relay::bound_datagram(TOKEN, &[9; 32], 5, seen).to_vec();
         let authentic = relay::bound_datagram(TOKEN, &KEY, 5, seen).to_vec();
-        for (datagram, wanted) in [(forged, None), (authentic, Some(Bound { counter: 5, seen }))] {
+        for (datagram, wanted) in [(forged, None), (authentic, Some((5, seen)))] {
             let (mut buffer, mut meta) = batch(&[datagram]);
             socket.take_in(&leg, &mut buffer, &mut meta);
-            assert_eq!((meta.len, *socket.bound().borrow()), (0, wanted));
+            assert_eq!((meta.len, socket.bound().borrow().map(|bound| (bound.counter, bound.seen))), (0, wanted));
         }
         socket.end_session();
         assert_eq!(*socket.bound().borrow(), None);
     }
 
+    #[tokio::test]
+    async fn what_a_tunnel_brings_is_taken_as_what_the_relay_sends() {
+        let (socket, _) = socket();
+        let mut message = Vec::new();
+        let quic = b"@a packet of the login".as_slice();
+        let mut other_token = data(3, 0, b"@a");
+        other_token[4] ^= 1;
+        for datagram in [&data(3, 3, b"@aaaa"), quic, &other_token, &data(3, 0, b"")] {
+            assert!(hearth_schemas::tunnel::put(&mut message, datagram));
+        }
+        socket.take_from_tunnel(hearth_schemas::tunnel::split(&message).expect("well-formed"));
+        let mut space = [[0; 64]; 4];
+        let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
+        let mut metas = [RecvMeta::default(); 4];
+        let received = std::future::poll_fn(|cx| socket.poll_recv(cx, &mut buffers, &mut metas)).await;
+        assert_eq!(received.expect("received"), 2);
+        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![b"@aaaa".as_slice()], peer_address(Slot(3))));
+        assert_eq!(metas[0].ecn, Some(EcnCodepoint::Ce));
+        assert_eq!((given(&buffers[1], &metas[1]), metas[1].addr), (vec![quic], RELAY));
+    }
+
+    #[tokio::test]
+    async fn another_way_is_told_with_the_next_answer() {
+        let (socket, leg) = socket();
+        let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
+        let mut ways = Vec::new();
+        for counter in 1..4 {
+            let (mut buffer, mut meta) = batch(&[relay::bound_datagram(TOKEN, &KEY, counter, seen).to_vec()]);
+            socket.take_in(&leg, &mut buffer, &mut meta);
+            ways.push(socket.bound().borrow().expect("bound").way);
+            if counter == 2 {
+                socket.use_udp();
+            }
+        }
+        assert!(ways[0] == ways[1] && ways[1] != ways[2], "{ways:?}");
+    }
+
     fn socket() -> (PathSocket, Leg) {
         let socket = PathSocket::open(0).expect("a socket");
-        socket.use_relay(relay());
+        socket.use_relay(Some(relay()));
         socket.start_session(TOKEN, KEY);
         let leg = socket.leg();
         (socket, leg)

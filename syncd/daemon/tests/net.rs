@@ -19,6 +19,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+#[path = "net/tunnels.rs"]
+mod tunnels;
+
 /// Longer than anything here takes, on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -280,6 +283,7 @@ impl Relay {
         let options = Options {
             data: data.path().to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tcp: None,
             host: None,
             admission: Admission::Open,
         };

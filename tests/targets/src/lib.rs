@@ -15,6 +15,7 @@ pub mod rules;
 pub mod sealed;
 pub mod settings;
 pub mod text;
+pub mod tunnel;
 pub mod view;
 pub mod wire;
 
@@ -26,7 +27,7 @@ use serde::de::DeserializeOwned;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 14] = [
     ("delta", delta::run),
     ("log", log::run),
     ("merge", merge::run),
@@ -38,6 +39,7 @@ pub const ALL: [Target; 13] = [
     ("sealed", sealed::run),
     ("settings", settings::run),
     ("text", text::run),
+    ("tunnel", tunnel::run),
     ("view", view::run),
     ("wire", wire::run),
 ];
