@@ -69,6 +69,8 @@ const UDP_AGAIN: Duration = Duration::from_secs(45);
 /// How long a packet over UDP may take to be answered, and how many are sent.
 const UDP_ANSWER: Duration = Duration::from_millis(400);
 const UDP_PROBES: u32 = 3;
+/// How many answers over UDP without one to a BIND show that the relay has forgotten the session: one may be lost.
+const UDP_ANSWERS: u32 = 1;
 /// How long a name may take to be looked up before it counts that a proxy would do that.
 const NAME_SOON: Duration = Duration::from_secs(1);
 /// The login's connection lies on the same socket, so that BINDs keep its way open and notice its end. A stranger's has
@@ -497,6 +499,7 @@ impl Link {
             target,
             counter: 0,
             round_trip: Duration::ZERO,
+            by_tunnel: self.socket.carrier().by_tunnel(),
             udp_again: Instant::now() + UDP_AGAIN,
         };
         let bind = tokio::spawn(keeper.keep_bound());
@@ -554,6 +557,8 @@ struct Keeper {
     counter: u64,
     /// How long the last BIND that was answered at once took.
     round_trip: Duration,
+    /// Whether a tunnel was in use when the last BIND was answered.
+    by_tunnel: bool,
     /// When to look whether UDP gets out again.
     udp_again: Instant,
 }
@@ -587,14 +592,21 @@ impl Keeper {
     }
 
     /// Sends BINDs until one is answered; false if that is not to be expected any more. While none is, another way to
-    /// the relay is looked for: a tunnel, and UDP if a tunnel was in use.
+    /// the relay is looked for: a tunnel, and UDP if a tunnel was in use. Where UDP does reach the relay, and BINDs are
+    /// not answered all the same, it has forgotten the session.
     async fn bind(&mut self) -> bool {
         let mut bound = self.socket.bound();
         let mut first = self.counter + 1;
         let mut asked = Instant::now();
         let mut retries = BIND_RETRIES_MS.iter();
         let mut opening: Option<Opening> = None;
-        let mut looked = false;
+        let mut opened_or_failed = false;
+        let mut udp_answers = 0;
+        if self.by_tunnel && !self.socket.carrier().by_tunnel() {
+            // The tunnel broke. That UDP does not help is what it was there for.
+            self.socket.probe_udp();
+            opening = Some(Box::pin(self.target.clone().dial_tunnel()));
+        }
         loop {
             self.counter += 1;
             self.socket.send_bind(self.counter);
@@ -608,43 +620,49 @@ impl Keeper {
                     Turn::Answered
                 }
                 opened = opened(&mut opening) => Turn::Opened(opened),
-                () = self.socket.carrier().answered(), if looked && self.socket.carrier().by_tunnel() => {
-                    Turn::UdpAnswers
-                }
+                () = self.socket.carrier().answered() => Turn::UdpAnswers,
                 () = sleep(wait) => Turn::Late,
             };
+            let carrier = self.socket.carrier();
             match turn {
                 Turn::Answered => {
                     if self.counter == first {
                         self.round_trip = asked.elapsed();
                     }
+                    self.by_tunnel = carrier.by_tunnel();
                     return true;
                 }
-                Turn::Opened(Err(error)) => {
-                    debug!("no tunnel to the relay: {error:#}");
-                    opening = None;
-                }
-                Turn::Opened(Ok(dialled)) => {
-                    info!("UDP does not reach the relay; going on over TCP");
-                    self.socket.attach(dialled);
-                    self.udp_again = Instant::now() + UDP_AGAIN;
-                    opening = None;
-                    (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
+                Turn::Opened(result) => {
+                    (opening, opened_or_failed) = (None, true);
+                    match result {
+                        Ok(dialled) => {
+                            info!("UDP does not reach the relay; going on over TCP");
+                            self.socket.attach(dialled);
+                            self.udp_again = Instant::now() + UDP_AGAIN;
+                            (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
+                        }
+                        Err(error) => debug!("no tunnel to the relay: {error:#}"),
+                    }
                 }
                 Turn::UdpAnswers => {
-                    info!("UDP reaches the relay; going on over it");
-                    self.socket.use_udp();
                     opening = None;
-                    (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
+                    if carrier.by_tunnel() {
+                        info!("UDP reaches the relay; going on over it");
+                        self.socket.use_udp();
+                        (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
+                    }
+                    udp_answers += 1;
+                    if udp_answers > UDP_ANSWERS {
+                        return false;
+                    }
                 }
                 Turn::Late => {
-                    let silent = self.socket.silent_for() >= asked.elapsed();
-                    if silent && !looked && asked.elapsed() >= 3 * self.round_trip {
-                        looked = true;
-                        if self.socket.carrier().by_tunnel() {
-                            self.socket.probe_udp();
+                    let silent = self.socket.silent_for() >= asked.elapsed() || udp_answers > 0;
+                    if silent && asked.elapsed() >= 3 * self.round_trip {
+                        self.socket.probe_udp();
+                        if opening.is_none() && !opened_or_failed {
+                            opening = Some(Box::pin(self.target.clone().dial_tunnel()));
                         }
-                        opening = Some(Box::pin(self.target.clone().dial_tunnel()));
                     }
                     let waited = retries.len() == 0 && (silent || asked.elapsed() > BIND_LOST);
                     if waited && opening.is_none() {
@@ -663,6 +681,7 @@ impl Keeper {
             if timeout(UDP_ANSWER, self.socket.carrier().answered()).await.is_ok() {
                 info!("UDP reaches the relay again; going on over it");
                 self.socket.use_udp();
+                self.by_tunnel = false;
                 return;
             }
         }
