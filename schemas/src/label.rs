@@ -68,6 +68,10 @@ labels! {
     KEYS_AT_REST = "hearth keys at rest v1";
     /// Key: device TLS key → stateless resets of its connections, the same after a restart.
     RESET = "hearth stateless reset v1";
+    /// Associated data and signature: addresses that a device tells another.
+    SIGNAL = "hearth signal v1";
+    /// Key: signalling key of an epoch and two devices → probes between them.
+    PROBE = "hearth probe v1";
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use hearth_schemas::address::RelayAddress;
-use hearth_schemas::keys::{DeviceKeys, Phrase};
+use hearth_schemas::keys::{DeviceKeys, Phrase, Secret};
 use hearth_schemas::log::{Account, Caps};
 use hearth_schemas::relay::{Reply, Request};
 use quinn::Connection;
 use syncd::net::{Identity, NetEvent, Network};
+use syncd::paths::SignalKey;
 use syncd::relay::Anonymous;
 use syncd_core::account::{self, Newcomer};
 use tokio::sync::{mpsc, watch};
@@ -35,7 +36,9 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
     let account = enrol(&relay, &phrase, &keys).await?;
     let (_known, watched) = watch::channel(Arc::new(account.clone()));
     let start = |keys: &DeviceKeys| -> Result<(Network, mpsc::Receiver<NetEvent>)> {
-        Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), 0)
+        // Each has a signalling key of its own, so that they find no way but the relay.
+        let key = watch::channel(Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) })).1;
+        Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), key, 0)
     };
     let ((one, mut of_one), (two, mut of_two)) = (start(&keys[0])?, start(&keys[1])?);
     let (from, to) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;

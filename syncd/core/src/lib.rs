@@ -25,6 +25,7 @@ pub mod merge;
 pub mod observe;
 pub mod pairing;
 pub mod path;
+pub mod paths;
 pub mod plan;
 pub mod row;
 pub mod rules;

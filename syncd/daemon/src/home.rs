@@ -30,6 +30,7 @@ use crate::exchange::Exchange;
 use crate::keys::{KeyStore, Member, Stored};
 use crate::membership::{append, catch_up, entropy};
 use crate::net::{Identity, NetEvent, Network};
+use crate::paths::SignalKey;
 use crate::preferences::Preferences;
 use crate::store::SqliteStore;
 use crate::watch::{Stirred, Stirs, Watcher};
@@ -50,6 +51,7 @@ pub struct Membership {
     keys: DeviceKeys,
     kept: Mutex<Kept>,
     account: watch::Sender<Arc<Account>>,
+    signal_key: watch::Sender<Arc<SignalKey>>,
 }
 
 struct Kept {
@@ -61,7 +63,8 @@ impl Membership {
     /// Takes over what was read or made.
     pub fn new(store: KeyStore, keys: DeviceKeys, member: Member) -> Self {
         let account = watch::Sender::new(Arc::new(member.account.clone()));
-        Self { keys, kept: Mutex::new(Kept { store, member }), account }
+        let signal_key = watch::Sender::new(Arc::new(SignalKey::newest(&member.secrets)));
+        Self { keys, kept: Mutex::new(Kept { store, member }), account, signal_key }
     }
 
     /// The account as far as it is known.
@@ -107,6 +110,7 @@ impl Membership {
         let stored = Stored { device: DeviceKeys::from_bytes(&self.keys.to_bytes()), member: Some(member) };
         kept.store.save(&stored).context("keeping the account")?;
         kept.member = stored.member.expect("it was just put in");
+        self.signal_key.send_replace(Arc::new(SignalKey::newest(&kept.member.secrets)));
         self.account.send_replace(Arc::new(account));
         Ok(())
     }
@@ -201,8 +205,13 @@ impl Home {
         let (watcher, stirred) = Watcher::start(&paths.home, &paths.state, preferences.unwatched())?;
         let identity = Identity { account: account.id, device, slot, sign: keys.sign.clone(), tls: keys.tls.clone() };
         let port = std::fs::read_to_string(paths.state.join("udp-port")).ok().and_then(|text| text.trim().parse().ok());
-        let (network, net_events) =
-            Network::start(membership.relays(), identity, membership.account.subscribe(), port.unwrap_or(0))?;
+        let (network, net_events) = Network::start(
+            membership.relays(),
+            identity,
+            membership.account.subscribe(),
+            membership.signal_key.subscribe(),
+            port.unwrap_or(0),
+        )?;
         if let Some(port) = network.udp_port() {
             // Only a convenience: the same port keeps firewall rules and NAT mappings valid.
             let _ = std::fs::write(paths.state.join("udp-port"), port.to_string());

@@ -1,6 +1,7 @@
 //! The daemon's network as the rest of it sees it: a handle to ask the relay, and events of peers that come and go.
 //!
-//! Starts the socket and the two tasks behind it, [`crate::relay`] and [`crate::peer`]; decides nothing itself.
+//! Starts the socket and the three tasks behind it, [`crate::relay`], [`crate::paths`] and [`crate::peer`]; decides
+//! nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +15,13 @@ use hearth_schemas::log::Account;
 use hearth_schemas::relay::{Event, Head, Reply, Request, Session};
 use hearth_schemas::{keys, label};
 use quinn::{AsyncUdpSocket, Endpoint};
+use syncd_core::paths::{self, Route};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::peer::{self, Peers};
+use crate::paths::{Pathfinder, SignalKey};
+use crate::peer::{self, Peers, Surroundings};
 use crate::relay::{self, Control, Link, RelayError};
 use crate::socket::PathSocket;
 
@@ -91,6 +94,10 @@ pub enum NetEvent {
 /// What carries a peer's packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PathKind {
+    /// A network that both devices are in.
+    Lan,
+    /// None but the network's.
+    Direct,
     /// The relay's forwarding, over UDP.
     RelayUdp,
     /// The relay's forwarding, over TCP: UDP does not get out of this network.
@@ -104,7 +111,7 @@ pub struct PathInfo {
     pub kind: Option<PathKind>,
     /// Round trip to the peer, in milliseconds; `None` while not connected.
     pub rtt_ms: Option<u32>,
-    /// Whether the relay says that the peer is there.
+    /// Whether the relay says that the peer is there, or it is reached without.
     pub online: bool,
 }
 
@@ -113,6 +120,7 @@ pub struct PathInfo {
 pub(crate) struct View {
     pub(crate) online: BTreeSet<Slot>,
     pub(crate) up: BTreeMap<Slot, quinn::Connection>,
+    pub(crate) routes: BTreeMap<Slot, Route>,
 }
 
 /// A handle to the network. Clones share it; it ends with the last of them.
@@ -142,13 +150,15 @@ impl Network {
         relays: Vec<RelayAddress>,
         identity: Identity,
         account: watch::Receiver<Arc<Account>>,
+        key: watch::Receiver<Arc<SignalKey>>,
         udp_port: u16,
     ) -> anyhow::Result<(Self, mpsc::Receiver<NetEvent>)> {
-        let socket = Arc::new(PathSocket::open(udp_port).context("opening the UDP socket")?);
-        let identity = Arc::new(identity);
+        let (socket, news) = PathSocket::open(udp_port).context("opening the UDP socket")?;
+        let (socket, identity) = (Arc::new(socket), Arc::new(identity));
+        let server = peer::server_config(&identity, account.clone())?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(&identity),
-            Some(peer::server_config(&identity, account.clone())?),
+            Some(server.clone()),
             socket.clone(),
             Arc::new(quinn::TokioRuntime),
         )
@@ -158,18 +168,49 @@ impl Network {
         let (presence, present) = mpsc::channel(MAX_EVENTS);
         let (control, controlled) = watch::channel(None);
         let view = Arc::new(Mutex::default());
-        let peers = Peers::new(
-            endpoint.clone(),
-            socket.bound(),
-            identity.clone(),
+        let (signals, signalled) = mpsc::channel(MAX_EVENTS);
+        let (online, there) = watch::channel(BTreeSet::new());
+        let (routes, routed) = watch::channel(BTreeMap::new());
+        let (kicks, kicked) = mpsc::channel(MAX_EVENTS);
+        let port = socket.local_addr().context("reading the socket's port")?.port();
+        let peers = Peers::new(Surroundings {
+            endpoint: endpoint.clone(),
+            socket: socket.clone(),
+            server,
+            identity: identity.clone(),
+            account: account.clone(),
+            presence: present,
+            online,
+            routes: routed,
+            kicks: kicked,
+            events: events.clone(),
+            view: Arc::clone(&view),
+        });
+        let pathfinder = Pathfinder {
+            socket: socket.clone(),
+            identity: identity.clone(),
             account,
-            present,
-            events.clone(),
-            Arc::clone(&view),
-        );
-        let link =
-            Link { endpoint: endpoint.clone(), socket: socket.clone(), relays, identity, control, presence, events };
-        let tasks = vec![tokio::spawn(link.run()).abort_handle(), tokio::spawn(peers.run()).abort_handle()];
+            key,
+            control: controlled.clone(),
+            online: there,
+            news,
+            signals: signalled,
+            routes,
+            kicks,
+            events: events.clone(),
+        };
+        let link = Link {
+            endpoint: endpoint.clone(),
+            socket: socket.clone(),
+            relays,
+            identity,
+            control,
+            presence,
+            signals,
+            events,
+        };
+        let tasks = [tokio::spawn(link.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run(port))];
+        let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
         let inner = Inner { endpoint, socket, control: controlled, view, tasks };
         Ok((Self(Arc::new(inner)), incoming))
     }
@@ -195,11 +236,18 @@ impl Network {
     pub fn path(&self, slot: Slot) -> PathInfo {
         let view = view(&self.0.view);
         let connection = view.up.get(&slot);
-        let over_tcp = self.0.socket.carrier().by_tunnel();
+        let by_tunnel = self.0.socket.carrier().by_tunnel();
+        let kind = match view.routes.get(&slot) {
+            Some(Route::Direct(_, paths::PathKind::Lan)) => PathKind::Lan,
+            Some(Route::Direct(_, paths::PathKind::DirectV4 | paths::PathKind::DirectV6)) => PathKind::Direct,
+            // What is on trial or in doubt is not what a person can count on.
+            Some(Route::Both(..) | Route::Relay) | None if by_tunnel => PathKind::RelayTcp,
+            Some(Route::Both(..) | Route::Relay) | None => PathKind::RelayUdp,
+        };
         PathInfo {
-            kind: connection.map(|_| if over_tcp { PathKind::RelayTcp } else { PathKind::RelayUdp }),
+            kind: connection.map(|_| kind),
             rtt_ms: connection.map(|connection| u32::try_from(connection.rtt().as_millis()).unwrap_or(u32::MAX)),
-            online: view.online.contains(&slot),
+            online: view.online.contains(&slot) || view.routes.contains_key(&slot),
         }
     }
 

@@ -3,8 +3,9 @@
 //!
 //! The device with the lower number dials. A connection counts once both sides have said [`Ready`] on it; then it is
 //! handed to whoever syncs, as an event. Who may connect is asked of the device log at each step, and a device that
-//! leaves the log is cut off at once. Presence comes from [`crate::relay`]; how packets travel is
-//! [`crate::socket`]'s business.
+//! leaves the log is cut off at once. Presence comes from [`crate::relay`], and the ways beside the relay from
+//! [`crate::paths`]: a device that has one is there, whatever the relay says. How packets travel is [`crate::socket`]'s
+//! business.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -17,19 +18,20 @@ use hearth_schemas::ids::{DeviceId, Slot};
 use hearth_schemas::log::{Account, Standing};
 use hearth_schemas::ready::{MAX_READY, Ready, VERSION};
 use hearth_schemas::relay::Head;
-use quinn::congestion::CubicConfig;
 use quinn::{
     AckFrequencyConfig, Connection, ConnectionError, Endpoint, Incoming, MtuDiscoveryConfig, TransportConfig, VarInt,
 };
+use syncd_core::paths::Route;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use crate::congestion::PathControlConfig;
 use crate::net::{Identity, NetEvent, View, jitter, view};
 use crate::prefixed::{self, PrefixedError};
 use crate::relay::Presence;
-use crate::socket::{Bound, peer_address, slot_of};
+use crate::socket::{Bound, Lane, PathSocket, peer_address, slot_of};
 use crate::tls;
 
 /// How long a connection may take to be authorised by both sides.
@@ -98,19 +100,32 @@ pub(crate) fn server_config(
     account: watch::Receiver<Arc<Account>>,
 ) -> anyhow::Result<quinn::ServerConfig> {
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls::peer_server(&identity.tls, account)?));
-    config.transport_config(Arc::new(transport())).migration(false).max_incoming(MAX_HANDSHAKES);
+    config.migration(false).max_incoming(MAX_HANDSHAKES);
     Ok(config)
+}
+
+/// What the task that holds the connections is given.
+pub(crate) struct Surroundings {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) socket: Arc<PathSocket>,
+    pub(crate) server: quinn::ServerConfig,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) account: watch::Receiver<Arc<Account>>,
+    pub(crate) presence: mpsc::Receiver<Presence>,
+    /// Who is there, as the relay says, for [`crate::paths`].
+    pub(crate) online: watch::Sender<BTreeSet<Slot>>,
+    /// The ways beside the relay.
+    pub(crate) routes: watch::Receiver<BTreeMap<Slot, Route>>,
+    /// Peers whose connections are to send something at once.
+    pub(crate) kicks: mpsc::Receiver<Slot>,
+    pub(crate) events: mpsc::Sender<NetEvent>,
+    pub(crate) view: Arc<Mutex<View>>,
 }
 
 /// The task that holds the connections.
 pub(crate) struct Peers {
-    endpoint: Endpoint,
+    around: Surroundings,
     bound: watch::Receiver<Option<Bound>>,
-    identity: Arc<Identity>,
-    account: watch::Receiver<Arc<Account>>,
-    presence: mpsc::Receiver<Presence>,
-    events: mpsc::Sender<NetEvent>,
-    view: Arc<Mutex<View>>,
     /// Events on their way out. Waiting for the daemon must not delay cutting a device off.
     outbox: VecDeque<NetEvent>,
     online: BTreeSet<Slot>,
@@ -152,23 +167,10 @@ struct Shaken {
 }
 
 impl Peers {
-    pub(crate) fn new(
-        endpoint: Endpoint,
-        bound: watch::Receiver<Option<Bound>>,
-        identity: Arc<Identity>,
-        account: watch::Receiver<Arc<Account>>,
-        presence: mpsc::Receiver<Presence>,
-        events: mpsc::Sender<NetEvent>,
-        view: Arc<Mutex<View>>,
-    ) -> Self {
+    pub(crate) fn new(around: Surroundings) -> Self {
         Self {
-            endpoint,
-            bound,
-            identity,
-            account,
-            presence,
-            events,
-            view,
+            bound: around.socket.bound(),
+            around,
             outbox: VecDeque::new(),
             online: BTreeSet::new(),
             up: BTreeMap::new(),
@@ -181,8 +183,8 @@ impl Peers {
 
     /// Runs until nobody listens to its events or the account's owner is gone.
     pub(crate) async fn run(mut self) {
-        let endpoint = self.endpoint.clone();
-        let events = self.events.clone();
+        let endpoint = self.around.endpoint.clone();
+        let events = self.around.events.clone();
         let mut bound_way = None;
         loop {
             let next_dial = self.dial_due();
@@ -194,13 +196,13 @@ impl Peers {
                         permit.send(event);
                     }
                 }
-                changed = self.account.changed() => {
+                changed = self.around.account.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     self.cut_off();
                 }
-                change = self.presence.recv() => {
+                change = self.around.presence.recv() => {
                     let Some(change) = change else { return };
                     self.handle_presence(change);
                 }
@@ -213,6 +215,17 @@ impl Peers {
                         self.up.values().for_each(kick);
                     }
                     bound_way = way;
+                }
+                changed = self.around.routes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.follow_routes();
+                }
+                Some(slot) = self.around.kicks.recv() => {
+                    if let Some(up) = self.up.get(&slot) {
+                        kick(up);
+                    }
                 }
                 incoming = endpoint.accept() => {
                     let Some(incoming) = incoming else { return };
@@ -248,7 +261,8 @@ impl Peers {
                 vec![]
             }
         };
-        view(&self.view).online.clone_from(&self.online);
+        view(&self.around.view).online.clone_from(&self.online);
+        self.around.online.send_replace(self.online.clone());
         for slot in arrived {
             self.gone.remove(&slot);
             if let Some(dial) = self.dials.get_mut(&slot) {
@@ -262,29 +276,48 @@ impl Peers {
         }
     }
 
+    /// Takes note of ways that have come or gone.
+    fn follow_routes(&mut self) {
+        let routes = self.around.routes.borrow_and_update().clone();
+        let before = std::mem::replace(&mut view(&self.around.view).routes, routes.clone());
+        let until = Instant::now() + MAY_COME_BACK;
+        for slot in before.keys().filter(|slot| !routes.contains_key(slot)) {
+            self.gone.entry(*slot).and_modify(|gone| *gone = until.max(*gone));
+        }
+        for slot in routes.keys().filter(|slot| !before.contains_key(slot)) {
+            if let Some(dial) = self.dials.get_mut(slot) {
+                dial.next = Instant::now();
+            }
+        }
+    }
+
     /// Ends the connections of devices that have stayed away: what they said last may have been lost along with them.
-    /// Gives the time of the next.
+    /// A device that has a way beside the relay has not gone. Gives the time of the next.
     fn let_go_of_gone(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        for (slot, _) in self.gone.extract_if(.., |_, until| *until <= now).collect::<Vec<_>>() {
+        let routes = self.around.routes.borrow().clone();
+        let is_over = |slot: &Slot, until: &mut Instant| *until <= now && !routes.contains_key(slot);
+        for (slot, _) in self.gone.extract_if(.., is_over).collect::<Vec<_>>() {
             if let Some(up) = self.take_down(slot) {
                 info!("slot {} has left", slot.0);
                 up.connection.close(Close::Leaving.code(), b"");
             }
         }
-        self.gone.values().min().copied()
+        self.gone.iter().filter(|(slot, _)| !routes.contains_key(slot)).map(|(_, until)| *until).min()
     }
 
     /// Starts the dials whose time has come. Gives the time of the next.
     fn dial_due(&mut self) -> Option<Instant> {
-        if self.bound.borrow().is_none() {
-            return None;
+        let is_bound = self.bound.borrow().is_some();
+        let mut wanted: BTreeSet<Slot> = self.around.routes.borrow().keys().copied().collect();
+        if is_bound {
+            wanted.extend(&self.online);
         }
         let now = Instant::now();
-        let account = self.account.borrow().clone();
-        account.active(&self.identity.device)?;
+        let account = self.around.account.borrow().clone();
+        account.active(&self.around.identity.device)?;
         let mut next: Option<Instant> = None;
-        let wanted = self.online.range(Slot(self.identity.slot.0.saturating_add(1))..).copied();
+        let wanted = wanted.into_iter().filter(|slot| *slot > self.around.identity.slot);
         for slot in wanted.filter(|slot| !self.up.contains_key(slot)) {
             let Some(device) = account.active_slot(slot) else { continue };
             let dial = self.dials.entry(slot).or_insert(Dial { under_way: false, failures: 0, next: now });
@@ -297,7 +330,14 @@ impl Peers {
             }
             dial.under_way = true;
             self.handshakes += 1;
-            let work = dial_peer(self.endpoint.clone(), self.identity.clone(), self.account.clone(), slot, device.tls);
+            let work = dial_peer(
+                self.around.endpoint.clone(),
+                self.around.identity.clone(),
+                self.around.account.clone(),
+                self.around.socket.lane(slot),
+                slot,
+                device.tls,
+            );
             self.tasks.spawn(async move {
                 let result = timeout(HANDSHAKE, work).await.unwrap_or_else(|_| Err(anyhow!("no answer")));
                 Outcome::Shaken { slot, opener: true, result }
@@ -308,13 +348,15 @@ impl Peers {
 
     fn handle_incoming(&mut self, incoming: Incoming) {
         let Some(slot) = slot_of(incoming.remote_address()) else { return incoming.ignore() };
-        let listed = self.account.borrow().active_slot(slot).is_some();
-        if slot >= self.identity.slot || !listed || self.handshakes >= MAX_HANDSHAKES {
+        let listed = self.around.account.borrow().active_slot(slot).is_some();
+        if slot >= self.around.identity.slot || !listed || self.handshakes >= MAX_HANDSHAKES {
             debug!("refused a connection from slot {}", slot.0);
             return incoming.refuse();
         }
         self.handshakes += 1;
-        let work = accept_peer(incoming, self.identity.clone(), self.account.clone());
+        let mut server = self.around.server.clone();
+        server.transport_config(Arc::new(transport(self.around.socket.lane(slot))));
+        let work = accept_peer(incoming, server, self.around.identity.clone(), self.around.account.clone());
         self.tasks.spawn(async move {
             let result = timeout(HANDSHAKE, work).await.unwrap_or_else(|_| Err(anyhow!("no answer")));
             Outcome::Shaken { slot, opener: false, result }
@@ -336,9 +378,9 @@ impl Peers {
                 return;
             }
         };
-        let account = self.account.borrow().clone();
+        let account = self.around.account.borrow().clone();
         let listed = account.active_tls(&shaken.tls).filter(|device| device.slot == slot);
-        let Some(device) = listed.filter(|_| account.active(&self.identity.device).is_some()) else {
+        let Some(device) = listed.filter(|_| account.active(&self.around.identity.device).is_some()) else {
             shaken.connection.close(Close::NotListed.code(), b"");
             self.note_failure(slot, opener);
             return;
@@ -368,7 +410,7 @@ impl Peers {
             debug!("the connection with slot {} ended: {reason}", slot.0);
             Outcome::Closed { slot, id: watched.stable_id() }
         });
-        view(&self.view).up.insert(slot, connection.clone());
+        view(&self.around.view).up.insert(slot, connection.clone());
         self.outbox.push_back(NetEvent::PeerUp { slot, device: device.id, connection: connection.clone(), opener });
         self.up.insert(slot, Up { device: device.id, tls: shaken.tls, connection, since: Instant::now() });
     }
@@ -389,8 +431,8 @@ impl Peers {
 
     /// Closes the connections of devices that the account does not list any longer, or lists with another key.
     fn cut_off(&mut self) {
-        let account = self.account.borrow_and_update().clone();
-        let in_account = account.active(&self.identity.device).is_some();
+        let account = self.around.account.borrow_and_update().clone();
+        let in_account = account.active(&self.around.identity.device).is_some();
         let out: Vec<Slot> = self
             .up
             .iter()
@@ -407,7 +449,7 @@ impl Peers {
 
     fn take_down(&mut self, slot: Slot) -> Option<Up> {
         let up = self.up.remove(&slot)?;
-        view(&self.view).up.remove(&slot);
+        view(&self.around.view).up.remove(&slot);
         self.outbox.push_back(NetEvent::PeerDown { slot });
         Some(up)
     }
@@ -458,11 +500,12 @@ async fn dial_peer(
     endpoint: Endpoint,
     identity: Arc<Identity>,
     account: watch::Receiver<Arc<Account>>,
+    lane: Arc<Lane>,
     slot: Slot,
     key: [u8; 32],
 ) -> anyhow::Result<Shaken> {
     let mut config = quinn::ClientConfig::new(Arc::new(tls::peer_client(&identity.tls, key, account.clone())?));
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(lane)));
     let connection = endpoint.connect_with(config, peer_address(slot), tls::NAME)?.await?;
     let (mut send, mut recv) = connection.open_bi().await?;
     prefixed::write(&mut send, &codec::encode(&own_ready(&identity, &account))).await?;
@@ -473,10 +516,11 @@ async fn dial_peer(
 
 async fn accept_peer(
     incoming: Incoming,
+    server: quinn::ServerConfig,
     identity: Arc<Identity>,
     account: watch::Receiver<Arc<Account>>,
 ) -> anyhow::Result<Shaken> {
-    let connection = incoming.await?;
+    let connection = incoming.accept_with(Arc::new(server))?.await?;
     let tls = tls::peer_key(&connection).context("the peer showed no key")?;
     let slot = slot_of(connection.remote_address());
     if account.borrow().active_tls(&tls).map(|device| device.slot) != slot {
@@ -515,7 +559,8 @@ async fn hear_ready(
     Err(problem)
 }
 
-fn transport() -> TransportConfig {
+/// Settings of a connection whose packets take this lane.
+fn transport(lane: Arc<Lane>) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MAX_PACKET);
     let mut acks = AckFrequencyConfig::default();
@@ -533,7 +578,7 @@ fn transport() -> TransportConfig {
         .initial_mtu(1200)
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
-        .congestion_controller_factory(Arc::new(CubicConfig::default()))
+        .congestion_controller_factory(Arc::new(PathControlConfig { lane }))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()));
     transport

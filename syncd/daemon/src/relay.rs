@@ -34,6 +34,7 @@ use tracing::{debug, info, warn};
 
 use crate::carrier::RELAY;
 use crate::net::{Identity, NetEvent, jitter};
+use crate::paths::Sealed;
 use crate::socket::PathSocket;
 use crate::tls::{self, Trust};
 use crate::tunnel::{self, Dialled};
@@ -53,7 +54,7 @@ const SETTLED: Duration = Duration::from_secs(20);
 /// Keeps NAT mappings and the session's binding.
 const BIND_EVERY: Duration = Duration::from_secs(15);
 /// The same while peers' data flows, and for `BUSY` after it: a relay that lost its memory is noticed soon.
-const BIND_EVERY_BUSY: Duration = Duration::from_secs(3);
+const BIND_EVERY_BUSY: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_secs(10);
 /// Pauses between BINDs that are not answered, in milliseconds.
 const BIND_RETRIES_MS: [u64; 4] = [250, 300, 500, 700];
@@ -69,8 +70,10 @@ const UDP_AGAIN: Duration = Duration::from_secs(45);
 /// How long a packet over UDP may take to be answered, and how many are sent.
 const UDP_ANSWER: Duration = Duration::from_millis(400);
 const UDP_PROBES: u32 = 3;
-/// How many answers over UDP without one to a BIND show that the relay has forgotten the session: one may be lost.
-const UDP_ANSWERS: u32 = 1;
+/// How many answers over UDP without one to a BIND show that the relay has forgotten the session: some may be lost.
+const UDP_ANSWERS: u32 = 3;
+/// How long a BIND may be unanswered while the relay sends other things.
+const ONE_WAY: Duration = Duration::from_millis(500);
 /// How long a name may take to be looked up before it counts that a proxy would do that.
 const NAME_SOON: Duration = Duration::from_secs(1);
 /// The login's connection lies on the same socket, so that BINDs keep its way open and notice its end. A stranger's has
@@ -322,7 +325,8 @@ impl Anonymous {
                 None => Trust::WebPki,
             };
             let found = find(address).await?;
-            let socket = Arc::new(PathSocket::open(0)?);
+            let (socket, _probes) = PathSocket::open(0)?;
+            let socket = Arc::new(socket);
             let runtime = Arc::new(quinn::TokioRuntime);
             let endpoint = Endpoint::new_with_abstract_socket(endpoint_config(), None, socket.clone(), runtime)?;
             let stranger = (STRANGER_KEEP_ALIVE, STRANGER_IDLE_MS);
@@ -404,6 +408,7 @@ pub(crate) struct Link {
     pub(crate) identity: Arc<Identity>,
     pub(crate) control: watch::Sender<Option<Control>>,
     pub(crate) presence: mpsc::Sender<Presence>,
+    pub(crate) signals: mpsc::Sender<Sealed>,
     pub(crate) events: mpsc::Sender<NetEvent>,
 }
 
@@ -506,9 +511,16 @@ impl Link {
         self.presence.send(Presence::All(session.online.iter().copied().collect())).await.ok();
         self.events.send(NetEvent::RelayUp { session }).await.ok();
         while let Some(event) = incoming.recv().await {
-            if let Event::Presence { slot, online } = event {
-                let change = if online { Presence::Online(slot) } else { Presence::Offline(slot) };
-                self.presence.send(change).await.ok();
+            match event {
+                Event::Presence { slot, online } => {
+                    let change = if online { Presence::Online(slot) } else { Presence::Offline(slot) };
+                    self.presence.send(change).await.ok();
+                }
+                Event::Signal { from, payload } => {
+                    self.signals.send(Sealed { from, payload }).await.ok();
+                    continue;
+                }
+                Event::LogChanged { .. } | Event::PairJoined | Event::PairMessage { .. } | Event::PairLeft { .. } => {}
             }
             if self.events.send(NetEvent::Relay(event)).await.is_err() {
                 break;
@@ -652,13 +664,15 @@ impl Keeper {
                         (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
                     }
                     udp_answers += 1;
-                    if udp_answers > UDP_ANSWERS {
+                    if udp_answers >= UDP_ANSWERS {
                         return false;
                     }
                 }
                 Turn::Late => {
                     let silent = self.socket.silent_for() >= asked.elapsed() || udp_answers > 0;
-                    if silent && asked.elapsed() >= 3 * self.round_trip {
+                    // What still comes in says nothing about what goes out, but a slow line is more likely then.
+                    let patience = if silent { Duration::ZERO } else { ONE_WAY };
+                    if asked.elapsed() >= patience.max(3 * self.round_trip) {
                         self.socket.probe_udp();
                         if opening.is_none() && !opened_or_failed {
                             opening = Some(Box::pin(self.target.clone().dial_tunnel()));

@@ -483,6 +483,8 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
             "name": names.get(&device.id),
             "online": path.online,
             "path": path.kind.map(|kind| match kind {
+                PathKind::Lan => "lan",
+                PathKind::Direct => "direct",
                 PathKind::RelayUdp | PathKind::RelayTcp => "relay",
             }),
             "rtt_ms": path.rtt_ms,

@@ -1,15 +1,16 @@
 //! The one UDP socket of the daemon, as QUIC sees it: peers have constant made-up addresses, and what carries their
 //! packets is decided below QUIC.
 //!
-//! A packet for a peer's address goes to the relay behind a [`Header`], one per segment, so that segmentation offload
-//! still sends a burst with one system call; what comes back is stripped in place. A packet for the relay's own made-up
-//! address goes out as it is: that is the login connection, made by [`crate::relay`], which also tells this module which
-//! relay and session to use. Only datagrams from that relay, and forwarded ones only with that session's token, are taken
-//! in. What carries datagrams to the relay, UDP or a tunnel, is [`crate::carrier`]'s.
-//! Which path a peer's packets take is chosen in `try_send` alone.
+//! Each peer has a [`Lane`]. A packet for it goes straight to an address of the peer's, as it is, or to the relay behind
+//! a [`Header`], one per segment, so that segmentation offload still sends a burst with one system call; what comes back
+//! is stripped in place. A packet for the relay's own made-up address goes to it as it is: that is the login connection,
+//! made by [`crate::relay`], which also tells this module which relay and session to use. What carries datagrams to the
+//! relay, UDP or a tunnel, is [`crate::carrier`]'s. Taken in is what comes from that relay, forwarded datagrams only with
+//! that session's token; QUIC packets from addresses that a peer's probe came from; and probes, for [`crate::paths`] to
+//! look at, which decides the lanes.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
@@ -21,17 +22,23 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hearth_schemas::ids::Slot;
+use hearth_schemas::probe;
 use hearth_schemas::relay::{self, HEADER, Header, Kind};
 use hearth_schemas::tunnel::Datagrams;
 use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use syncd_core::paths::Route;
 use tokio::io::Interest;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, trace};
 
 use crate::carrier::{Carrier, RELAY};
 use crate::tunnel::{self, Dialled, Queue};
+
+mod lane;
+
+pub use lane::Lane;
 
 /// Kernel buffers asked for, in bytes, largest first. Without privilege the kernel gives what its limit allows.
 const BUFFERS: [usize; 2] = [8 << 20, 4 << 20];
@@ -41,6 +48,12 @@ const AT_ONCE: usize = 8;
 const MAX_HELD: usize = 1024;
 /// A packet sent after hearing nothing for this long asks for a sign of life from the relay.
 const SILENCE: Duration = Duration::from_millis(400);
+/// How often it is told that data is sent to a peer, in milliseconds.
+const BUSY_EVERY_MS: u64 = 250;
+/// News that wait to be looked at; what comes beyond is lost, as datagrams may be.
+const MAX_NEWS: usize = 256;
+/// Addresses of peers that are known at once.
+const MAX_SOURCES: usize = 1024;
 /// A burst of more than this many bytes is somebody's data, not QUIC keeping itself alive.
 const DATA: usize = 200;
 
@@ -88,6 +101,22 @@ pub struct Bound {
     pub way: u64,
 }
 
+/// What [`crate::paths`] is told.
+#[derive(Debug)]
+pub enum News {
+    /// A datagram that may be a probe.
+    Probe {
+        /// Where from.
+        source: SocketAddr,
+        /// All of it.
+        datagram: Vec<u8>,
+    },
+    /// Data is sent to a peer; told every quarter of a second at most.
+    Busy(Slot),
+    /// A packet for a peer was refused by the kernel on its direct way; it went by the relay.
+    SendFailed(Slot),
+}
+
 /// A packet that waits for the next receive call.
 struct Held {
     packet: Vec<u8>,
@@ -102,6 +131,10 @@ pub struct PathSocket {
     leg: RwLock<Leg>,
     carrier: Carrier,
     sessions: AtomicU64,
+    lanes: RwLock<BTreeMap<Slot, Arc<Lane>>>,
+    /// Addresses that probes of a peer came from.
+    sources: RwLock<BTreeMap<SocketAddr, Slot>>,
+    news: mpsc::Sender<News>,
     held: Mutex<VecDeque<Held>>,
     bound: watch::Sender<Option<Bound>>,
     started: Instant,
@@ -118,8 +151,8 @@ impl fmt::Debug for PathSocket {
 
 impl PathSocket {
     /// Opens the socket on every address of both families, or of IPv4 where there is no IPv6. A port that is taken
-    /// gives way to any free one.
-    pub fn open(port: u16) -> io::Result<Self> {
+    /// gives way to any free one. Gives what there is to tell as well.
+    pub fn open(port: u16) -> io::Result<(Self, mpsc::Receiver<News>)> {
         match Self::open_on(port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => {
                 debug!("UDP port {port} is taken; using any other");
@@ -127,6 +160,41 @@ impl PathSocket {
             }
             result => result,
         }
+    }
+
+    /// The way to a peer.
+    pub fn lane(&self, slot: Slot) -> Arc<Lane> {
+        if let Some(lane) = self.lanes.read().unwrap_or_else(PoisonError::into_inner).get(&slot) {
+            return Arc::clone(lane);
+        }
+        Arc::clone(self.lanes.write().unwrap_or_else(PoisonError::into_inner).entry(slot).or_default())
+    }
+
+    /// Takes packets from this address for a peer's from now on.
+    pub fn know(&self, source: SocketAddr, slot: Slot) {
+        let source = canonical(source);
+        if self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&source) == Some(&slot) {
+            return;
+        }
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= MAX_SOURCES {
+            // Those in use are known again with their next probe, which is a moment away.
+            sources.clear();
+        }
+        sources.insert(source, slot);
+    }
+
+    /// Sends a probe. It may get lost, as any datagram.
+    pub fn send_probe(&self, to: SocketAddr, datagram: &[u8]) {
+        let transmit = Transmit { destination: to, ecn: None, contents: datagram, segment_size: None, src_ip: None };
+        if let Err(error) = self.send(&transmit) {
+            trace!("a probe was not sent: {error}");
+        }
+    }
+
+    /// Has the relay asked for a sign of life now.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
     }
 
     /// Sets the relay that is being dialled or used; nothing from elsewhere is taken in. Ends any session.
@@ -237,7 +305,7 @@ impl PathSocket {
         self.since(&self.data_ms)
     }
 
-    fn open_on(port: u16) -> io::Result<Self> {
+    fn open_on(port: u16) -> io::Result<(Self, mpsc::Receiver<News>)> {
         let (fd, v6) = match bind(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into(), port) {
             Ok(fd) => (fd, true),
             Err(error) if error == rustix::io::Errno::ADDRINUSE => return Err(error.into()),
@@ -247,20 +315,25 @@ impl PathSocket {
         let socket = std::net::UdpSocket::from(fd);
         let state = UdpSocketState::new((&socket).into())?;
         let (bound, _) = watch::channel(None);
-        Ok(Self {
+        let (news, told) = mpsc::channel(MAX_NEWS);
+        let socket = Self {
             io: tokio::net::UdpSocket::from_std(socket)?,
             state,
             v6,
             leg: RwLock::default(),
             carrier: Carrier::default(),
             sessions: AtomicU64::new(0),
+            lanes: RwLock::default(),
+            sources: RwLock::default(),
+            news,
             held: Mutex::default(),
             bound,
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
             data_ms: AtomicU64::new(0),
             doubt: Notify::new(),
-        })
+        };
+        Ok((socket, told))
     }
 
     fn leg(&self) -> Leg {
@@ -283,8 +356,7 @@ impl PathSocket {
 
     /// Sends to a real address. Fails only when the kernel's buffer is full.
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let native = Transmit { destination: native(transmit.destination, self.v6), ..transmit.clone() };
-        match self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &native)) {
+        match self.try_to_send(transmit) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 trace!("a packet was not sent: {error}");
                 Ok(())
@@ -300,6 +372,54 @@ impl PathSocket {
         }
         let Some(relay) = self.leg().relay else { return Ok(()) };
         self.send(&Transmit { destination: relay, ..transmit.clone() })
+    }
+
+    fn try_to_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let native = Transmit { destination: native(transmit.destination, self.v6), ..transmit.clone() };
+        self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &native))
+    }
+
+    /// Sends to a peer, whichever way its packets take now.
+    fn send_to_peer(&self, slot: Slot, transmit: &Transmit<'_>) -> io::Result<()> {
+        let lane = self.lane(slot);
+        if lane.is_news(self.now_ms(), BUSY_EVERY_MS) {
+            self.tell(News::Busy(slot));
+        }
+        match lane.route() {
+            Route::Relay => self.forward(slot, transmit),
+            Route::Direct(to, _) => {
+                if self.send_straight(slot, to, transmit)? {
+                    Ok(())
+                } else {
+                    self.forward(slot, transmit)
+                }
+            }
+            Route::Both(to, _) => {
+                self.send_straight(slot, to, transmit)?;
+                self.forward(slot, transmit)
+            }
+        }
+    }
+
+    /// Sends to an address of a peer's; false if the kernel knows no way there.
+    fn send_straight(&self, slot: Slot, to: SocketAddr, transmit: &Transmit<'_>) -> io::Result<bool> {
+        match self.try_to_send(&Transmit { destination: to, ..transmit.clone() }) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // QUIC tries how long packets may be, and learns it from those that are lost.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => Ok(true),
+            Err(error) => {
+                trace!("a packet was not sent straight: {error}");
+                self.tell(News::SendFailed(slot));
+                Ok(false)
+            }
+        }
+    }
+
+    fn tell(&self, news: News) {
+        if let Err(lost) = self.news.try_send(news) {
+            trace!("not told: {lost}");
+        }
     }
 
     /// Sends to a peer through the relay.
@@ -335,12 +455,11 @@ impl PathSocket {
     /// Turns a received batch into what QUIC is to see: one connection's kind of packets at the front of the buffer,
     /// those of others held for the next call, and nothing of what is not QUIC's.
     fn take_in(&self, leg: &Leg, buffer: &mut [u8], meta: &mut RecvMeta) {
+        if leg.relay != Some(canonical(meta.addr)) {
+            return self.take_straight(buffer, meta);
+        }
         let length = std::mem::take(&mut meta.len);
         let stride = meta.stride.max(1);
-        if leg.relay != Some(canonical(meta.addr)) {
-            trace!("dropped a datagram that is not from the relay");
-            return;
-        }
         self.carrier.note_udp();
         if !self.carrier.by_tunnel() {
             self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
@@ -375,6 +494,31 @@ impl PathSocket {
             } else {
                 self.hold(&buffer[packet], parsed.meta);
             }
+        }
+    }
+
+    /// The same for a batch that did not come from the relay: a peer's packets stay, probes are told of.
+    fn take_straight(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
+        let source = canonical(meta.addr);
+        let length = std::mem::take(&mut meta.len);
+        let stride = meta.stride.max(1);
+        let peer = self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&source).copied();
+        let mut start = 0;
+        while start < length {
+            let end = length.min(start + stride);
+            if peer.is_some() && Header::is_quic(&buffer[start..end]) {
+                if meta.len != start {
+                    buffer.copy_within(start..end, meta.len);
+                }
+                meta.len += end - start;
+            } else if probe::sender(&buffer[start..end]).is_some() {
+                self.tell(News::Probe { source, datagram: buffer[start..end].to_vec() });
+            }
+            start = end;
+        }
+        if let Some(slot) = peer {
+            meta.addr = peer_address(slot);
+            meta.dst_ip = None;
         }
     }
 
@@ -442,7 +586,7 @@ impl AsyncUdpSocket for PathSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match slot_of(transmit.destination) {
-            Some(slot) => self.forward(slot, transmit),
+            Some(slot) => self.send_to_peer(slot, transmit),
             None if transmit.destination == RELAY => self.send_to_relay(transmit),
             None => self.send(transmit),
         }
@@ -640,6 +784,67 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn packets_straight_from_a_peer_are_taken_once_its_address_is_known() {
+        let (socket, mut news) = PathSocket::open(0).expect("a socket");
+        let source: SocketAddr = "192.0.2.9:3".parse().expect("an address");
+        let straight = |datagrams: &[Vec<u8>]| {
+            let (buffer, meta) = batch(datagrams);
+            (buffer, RecvMeta { addr: mapped(source), ..meta })
+        };
+        let short = vec![5; probe::SHORT];
+        let quic = vec![b'@'; probe::SHORT];
+        let junk = vec![9; probe::SHORT];
+        let (mut buffer, mut meta) = straight(&[quic.clone(), short.clone(), junk.clone()]);
+        socket.take_in(&Leg::default(), &mut buffer, &mut meta);
+        assert_eq!(meta.len, 0, "from nobody known");
+        let told = news.try_recv().expect("a probe");
+        assert!(matches!(told, News::Probe { source: from, datagram } if from == source && datagram == short));
+
+        socket.know(source, Slot(3));
+        let (mut buffer, mut meta) = straight(&[short, quic.clone(), junk, quic.clone(), b"@tail".to_vec()]);
+        socket.take_in(&Leg::default(), &mut buffer, &mut meta);
+        assert_eq!(given(&buffer, &meta), [quic.as_slice(), &quic, b"@tail"]);
+        assert_eq!(meta.addr, peer_address(Slot(3)));
+        assert!(matches!(news.try_recv(), Ok(News::Probe { .. })));
+        assert!(news.try_recv().is_err(), "junk is nothing");
+    }
+
+    #[tokio::test]
+    async fn packets_go_the_way_of_their_lane() {
+        let (socket, mut news) = PathSocket::open(0).expect("a socket");
+        let [there, relay] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+        let [to, via] = [&there, &relay].map(|socket| socket.local_addr().expect("an address"));
+        socket.use_relay(Some(via));
+        socket.start_session(TOKEN, KEY);
+        let send = |contents: &[u8]| {
+            let (destination, ecn, segment_size, src_ip) = (peer_address(Slot(3)), None, None, None);
+            let transmit = Transmit { destination, ecn, contents, segment_size, src_ip };
+            socket.try_send(&transmit).expect("sent");
+        };
+        let heard = |at: &std::net::UdpSocket| {
+            let mut space = [0; 64];
+            let length = at.recv(&mut space).expect("a datagram");
+            space[..length].to_vec()
+        };
+        socket.io.writable().await.expect("writable");
+        send(b"@1");
+        assert_eq!(heard(&relay), data(3, 0, b"@1"));
+        assert!(matches!(news.try_recv(), Ok(News::Busy(Slot(3)))));
+        socket.lane(Slot(3)).set(Route::Direct(to, syncd_core::paths::PathKind::Lan));
+        send(b"@2");
+        assert_eq!(heard(&there), b"@2");
+        socket.lane(Slot(3)).set(Route::Both(to, syncd_core::paths::PathKind::Lan));
+        send(b"@3");
+        assert_eq!((heard(&there), heard(&relay)), (b"@3".to_vec(), data(3, 0, b"@3")));
+        // Nobody can be reached there: what the kernel refuses goes by the relay, and that is told.
+        let nowhere = "255.255.255.255:1".parse().expect("an address");
+        socket.lane(Slot(3)).set(Route::Direct(nowhere, syncd_core::paths::PathKind::Lan));
+        send(b"@4");
+        assert_eq!(heard(&relay), data(3, 0, b"@4"));
+        assert!(matches!(news.try_recv(), Ok(News::SendFailed(Slot(3)))));
+    }
+
+    #[tokio::test]
     async fn only_an_authentic_answer_binds() {
         let (socket, leg) = socket();
         let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
@@ -692,7 +897,7 @@ mod tests {
     }
 
     fn socket() -> (PathSocket, Leg) {
-        let socket = PathSocket::open(0).expect("a socket");
+        let (socket, _) = PathSocket::open(0).expect("a socket");
         socket.use_relay(Some(relay()));
         socket.start_session(TOKEN, KEY);
         let leg = socket.leg();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::driver::wall_ms;
 use crate::home::Home;
 use crate::keys::Seal;
+use crate::net::PathKind;
 
 /// Space that should stay free, in bytes.
 const LITTLE_SPACE: u64 = 2 << 30;
@@ -73,8 +74,13 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
             continue;
         }
         let (name, path) = (home.membership.name_of(device.id), home.network.path(device.slot));
+        let rtt_ms = path.rtt_ms.unwrap_or_default();
         let what = match (path.online, path.kind) {
-            (_, Some(_)) => format!("{name}: reached through the relay, {} ms", path.rtt_ms.unwrap_or_default()),
+            (_, Some(PathKind::Lan)) => format!("{name}: reached on the local network, {rtt_ms} ms"),
+            (_, Some(PathKind::Direct)) => format!("{name}: reached directly, {rtt_ms} ms"),
+            (_, Some(PathKind::RelayUdp | PathKind::RelayTcp)) => {
+                format!("{name}: reached through the relay, {rtt_ms} ms")
+            }
             (true, None) => format!("{name}: online, connecting"),
             (false, None) => format!("{name}: offline"),
         };
