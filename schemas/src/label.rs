@@ -72,6 +72,8 @@ labels! {
     SIGNAL = "hearth signal v1";
     /// Key: signalling key of an epoch and two devices → probes between them.
     PROBE = "hearth probe v1";
+    /// Key: signalling key of an epoch → names of devices on a local network.
+    NEAR = "hearth near v1";
 }
 
 #[cfg(test)]

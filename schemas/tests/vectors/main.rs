@@ -15,6 +15,7 @@ mod name;
 mod pairing;
 mod ready;
 mod relay;
+mod straight;
 mod tunnel;
 mod wire;
 mod world;

@@ -27,7 +27,7 @@ pub(crate) struct Changes {
     socket: Option<UnixDatagram>,
 }
 
-/// The addresses of this machine that are of any use to others.
+/// The addresses of this machine that are of any use to others, of interfaces that are up and plugged in.
 pub(crate) fn list() -> Vec<Interface> {
     let found = if_addrs::get_if_addrs().unwrap_or_else(|error| {
         tracing::debug!("the interfaces cannot be listed: {error}");
@@ -35,7 +35,7 @@ pub(crate) fn list() -> Vec<Interface> {
     });
     let mut interfaces: Vec<Interface> = found
         .into_iter()
-        .filter(|found| !found.is_loopback() && !found.is_link_local())
+        .filter(|found| found.is_oper_up() && !found.is_loopback() && !found.is_link_local())
         .map(|found| {
             let prefix = match &found.addr {
                 if_addrs::IfAddr::V4(v4) => v4.prefixlen,

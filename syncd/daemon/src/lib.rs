@@ -16,6 +16,7 @@ pub mod home;
 mod interfaces;
 pub mod keys;
 pub mod membership;
+mod nearby;
 pub mod net;
 pub mod notify;
 pub mod paths;

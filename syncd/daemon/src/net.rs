@@ -1,7 +1,7 @@
 //! The daemon's network as the rest of it sees it: a handle to ask the relay, and events of peers that come and go.
 //!
-//! Starts the socket and the three tasks behind it, [`crate::relay`], [`crate::paths`] and [`crate::peer`]; decides
-//! nothing itself.
+//! Starts the socket and the four tasks behind it, [`crate::relay`], [`crate::nearby`], [`crate::paths`] and
+//! [`crate::peer`]; decides nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::nearby::Nearby;
 use crate::paths::{Pathfinder, SignalKey};
 use crate::peer::{self, Peers, Surroundings};
 use crate::relay::{self, Control, Link, RelayError};
@@ -186,6 +187,10 @@ impl Network {
             events: events.clone(),
             view: Arc::clone(&view),
         });
+        let (place, placed) = watch::channel((Vec::new(), port));
+        let (found, nearby) = mpsc::channel(MAX_EVENTS);
+        let near =
+            Nearby { identity: identity.clone(), account: account.clone(), key: key.clone(), place: placed, found };
         let pathfinder = Pathfinder {
             socket: socket.clone(),
             identity: identity.clone(),
@@ -195,6 +200,8 @@ impl Network {
             online: there,
             news,
             signals: signalled,
+            nearby,
+            place,
             routes,
             kicks,
             events: events.clone(),
@@ -209,7 +216,12 @@ impl Network {
             signals,
             events,
         };
-        let tasks = [tokio::spawn(link.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run(port))];
+        let tasks = [
+            tokio::spawn(link.run()),
+            tokio::spawn(peers.run()),
+            tokio::spawn(pathfinder.run()),
+            tokio::spawn(near.run()),
+        ];
         let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
         let inner = Inner { endpoint, socket, control: controlled, view, tasks };
         Ok((Self(Arc::new(inner)), incoming))

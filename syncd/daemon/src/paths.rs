@@ -17,7 +17,7 @@ use hearth_schemas::probe::{self, Probe};
 use hearth_schemas::relay::{Head, Request};
 use hearth_schemas::signal::{Between, Signal};
 use syncd_core::account::Secrets;
-use syncd_core::paths::{Effect, Event, Paths, Route};
+use syncd_core::paths::{Effect, Event, Interface, Paths, Route};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info};
@@ -25,6 +25,7 @@ use tracing::{debug, info};
 use crate::driver::wall_ms;
 use crate::interfaces;
 use crate::membership::entropy;
+use crate::nearby::Near;
 use crate::net::{Identity, NetEvent};
 use crate::relay::Control;
 use crate::socket::{Bound, News, PathSocket};
@@ -64,6 +65,10 @@ pub(crate) struct Pathfinder {
     pub(crate) online: watch::Receiver<BTreeSet<Slot>>,
     pub(crate) news: mpsc::Receiver<News>,
     pub(crate) signals: mpsc::Receiver<Sealed>,
+    /// Devices that seem to be on a network that this machine is in.
+    pub(crate) nearby: mpsc::Receiver<Near>,
+    /// Where this machine is, for [`crate::nearby`].
+    pub(crate) place: watch::Sender<(Vec<Interface>, u16)>,
     /// The ways to all peers that have one beside the relay.
     pub(crate) routes: watch::Sender<BTreeMap<Slot, Route>>,
     pub(crate) kicks: mpsc::Sender<Slot>,
@@ -74,7 +79,6 @@ pub(crate) struct Pathfinder {
 struct Known {
     paths: Paths,
     started: Instant,
-    port: u16,
     online: BTreeSet<Slot>,
     /// Keys of probes, derived when they are needed first.
     pair_keys: BTreeMap<Slot, Secret>,
@@ -85,11 +89,10 @@ struct Known {
 
 impl Pathfinder {
     /// Runs until the socket is gone.
-    pub(crate) async fn run(mut self, port: u16) {
+    pub(crate) async fn run(mut self) {
         let mut known = Known {
             paths: Paths::new(self.identity.slot, getrandom::u64().unwrap_or_default()),
             started: Instant::now(),
-            port,
             online: BTreeSet::new(),
             pair_keys: BTreeMap::new(),
             sent: 0,
@@ -97,7 +100,7 @@ impl Pathfinder {
         };
         let mut bound = self.socket.bound();
         let mut changes = interfaces::Changes::watch();
-        known.handle(Event::Local(interfaces::list(), port));
+        self.look_around(&mut known);
         loop {
             self.carry_out(&mut known);
             let wake = known.paths.poll_timeout().map(|at_ms| known.started + Duration::from_millis(at_ms));
@@ -107,6 +110,7 @@ impl Pathfinder {
                     self.hear(&mut known, news);
                 }
                 Some(sealed) = self.signals.recv() => self.hear_signal(&mut known, &sealed),
+                Some(Near { slot, addresses }) = self.nearby.recv() => known.handle(Event::Found(slot, addresses)),
                 Ok(()) = bound.changed() => {
                     // Where a tunnel hides it there is nothing that a peer could send to.
                     let seen = bound.borrow_and_update().map(|Bound { seen, .. }| seen);
@@ -117,13 +121,28 @@ impl Pathfinder {
                 Ok(()) = self.key.changed() => known.pair_keys.clear(),
                 Ok(()) = self.account.changed() => self.forget_gone(&mut known),
                 () = changes.next() => {
-                    debug!("the network of this machine has changed");
-                    self.socket.doubt();
-                    known.handle(Event::Local(interfaces::list(), known.port));
+                    if self.look_around(&mut known) {
+                        debug!("the network of this machine has changed");
+                        self.socket.doubt();
+                    }
                 }
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => known.handle(Event::Tick),
             }
         }
+    }
+
+    /// Sees where this machine is; false if it is where it was. The kernel tells of much that is no such change.
+    fn look_around(&self, known: &mut Known) -> bool {
+        let interfaces = interfaces::list();
+        let moved = self.place.send_if_modified(|place| {
+            let moved = place.0 != interfaces;
+            place.0.clone_from(&interfaces);
+            moved
+        });
+        if moved {
+            known.handle(Event::Local(interfaces, self.place.borrow().1));
+        }
+        moved
     }
 
     fn hear(&self, known: &mut Known, news: News) {
