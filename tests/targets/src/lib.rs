@@ -8,6 +8,7 @@ pub mod delta;
 pub mod log;
 pub mod merge;
 pub mod pairing;
+pub mod paths;
 pub mod plan;
 pub mod relay;
 pub mod rows;
@@ -27,11 +28,12 @@ use serde::de::DeserializeOwned;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 14] = [
+pub const ALL: [Target; 15] = [
     ("delta", delta::run),
     ("log", log::run),
     ("merge", merge::run),
     ("pairing", pairing::run),
+    ("paths", paths::run),
     ("plan", plan::run),
     ("relay", relay::run),
     ("rows", rows::run),

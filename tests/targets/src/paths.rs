@@ -96,7 +96,7 @@ fn obey(paths: &mut Paths, asked: &mut Vec<(Slot, SocketAddr, u64)>) {
 
 fn event(u: &mut Unstructured<'_>, asked: &[(Slot, SocketAddr, u64)]) -> Result<Event> {
     let slot = Slot([1, 3, 4][u.choose_index(usize::from(PEERS))?]);
-    Ok(match u.int_in_range(0..=10)? {
+    Ok(match u.int_in_range(0..=11)? {
         0 => {
             let count = u.int_in_range(0..=12)?;
             let interface = |u: &mut Unstructured<'_>| -> Result<Interface> {
@@ -125,16 +125,14 @@ fn event(u: &mut Unstructured<'_>, asked: &[(Slot, SocketAddr, u64)]) -> Result<
         }
         8 => Event::Busy(slot),
         9 => Event::SendFailed(slot),
+        10 => Event::Mapped(if u.arbitrary()? { Some(address(u)?) } else { None }),
         _ => Event::Tick,
     })
 }
 
 fn address(u: &mut Unstructured<'_>) -> Result<SocketAddr> {
-    let ip = if u.arbitrary()? {
-        IpAddr::from(u.arbitrary::<[u8; 4]>()?)
-    } else {
-        IpAddr::from(u.arbitrary::<[u8; 16]>()?)
-    };
+    let ip =
+        if u.arbitrary()? { IpAddr::from(u.arbitrary::<[u8; 4]>()?) } else { IpAddr::from(u.arbitrary::<[u8; 16]>()?) };
     // Few ports, so that addresses meet again.
     Ok(SocketAddr::new(ip, u.int_in_range(0..=3)?))
 }

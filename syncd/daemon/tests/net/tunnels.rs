@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hearth_schemas::address::RelayAddress;
 use hearth_schemas::relay::{Reply, Request};
+use syncd::config::Ways;
 use syncd::net::{NetEvent, PathKind};
 use syncd::relay::{Anonymous, RelayError};
 use tokio::io::copy_bidirectional;
@@ -19,7 +20,7 @@ use crate::{LONG, World, send_and_compare};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_devices_whose_udp_does_not_get_out_meet_over_tcp() {
-    let mut world = World::new().await;
+    let mut world = relayed().await;
     let gate = Gate::before(&mut world.relay.address, false).await;
     let begun = Instant::now();
     let (mut one, mut two) = (world.start(0), world.start(1));
@@ -40,7 +41,7 @@ async fn two_devices_whose_udp_does_not_get_out_meet_over_tcp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_outlive_the_loss_of_udp_and_its_return() {
-    let mut world = World::new().await;
+    let mut world = relayed().await;
     let gate = Gate::before(&mut world.relay.address, true).await;
     let (mut one, mut two) = (world.start(0), world.start(1));
     let (there, here) = tokio::join!(one.peer(), two.peer());
@@ -73,7 +74,7 @@ async fn connections_outlive_the_loss_of_udp_and_its_return() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_over_tcp_outlives_the_loss_of_its_tcp_connection() {
-    let mut world = World::new().await;
+    let mut world = relayed().await;
     let gate = Gate::before(&mut world.relay.address, false).await;
     let (mut one, mut two) = (world.start(0), world.start(1));
     let (there, here) = tokio::join!(one.peer(), two.peer());
@@ -88,7 +89,7 @@ async fn a_session_over_tcp_outlives_the_loss_of_its_tcp_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_else_behind_the_address_is_known_over_tcp_too() {
-    let mut world = World::new().await;
+    let mut world = relayed().await;
     let _gate = Gate::before(&mut world.relay.address, false).await;
     let wrong = RelayAddress { key: Some([3; 32]), ..world.relay.address.clone() };
     assert!(matches!(Anonymous::connect(&wrong, false).await, Err(RelayError::WrongKey { .. })));
@@ -104,6 +105,12 @@ async fn where_nothing_gets_out_both_ways_are_named() {
     let nobody = RelayAddress { host: "127.0.0.1".to_owned(), port, key: Some([3; 32]) };
     let Err(RelayError::Unreachable(reason)) = Anonymous::connect(&nobody, false).await else { panic!("reached") };
     assert!(reason.contains("no answer over UDP") && reason.contains("over TCP"), "{reason}");
+}
+
+/// A world whose devices have no way to each other but the relay.
+async fn relayed() -> World {
+    let ways = Ways { direct: false, nearby: false, ask_router: false };
+    World { ways, ..World::new().await }
 }
 
 /// Stands before a relay on a port of its own, for UDP and TCP.
