@@ -25,6 +25,10 @@ pub struct Limits {
     pub handshakes: Rate,
     /// Unfinished handshakes beyond which a caller must first prove its address.
     pub half_open: usize,
+    /// TCP connections whose TLS or request is unfinished.
+    pub tcp_half_open: usize,
+    /// Tunnels of all callers.
+    pub tunnels: usize,
     /// Connections of all callers.
     pub connections: usize,
     /// Connections that are not logged in.
@@ -48,6 +52,8 @@ impl Default for Limits {
         Self {
             handshakes: Rate { burst: 50, every_ms: 100 },
             half_open: 256,
+            tcp_half_open: 1024,
+            tunnels: 8192,
             connections: 8192,
             strangers: 1024,
             stranger_ms: 60_000,

@@ -5,15 +5,19 @@
 //! Sessions come and go as [`crate::relay`] says. Bytes and system calls are left to the socket.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hearth_schemas::ids::{AccountId, Slot};
 use hearth_schemas::relay::{self, BIND_LEN, BIND_SECONDS, Header, Kind};
+use hearth_schemas::tunnel;
 
 use crate::admission::{Bucket, Rate};
 
 /// How often a session is told that a device is not there.
 const COMPLAINTS: Rate = Rate { burst: 10, every_ms: 50 };
+
+/// The address seen of a device that comes through a tunnel.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
 
 /// Names a session in datagrams.
 pub type Token = [u8; 8];
@@ -113,7 +117,9 @@ impl Forwarder {
         session.counter = Some(counter);
         let one_by_one = session.bound.is_some_and(|bound| bound.address == from && bound.one_by_one);
         session.bound = Some(Bound { address: from, local, one_by_one, until_ms: now_ms + BIND_SECONDS * 1000 });
-        Some(relay::bound_datagram(header.token, &session.mac_key, counter, from))
+        // Where a tunnel comes from is no address to send anything to, and nobody is to take it for one.
+        let seen = if tunnel::number_of(from).is_some() { NOWHERE } else { from };
+        Some(relay::bound_datagram(header.token, &session.mac_key, counter, seen))
     }
 
     /// Decides about a datagram with a DATA header.
@@ -226,6 +232,21 @@ mod tests {
         let mut forged = relay::bind_datagram([1; 8], &[0; 32], 9);
         forged[0] = 2;
         assert_eq!(forwarder.bind(&forged, address(9), None, 0), None);
+    }
+
+    #[test]
+    fn a_session_moves_into_a_tunnel_and_out_again_and_its_address_stays_unsaid() {
+        let mut forwarder = with_two();
+        for (counter, from, seen) in [(2, tunnel::address(7), NOWHERE), (3, address(9), address(9))] {
+            let answer = bind(&mut forwarder, 1, from, counter, 0).expect("bound");
+            assert_eq!(relay::open_bound(&answer, &KEY), Some((counter, seen)));
+            assert!(matches!(forwarder.route(data(1, 2), from, 0), Verdict::Forward(..)));
+            let Verdict::Forward(_, bound) = forwarder.route(data(2, 1), address(2), 0) else {
+                panic!("not forwarded")
+            };
+            assert_eq!(bound.address, from);
+        }
+        assert_eq!(forwarder.route(data(1, 2), tunnel::address(7), 0), Verdict::Drop);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Opens the relay's socket and serves who comes to it.
+//! Opens the relay's ports and serves who comes to them.
 //!
-//! [`Server::start`] puts the parts together: directory, store, driver, socket, QUIC endpoint. [`Server::run`] lets
+//! [`Server::start`] puts the parts together: directory, store, driver, sockets, QUIC endpoint. [`Server::run`] lets
 //! callers in: who comes too often, or comes while many handshakes are unfinished, must first prove its address; each
 //! connection gets a task of its own, so that a panic in one is the end of that one only.
 
@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 
 use hearth_schemas::address::RelayAddress;
 use hearth_schemas::relay::CloseCode;
+use hearth_schemas::tunnel::number_of;
 use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime, VarInt};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{Admission, Buckets, Limits, Origin};
 use crate::connection::{self, FrameBudget};
@@ -27,10 +30,14 @@ use crate::forward::Forwarder;
 use crate::relay::{ConnectionId, Input, Relay};
 use crate::socket::{self, RelaySocket};
 use crate::store::{Store, StoreError};
+use crate::tunnel::{Tunnel, Tunnels, User};
+use crate::web::WebPort;
 use crate::{host, tls};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How many free UDP ports are tried until one is free for TCP, too.
+const PORTS_TRIED: u32 = 64;
 /// How long connected devices may take to hear that the relay stops.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -41,6 +48,8 @@ pub struct Options {
     pub data: PathBuf,
     /// Where to listen; port 0 asks for any, and gets the same one each time.
     pub listen: SocketAddr,
+    /// Where to listen for TCP, if not on the same address and port.
+    pub tcp: Option<SocketAddr>,
     /// The host to print in the address, if it is not to be found out.
     pub host: Option<String>,
     /// Who may register an account.
@@ -57,8 +66,10 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The address cannot be listened on.
-    #[error("listening on {address}: {source}")]
+    #[error("listening for {protocol} on {address}: {source}")]
     Listen {
+        /// UDP or TCP.
+        protocol: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why.
@@ -80,6 +91,7 @@ pub struct Server {
     endpoint: Endpoint,
     address: RelayAddress,
     gate: Gate,
+    web: WebPort,
     inbox: mpsc::Sender<Message>,
     _lock: File,
 }
@@ -92,18 +104,19 @@ impl Server {
         let key = data.key()?;
         let limits = Limits::default();
         let store = Store::open(&data.database()?, options.admission, limits.clone())?;
-        let socket = open_socket(&store, options.listen)?;
-        let listening = |source| ServeError::Listen { address: options.listen, source };
+        let (socket, listener) = open_ports(&store, options)?;
+        let listening = |source| ServeError::Listen { protocol: "UDP", address: options.listen, source };
         let port = socket.local_addr().map_err(listening)?.port();
 
         let started = Instant::now();
         let forwarder = Arc::new(Mutex::new(Forwarder::default()));
-        let socket = RelaySocket::new(socket, forwarder.clone(), started).map_err(listening)?;
+        let tunnels = Arc::new(Tunnels::new(limits.tunnels, started));
+        let socket = Arc::new(RelaySocket::new(socket, forwarder.clone(), tunnels.clone()).map_err(listening)?);
         let config = tls::server_config(&key)?;
         let mut endpoint_config = EndpointConfig::default();
         endpoint_config.grease_quic_bit(false);
         let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config, Some(config), Arc::new(socket), Arc::new(TokioRuntime))
+            Endpoint::new_with_abstract_socket(endpoint_config, Some(config), socket.clone(), Arc::new(TokioRuntime))
                 .map_err(listening)?;
 
         let (inbox, messages) = mpsc::channel(INBOX);
@@ -117,15 +130,27 @@ impl Server {
 
         let host = options.host.clone().unwrap_or_else(|| host::usable(options.listen.ip()));
         let address = RelayAddress { host, port, key: Some(tls::public_key(&key)) };
+        let tag_key = random()?;
+        let web = WebPort {
+            listener,
+            acceptor: TlsAcceptor::from(Arc::new(tls::stream_config(&key)?)),
+            socket,
+            tunnels: tunnels.clone(),
+            limits: limits.clone(),
+            tag_key,
+            callers: Buckets::new(limits.handshakes),
+            half_open: Arc::default(),
+        };
         let gate = Gate {
-            tag_key: random()?,
+            tag_key,
+            tunnels,
             unproven: Buckets::new(limits.handshakes),
             proven: Buckets::new(limits.handshakes),
             half_open: Arc::default(),
             limits,
             started,
         };
-        Ok(Self { endpoint, address, gate, inbox, _lock: lock })
+        Ok(Self { endpoint, address, gate, web, inbox, _lock: lock })
     }
 
     /// The address that devices are given.
@@ -137,35 +162,57 @@ impl Server {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let budget = Arc::new(FrameBudget::new());
         let mut next = 0;
+        let web = tokio::spawn(self.web.run());
         tokio::pin!(stop);
         loop {
             let incoming = tokio::select! {
                 () = &mut stop => break,
                 incoming = self.endpoint.accept() => incoming.ok_or(ServeError::SocketLost)?,
             };
-            let Some((incoming, origin)) = self.gate.judge(incoming, self.endpoint.open_connections()) else {
+            let Some(Caller { incoming, origin, tunnel }) = self.gate.judge(incoming, self.endpoint.open_connections())
+            else {
                 continue;
             };
             next += 1;
-            let visit = Visit { conn: ConnectionId(next), origin, half_open: self.gate.half_open.clone() };
+            let half_open = self.gate.half_open.clone();
+            let visit = Visit { conn: ConnectionId(next), origin, half_open, _tunnel: tunnel.map(User::new) };
             tokio::spawn(visit.run(incoming, self.inbox.clone(), budget.clone()));
         }
+        web.abort();
         self.endpoint.close(VarInt::from_u32(CloseCode::Shutdown as u32), b"");
         let _some_did_not_answer = timeout(GOODBYE, self.endpoint.wait_idle()).await;
         Ok(())
     }
 }
 
-/// Listens where it was asked to. Of port 0, the port that was given out the last time is kept: devices know it.
-fn open_socket(store: &Store, listen: SocketAddr) -> Result<std::net::UdpSocket, ServeError> {
+/// Listens where it was asked to. Of port 0, the port that was given out the last time is kept: devices know it. It is
+/// one that is free for both UDP and TCP.
+fn open_ports(store: &Store, options: &Options) -> Result<(std::net::UdpSocket, TcpListener), ServeError> {
+    let listen = options.listen;
     let remembered = if listen.port() == 0 { store.port(&listen.to_string())? } else { None };
     let address = SocketAddr::new(listen.ip(), remembered.unwrap_or(listen.port()));
-    let failed = |source| ServeError::Listen { address, source };
-    let socket = socket::open(address).map_err(failed)?;
-    if address.port() == 0 {
-        store.remember_port(&listen.to_string(), socket.local_addr().map_err(failed)?.port())?;
+    let failed = |source| ServeError::Listen { protocol: "UDP", address, source };
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let socket = socket::open(address).map_err(failed)?;
+        let port = socket.local_addr().map_err(failed)?.port();
+        let tcp = options.tcp.unwrap_or(SocketAddr::new(listen.ip(), port));
+        match socket::listen(tcp).and_then(TcpListener::from_std) {
+            Ok(listener) => {
+                if address.port() == 0 {
+                    store.remember_port(&listen.to_string(), port)?;
+                }
+                return Ok((socket, listener));
+            }
+            Err(error) if is_taken(&error) && options.tcp.is_none() && address.port() == 0 && tries < PORTS_TRIED => {}
+            Err(source) => return Err(ServeError::Listen { protocol: "TCP", address: tcp, source }),
+        }
     }
-    Ok(socket)
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
 }
 
 fn random() -> Result<[u8; 32], getrandom::Error> {
@@ -178,30 +225,48 @@ fn random() -> Result<[u8; 32], getrandom::Error> {
 struct Gate {
     limits: Limits,
     tag_key: [u8; 32],
+    tunnels: Arc<Tunnels>,
     unproven: Buckets,
     proven: Buckets,
     half_open: Arc<AtomicUsize>,
     started: Instant,
 }
 
+/// Somebody who is let in.
+struct Caller {
+    incoming: Incoming,
+    origin: Origin,
+    /// The tunnel that it came through, if it did.
+    tunnel: Option<Arc<Tunnel>>,
+}
+
 impl Gate {
-    /// Lets a caller through, or answers it as cheaply as can be. Who has proved its
-    /// address has a bucket of its own: it cannot be used up by others who forge that address.
-    fn judge(&mut self, incoming: Incoming, open: usize) -> Option<(Incoming, Origin)> {
+    /// Lets a caller through, or answers it as cheaply as can be. Who has proved its address has a bucket of its own:
+    /// it cannot be used up by others who forge that address. A tunnel's address is that of its TCP connection, which
+    /// nobody forges.
+    fn judge(&mut self, incoming: Incoming, open: usize) -> Option<Caller> {
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let origin = Origin::new(&self.tag_key, incoming.remote_address().ip());
+        let remote = incoming.remote_address();
+        let tunnel = match number_of(remote).map(|number| self.tunnels.at(number)) {
+            Some(None) => {
+                incoming.ignore();
+                return None;
+            }
+            found => found.flatten(),
+        };
+        let origin = tunnel.as_ref().map_or_else(|| Origin::new(&self.tag_key, remote.ip()), |tunnel| tunnel.origin());
         if open >= self.limits.connections {
             incoming.refuse();
             return None;
         }
         let crowded = self.half_open.load(Ordering::Relaxed) >= self.limits.half_open;
-        if incoming.remote_address_validated() {
+        if tunnel.is_some() || incoming.remote_address_validated() {
             if self.proven.take(origin, now_ms) {
-                return Some((incoming, origin));
+                return Some(Caller { incoming, origin, tunnel });
             }
             incoming.refuse();
         } else if !crowded && self.unproven.take(origin, now_ms) {
-            return Some((incoming, origin));
+            return Some(Caller { incoming, origin, tunnel });
         } else if incoming.retry().is_err() {
             tracing::debug!("a caller could not be asked to prove its address");
         }
@@ -214,12 +279,13 @@ struct Visit {
     conn: ConnectionId,
     origin: Origin,
     half_open: Arc<AtomicUsize>,
+    _tunnel: Option<User>,
 }
 
 impl Visit {
     async fn run(self, incoming: Incoming, inbox: mpsc::Sender<Message>, budget: Arc<FrameBudget>) {
         let connection = {
-            let _counted = HalfOpen::new(self.half_open);
+            let _counted = HalfOpen::new(self.half_open.clone());
             let Ok(connecting) = incoming.accept() else { return };
             let Ok(Ok(connection)) = timeout(HANDSHAKE, connecting).await else { return };
             connection
@@ -235,10 +301,11 @@ impl Visit {
     }
 }
 
-struct HalfOpen(Arc<AtomicUsize>);
+/// A handshake that is counted as long as it is unfinished.
+pub(crate) struct HalfOpen(Arc<AtomicUsize>);
 
 impl HalfOpen {
-    fn new(count: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(count: Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }

@@ -29,9 +29,12 @@ enum Command {
         /// Directory for the relay's key and database; made if it is missing.
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
-        /// Address and UDP port to listen on; port 0 picks one and keeps it.
+        /// Address and port to listen on, for UDP and TCP; port 0 picks one and keeps it.
         #[arg(long, value_name = "ADDR")]
         listen: SocketAddr,
+        /// Address and port to listen on for TCP, if another; devices come to the port of `--listen` with both.
+        #[arg(long, value_name = "ADDR")]
+        tcp: Option<SocketAddr>,
         /// Name or IP address under which devices reach this relay, if it is not the address listened on.
         #[arg(long, value_name = "NAME", value_parser = host)]
         host: Option<String>,
@@ -53,7 +56,9 @@ async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     match args.command {
-        Command::Serve { data, listen, host, admission } => serve(Options { data, listen, host, admission }).await,
+        Command::Serve { data, listen, tcp, host, admission } => {
+            serve(Options { data, listen, tcp, host, admission }).await
+        }
         Command::Invite { data } => invite(&data),
     }
 }

@@ -3,6 +3,9 @@
 //! A receive call gives up to 32 buffers, each of one or (GRO) many datagrams from one source. Datagrams in a row that
 //! go the same way get their headers rewritten in place and leave in one call (GSO). Nothing is queued: when the
 //! socket's buffer is full a datagram is lost, and the QUIC inside recovers. Where to is decided by [`Forwarder`].
+//!
+//! What came through a tunnel is handled as if it had come from the tunnel's made-up address, and what is sent to such
+//! an address goes to [`Tunnels`]. On the wire no datagram has such a source; one that claims to is dropped.
 
 use std::fmt;
 use std::future::Future;
@@ -10,17 +13,19 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use hearth_schemas::relay::{HEADER, Header, Kind};
+use hearth_schemas::tunnel::{Malformed, number_of, split};
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
 
 use crate::forward::{Bound, Forwarder, Verdict};
+use crate::tunnel::{Tunnel, Tunnels, is_made_up};
 
 /// Wished size of the kernel's buffers, in bytes; the system may give less.
 const BUFFER: usize = 8 << 20;
@@ -31,6 +36,9 @@ const LONGEST_CALL: usize = 65_000;
 /// Most segments of one call.
 const MOST_SEGMENTS: usize = 64;
 
+/// Callers over TCP that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
 /// The relay's socket.
 pub(crate) struct RelaySocket {
     io: tokio::net::UdpSocket,
@@ -39,7 +47,9 @@ pub(crate) struct RelaySocket {
     /// Of forwarded ones; apart, because one path that refuses a long call turns such calls off in the whole state.
     leg: Mutex<UdpSocketState>,
     forwarder: Arc<Mutex<Forwarder>>,
-    started: Instant,
+    tunnels: Arc<Tunnels>,
+    /// Whether QUIC gets what tunnels brought before what the wire brings; each in turn.
+    tunnels_first: AtomicBool,
 }
 
 /// Opens the socket. An IPv6 wildcard takes IPv4 as well.
@@ -60,11 +70,64 @@ pub(crate) fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from(socket))
 }
 
+/// Listens for TCP on the same terms.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
+    // Connections of an earlier run that the kernel has not forgotten yet do not stand in the way.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
 impl RelaySocket {
-    pub(crate) fn new(socket: UdpSocket, forwarder: Arc<Mutex<Forwarder>>, started: Instant) -> io::Result<Self> {
+    pub(crate) fn new(socket: UdpSocket, forwarder: Arc<Mutex<Forwarder>>, tunnels: Arc<Tunnels>) -> io::Result<Self> {
         let quic = UdpSocketState::new((&socket).into())?;
         let leg = Mutex::new(UdpSocketState::new((&socket).into())?);
-        Ok(Self { io: tokio::net::UdpSocket::from_std(socket)?, quic, leg, forwarder, started })
+        let io = tokio::net::UdpSocket::from_std(socket)?;
+        Ok(Self { io, quic, leg, forwarder, tunnels, tunnels_first: AtomicBool::new(false) })
+    }
+
+    /// Handles the datagrams of a tunnel's message; those of QUIC wait until it asks for them.
+    pub(crate) fn arrive(&self, tunnel: &Arc<Tunnel>, message: &[u8]) -> Result<(), Malformed> {
+        let mut batch: Vec<u8> = Vec::with_capacity(message.len());
+        let mut stride = 0;
+        for datagram in split(message)? {
+            // Datagrams of one length, of which the last may be shorter, are a batch as the kernel makes them.
+            if !batch.is_empty() && (datagram.len() > stride || !batch.len().is_multiple_of(stride)) {
+                self.arrive_batch(tunnel, &mut batch, stride);
+            }
+            if batch.is_empty() {
+                stride = datagram.len();
+            }
+            batch.extend_from_slice(datagram);
+        }
+        self.arrive_batch(tunnel, &mut batch, stride);
+        Ok(())
+    }
+
+    fn arrive_batch(&self, tunnel: &Arc<Tunnel>, batch: &mut Vec<u8>, stride: usize) {
+        let mut meta = tunnel.source(batch.len(), stride);
+        self.take_ours(batch, &mut meta);
+        for packet in batch[..meta.len].chunks(stride.max(1)) {
+            self.tunnels.arrive(tunnel, packet);
+        }
+        batch.clear();
+    }
+
+    /// Handles what the wire brought, and leaves only QUIC's packets in the buffer.
+    fn take_received(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
+        if is_made_up(meta.addr) {
+            tracing::debug!("a datagram claims to come from a tunnel");
+            meta.len = 0;
+            return;
+        }
+        self.take_ours(buffer, meta);
     }
 
     /// Handles our datagrams among what was received, and leaves only QUIC's in the buffer.
@@ -74,7 +137,7 @@ impl RelaySocket {
         if received.chunks(stride).all(Header::is_quic) {
             return;
         }
-        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.tunnels.now_ms();
         let mut kept = 0;
         let mut at = 0;
         while at < received.len() {
@@ -104,6 +167,9 @@ impl RelaySocket {
     fn bind(&self, datagram: &[u8], meta: &RecvMeta, now_ms: u64) {
         let answer = self.forwarder().bind(datagram, meta.addr, meta.dst_ip, now_ms);
         if let Some(answer) = answer {
+            if let Some(number) = number_of(meta.addr) {
+                self.tunnels.note_bound(number);
+            }
             let _lost_if_full = self.send(&self.leg(), meta.addr, meta.dst_ip, None, &answer, None);
         }
     }
@@ -156,8 +222,29 @@ impl RelaySocket {
         contents: &[u8],
         segment_size: Option<usize>,
     ) -> io::Result<()> {
+        if let Some(number) = number_of(destination) {
+            self.tunnels.send(number, contents, segment_size);
+            return Ok(());
+        }
         let transmit = Transmit { destination, ecn, contents, segment_size, src_ip };
         self.io.try_io(Interest::WRITABLE, || state.try_send((&self.io).into(), &transmit))
+    }
+
+    fn poll_wire(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let received = self.io.try_io(Interest::READABLE, || self.quic.recv((&self.io).into(), buffers, metas));
+            let Ok(count) = received else { continue };
+            for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()).take(count) {
+                self.take_received(buffer, meta);
+            }
+            return Poll::Ready(Ok(count));
+        }
     }
 
     fn forwarder(&self) -> MutexGuard<'_, Forwarder> {
@@ -200,6 +287,10 @@ impl AsyncUdpSocket for RelaySocket {
 
     /// Sends QUIC's packets. Errors of one path stay with it: only a full buffer is told to quinn.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if let Some(number) = number_of(transmit.destination) {
+            self.tunnels.send(number, transmit.contents, transmit.segment_size);
+            return Ok(());
+        }
         let sent = self.io.try_io(Interest::WRITABLE, || self.quic.try_send((&self.io).into(), transmit));
         match sent {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
@@ -216,14 +307,18 @@ impl AsyncUdpSocket for RelaySocket {
         buffers: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.io.poll_recv_ready(cx))?;
-            let received = self.io.try_io(Interest::READABLE, || self.quic.recv((&self.io).into(), buffers, metas));
-            let Ok(count) = received else { continue };
-            for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()).take(count) {
-                self.take_ours(buffer, meta);
+        if self.tunnels_first.fetch_not(Ordering::Relaxed) {
+            let released = self.tunnels.release(cx, buffers, metas);
+            if released > 0 {
+                return Poll::Ready(Ok(released));
             }
-            return Poll::Ready(Ok(count));
+        }
+        if let Poll::Ready(received) = self.poll_wire(cx, buffers, metas) {
+            return Poll::Ready(received);
+        }
+        match self.tunnels.release(cx, buffers, metas) {
+            0 => Poll::Pending,
+            released => Poll::Ready(Ok(released)),
         }
     }
 
@@ -272,5 +367,69 @@ impl UdpPoller for Writable {
 impl fmt::Debug for Writable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writable").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Instant;
+
+    use hearth_schemas::ids::{AccountId, Slot};
+    use hearth_schemas::relay::bind_datagram;
+    use hearth_schemas::tunnel::{address, put};
+
+    use super::*;
+    use crate::admission::Origin;
+
+    const TOKEN: [u8; 8] = [1; 8];
+    const KEY: [u8; 32] = [2; 32];
+
+    #[tokio::test]
+    async fn a_datagram_on_the_wire_cannot_claim_to_come_through_a_tunnel() {
+        let (socket, tunnels) = socket();
+        let opened = tunnels.open(Origin(1)).expect("room");
+        let mut datagrams = [bind_datagram(TOKEN, &KEY, 1).to_vec(), vec![0xc3; 1200]];
+        for datagram in &mut datagrams {
+            let mut meta = opened.tunnel.source(datagram.len(), datagram.len());
+            socket.take_received(datagram, &mut meta);
+            assert_eq!((meta.len, opened.next_message()), (0, None));
+        }
+        let mut message = Vec::new();
+        assert!(put(&mut message, &bind_datagram(TOKEN, &KEY, 1)));
+        assert_eq!(socket.arrive(&opened.tunnel, &message), Ok(()));
+        assert!(opened.next_message().is_some(), "what did come through the tunnel is answered into it");
+    }
+
+    #[tokio::test]
+    async fn a_message_of_mixed_datagrams_is_handled_one_by_one() {
+        let (socket, tunnels) = socket();
+        let opened = tunnels.open(Origin(1)).expect("room");
+        let quic = |len: usize| vec![0xc3; len];
+        let bind = |counter| bind_datagram(TOKEN, &KEY, counter).to_vec();
+        let mut message = Vec::new();
+        for datagram in [quic(64), bind(1), quic(64), quic(30), bind(2), quic(1200), vec![0; 70], quic(64)] {
+            assert!(put(&mut message, &datagram));
+        }
+        assert_eq!(socket.arrive(&opened.tunnel, &message), Ok(()));
+        let answers = opened.next_message().expect("answers");
+        assert_eq!(split(&answers).expect("well-formed").count(), 2);
+        let mut space = vec![[0; 1500]; 16];
+        let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
+        let mut metas = [RecvMeta::default(); 16];
+        let received = std::future::poll_fn(|cx| socket.poll_recv(cx, &mut buffers, &mut metas)).await;
+        let lengths: Vec<usize> = metas.iter().take(received.expect("received")).map(|meta| meta.len).collect();
+        assert_eq!(lengths, [64, 64, 30, 1200, 64]);
+        assert!(metas[..5].iter().all(|meta| meta.addr == address(1)));
+        assert_eq!(socket.arrive(&opened.tunnel, b"nonsense"), Err(Malformed));
+    }
+
+    fn socket() -> (RelaySocket, Arc<Tunnels>) {
+        let mut forwarder = Forwarder::default();
+        forwarder.admit(TOKEN, KEY, AccountId([3; 32]), Slot(1), 0);
+        let tunnels = Arc::new(Tunnels::new(9, Instant::now()));
+        let socket = open((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
+        let socket = RelaySocket::new(socket, Arc::new(Mutex::new(forwarder)), tunnels.clone());
+        (socket.expect("registered"), tunnels)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_schemas::relay::ALPN;
+use hearth_schemas::tunnel;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ServerConfig, TransportConfig, VarInt};
 use rustls::crypto::aws_lc_rs;
@@ -31,17 +32,10 @@ pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
     ed25519_dalek::SigningKey::from_bytes(secret).verifying_key().to_bytes()
 }
 
-/// The configuration of the endpoint.
+/// The configuration of the QUIC endpoint.
 pub(crate) fn server_config(secret: &[u8; 32]) -> Result<ServerConfig, rustls::Error> {
-    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified_key(secret)?))));
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    tls.session_storage = Arc::new(NoServerSessionStorage {});
-    tls.send_tls13_tickets = 0;
-    tls.max_early_data_size = 0;
-    let crypto = QuicServerConfig::try_from(tls).expect("the provider has the suite of QUIC's initial packets");
+    let crypto = QuicServerConfig::try_from(tls_config(secret, ALPN)?)
+        .expect("the provider has the suite of QUIC's initial packets");
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
     config.max_incoming(1024).incoming_buffer_size_total(4 << 20);
@@ -49,6 +43,23 @@ pub(crate) fn server_config(secret: &[u8; 32]) -> Result<ServerConfig, rustls::E
     tokens.sent(0);
     config.validation_token_config(tokens);
     Ok(config)
+}
+
+/// TLS over TCP, for tunnels.
+pub(crate) fn stream_config(secret: &[u8; 32]) -> Result<rustls::ServerConfig, rustls::Error> {
+    tls_config(secret, tunnel::ALPN)
+}
+
+fn tls_config(secret: &[u8; 32], alpn: &[u8]) -> Result<rustls::ServerConfig, rustls::Error> {
+    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified_key(secret)?))));
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    tls.session_storage = Arc::new(NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
+    tls.max_early_data_size = 0;
+    Ok(tls)
 }
 
 fn provider() -> rustls::crypto::CryptoProvider {

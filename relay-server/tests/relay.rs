@@ -6,6 +6,10 @@ mod client;
 mod household;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/tunnel.rs"]
+mod tunnel;
+#[path = "relay/tunnels.rs"]
+mod tunnels;
 
 use client::{Client, Leg, within};
 use hearth_schemas::ids::Slot;

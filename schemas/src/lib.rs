@@ -18,4 +18,5 @@ pub mod ready;
 pub mod relay;
 pub mod seal;
 pub mod signal;
+pub mod tunnel;
 pub mod wire;

@@ -119,6 +119,30 @@ impl Lab {
         self.host(name)?.run(&["ip", "link", "set", "eth0", state]).map(drop)
     }
 
+    /// Lets a host's UDP packets out, or drops them as a firewall does that answers nothing. What comes in still comes.
+    pub fn udp(&self, name: &str, passes: bool) -> Result<()> {
+        self.let_out(name, &["ipproto", "udp"], passes)
+    }
+
+    /// The same for all that a host sends to the relay.
+    pub fn to_relay(&self, name: &str, passes: bool) -> Result<()> {
+        self.let_out(name, &["to", RELAY_IP], passes)
+    }
+
+    fn let_out(&self, name: &str, what: &[&str], passes: bool) -> Result<()> {
+        let room = self.host(name)?;
+        if room.run(&["ip", "link", "show", "sink"]).is_err() {
+            // A way that leads to a device at which nobody listens: no error tells the sender.
+            room.run(&["ip", "link", "add", "sink", "type", "veth", "peer", "name", "hole"])?;
+            room.run(&["ip", "link", "set", "sink", "arp", "off", "up"])?;
+            room.run(&["ip", "link", "set", "hole", "up"])?;
+            room.run(&["ip", "route", "add", "default", "dev", "sink", "table", "100"])?;
+        }
+        let verb = if passes { "del" } else { "add" };
+        let rule = [&["ip", "rule", verb, "pref", "1"], what, &["lookup", "100"]].concat();
+        room.run(&rule).map(drop)
+    }
+
     /// Returns what has gone through a host's interface so far.
     pub fn traffic(&self, name: &str) -> Result<Traffic> {
         Traffic::of(self.host(name)?, &["eth0", "line"])

@@ -37,11 +37,19 @@ pub struct Kind {
     pub bound_by_modes: bool,
     /// The filter that `syncd` logs by.
     pub log_filter: String,
+    /// What its programs find in the environment beside the usual.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Kind {
     fn default() -> Self {
-        Self { room: None, session_bus: true, bound_by_modes: false, log_filter: "info".to_owned() }
+        Self {
+            room: None,
+            session_bus: true,
+            bound_by_modes: false,
+            log_filter: "info".to_owned(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -288,6 +296,7 @@ impl Machine {
             .env("XDG_STATE_HOME", home.join(".local/state"))
             .env("XDG_CACHE_HOME", home.join(".cache"))
             .env("HOME", home);
+        command.envs(self.kind.environment.iter().map(|(name, value)| (name, value)));
         if self.kind.session_bus {
             command.env("DBUS_SESSION_BUS_ADDRESS", self.bus_address());
         }

@@ -53,7 +53,7 @@ impl Client {
     ) -> Result<Self, ConnectionError> {
         let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
         let config = client_config(relay.key.expect("a pinned relay"), group);
-        let connecting = endpoint.connect_with(config, udp_address(relay), "relay.invalid").expect("a good address");
+        let connecting = endpoint.connect_with(config, relay_address(relay), "relay.invalid").expect("a good address");
         let connection = within(connecting).await?;
         let mut exporter = [0; 32];
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, &[]).expect("32 bytes are not too many");
@@ -143,7 +143,7 @@ impl Leg {
     pub(crate) async fn unbound(relay: &RelayAddress, session: &Session) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
         let state = UdpSocketState::new((&socket).into()).expect("options");
-        Self { socket, state, relay: udp_address(relay), session: session.clone() }
+        Self { socket, state, relay: relay_address(relay), session: session.clone() }
     }
 
     /// A datagram to a device.
@@ -187,11 +187,18 @@ impl Leg {
     }
 }
 
-fn udp_address(relay: &RelayAddress) -> SocketAddr {
+/// Where a relay on loopback listens, for UDP and TCP.
+pub(crate) fn relay_address(relay: &RelayAddress) -> SocketAddr {
     SocketAddr::new(relay.host.parse::<IpAddr>().expect("loopback"), relay.port)
 }
 
 fn client_config(key: [u8; 32], group: &'static dyn SupportedKxGroup) -> quinn::ClientConfig {
+    let config = tls_config(key, group, ALPN);
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).expect("QUIC's suite is there")))
+}
+
+/// TLS with a relay of this key, for this protocol.
+pub(crate) fn tls_config(key: [u8; 32], group: &'static dyn SupportedKxGroup, alpn: &[u8]) -> rustls::ClientConfig {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![group];
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
@@ -200,8 +207,8 @@ fn client_config(key: [u8; 32], group: &'static dyn SupportedKxGroup) -> quinn::
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Pinned(key)))
         .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).expect("QUIC's suite is there")))
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config
 }
 
 /// Takes one raw public key and no other.

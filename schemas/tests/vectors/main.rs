@@ -16,5 +16,6 @@ mod pairing;
 mod ready;
 mod relay;
 mod straight;
+mod tunnel;
 mod wire;
 mod world;

@@ -103,6 +103,8 @@ pub enum PathKind {
     Direct,
     /// The relay's forwarding, over UDP.
     RelayUdp,
+    /// The relay's forwarding, over TCP: UDP does not get out of this network.
+    RelayTcp,
 }
 
 /// How a peer is reached.
@@ -249,14 +251,22 @@ impl Network {
         self.0.control.borrow().is_some()
     }
 
+    /// Whether the relay is reached over TCP, as UDP does not get out; then through which proxy, as host and port, if
+    /// through one.
+    pub fn relay_over_tcp(&self) -> Option<Option<String>> {
+        self.0.socket.carrier().proxy()
+    }
+
     /// How a peer is reached at this moment.
     pub fn path(&self, slot: Slot) -> PathInfo {
         let view = view(&self.0.view);
         let connection = view.up.get(&slot);
+        let by_tunnel = self.0.socket.carrier().by_tunnel();
         let kind = match view.routes.get(&slot) {
             Some(Route::Direct(_, paths::PathKind::Lan)) => PathKind::Lan,
             Some(Route::Direct(_, paths::PathKind::DirectV4 | paths::PathKind::DirectV6)) => PathKind::Direct,
             // What is on trial or in doubt is not what a person can count on.
+            Some(Route::Both(..) | Route::Relay) | None if by_tunnel => PathKind::RelayTcp,
             Some(Route::Both(..) | Route::Relay) | None => PathKind::RelayUdp,
         };
         PathInfo {

@@ -118,7 +118,9 @@ impl Pathfinder {
                 Some(sealed) = self.signals.recv() => self.hear_signal(&mut known, &sealed),
                 Some(Near { slot, addresses }) = self.nearby.recv() => known.handle(Event::Found(slot, addresses)),
                 Ok(()) = bound.changed() => {
+                    // Where a tunnel hides it there is nothing that a peer could send to.
                     let seen = bound.borrow_and_update().map(|Bound { seen, .. }| seen);
+                    let seen = seen.filter(|seen| !seen.ip().is_unspecified());
                     known.handle(Event::Seen(seen));
                 }
                 Ok(()) = self.mapped.changed() => {

@@ -185,7 +185,7 @@ impl Peers {
     pub(crate) async fn run(mut self) {
         let endpoint = self.around.endpoint.clone();
         let events = self.around.events.clone();
-        let mut was_bound = false;
+        let mut bound_way = None;
         loop {
             let next_dial = self.dial_due();
             let next = next_dial.into_iter().chain(self.let_go_of_gone()).min();
@@ -210,11 +210,11 @@ impl Peers {
                     if changed.is_err() {
                         return;
                     }
-                    let is_bound = self.bound.borrow_and_update().is_some();
-                    if is_bound && !was_bound {
+                    let way = self.bound.borrow_and_update().map(|bound| bound.way);
+                    if way.is_some() && way != bound_way {
                         self.up.values().for_each(kick);
                     }
-                    was_bound = is_bound;
+                    bound_way = way;
                 }
                 changed = self.around.routes.changed() => {
                     if changed.is_err() {

@@ -4,9 +4,14 @@
 //! joining an account; `Link` keeps the daemon's own connection up for as long as it runs, and tells
 //! [`crate::socket`] which session forwards the peers' packets. It passes events on to [`crate::net`] and presence to
 //! [`crate::peer`], and judges neither.
+//!
+//! All of it goes over UDP, or through a [`crate::tunnel`] where UDP is silent: at the start a tunnel is opened when
+//! nothing came over UDP for a moment, and in a session when a BIND stays unanswered. From a tunnel the session goes back
+//! as soon as UDP is found to get out again. Connections outlive both changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,14 +29,16 @@ use hearth_schemas::relay::{
 };
 use quinn::{ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
+use crate::carrier::RELAY;
 use crate::net::{Identity, NetEvent, jitter};
 use crate::paths::Sealed;
-use crate::prefixed;
 use crate::socket::PathSocket;
 use crate::tls::{self, Trust};
+use crate::tunnel::{self, Dialled};
+use crate::{prefixed, proxy};
 
 /// How long a request may take.
 const REQUEST: Duration = Duration::from_secs(20);
@@ -47,13 +54,28 @@ const SETTLED: Duration = Duration::from_secs(20);
 /// Keeps NAT mappings and the session's binding.
 const BIND_EVERY: Duration = Duration::from_secs(15);
 /// The same while peers' data flows, and for `BUSY` after it: a relay that lost its memory is noticed soon.
-const BIND_EVERY_BUSY: Duration = Duration::from_secs(3);
+const BIND_EVERY_BUSY: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_secs(10);
 /// Pauses between BINDs that are not answered, in milliseconds.
-const BIND_RETRIES_MS: [u64; 4] = [200, 300, 500, 700];
+const BIND_RETRIES_MS: [u64; 4] = [250, 300, 500, 700];
 /// After the retries the session counts as lost, if the relay was silent altogether; else after this long, as the
 /// line may only be slow.
 const BIND_LOST: Duration = Duration::from_secs(10);
+/// For how long UDP alone may bring an answer (RFC 8305 waits as long for the better of two ways).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// How long a login over UDP may take once the relay was heard there, while a tunnel stands ready.
+const UDP_MAY_TAKE: Duration = Duration::from_secs(1);
+/// How often it is looked whether UDP gets out again.
+const UDP_AGAIN: Duration = Duration::from_secs(45);
+/// How long a packet over UDP may take to be answered, and how many are sent.
+const UDP_ANSWER: Duration = Duration::from_millis(400);
+const UDP_PROBES: u32 = 3;
+/// How many answers over UDP without one to a BIND show that the relay has forgotten the session: some may be lost.
+const UDP_ANSWERS: u32 = 3;
+/// How long a BIND may be unanswered while the relay sends other things.
+const ONE_WAY: Duration = Duration::from_millis(500);
+/// How long a name may take to be looked up before it counts that a proxy would do that.
+const NAME_SOON: Duration = Duration::from_secs(1);
 /// The login's connection lies on the same socket, so that BINDs keep its way open and notice its end. A stranger's has
 /// none.
 const KEEP_ALIVE: Duration = Duration::from_secs(120);
@@ -302,20 +324,17 @@ impl Anonymous {
                 None if by_code => Trust::Unverified,
                 None => Trust::WebPki,
             };
-            let found = resolve(address).await?;
-            let endpoint = Endpoint::new(
-                endpoint_config(),
-                None,
-                UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?,
-                Arc::new(quinn::TokioRuntime),
-            )?;
+            let found = find(address).await?;
+            let (socket, _probes) = PathSocket::open(0)?;
+            let socket = Arc::new(socket);
+            let runtime = Arc::new(quinn::TokioRuntime);
+            let endpoint = Endpoint::new_with_abstract_socket(endpoint_config(), None, socket.clone(), runtime)?;
             let stranger = (STRANGER_KEEP_ALIVE, STRANGER_IDLE_MS);
             let mut result = Err(anyhow!("no answer"));
-            for target in found {
-                result = match timeout(ATTEMPT, dial(&endpoint, target, address, trust, stranger)).await {
-                    Ok(result) => result,
-                    Err(_) => continue,
-                };
+            for at in found {
+                let target = Target { address: address.clone(), at, trust };
+                let until = Instant::now() + ATTEMPT;
+                result = meet(&endpoint, &socket, &target, stranger, HEAD_START, until).await;
                 if result.is_ok() {
                     break;
                 }
@@ -400,13 +419,17 @@ impl Link {
         let mut last_reason = None;
         let mut attempt = 0;
         let mut last_good = None;
+        let mut head_start = HEAD_START;
         while !self.events.is_closed() {
-            let Ended { reason, settled } = match self.log_in(attempt, last_good).await {
-                Ok((control, incoming, session)) => {
-                    last_good = Some(control.0.connection.remote_address());
-                    info!("logged in to the relay");
+            let Ended { reason, settled } = match self.log_in(attempt, last_good, head_start).await {
+                Ok(LoggedIn { control, incoming, session, target }) => {
+                    last_good = target.at;
+                    let over = if self.socket.carrier().by_tunnel() { "TCP" } else { "UDP" };
+                    info!("logged in to the relay, over {over}");
                     let up_since = Instant::now();
-                    let ended = self.serve(&control, incoming, session).await;
+                    let ended = self.serve(&control, incoming, session, target).await;
+                    // Where UDP was silent it is likely to be so still.
+                    head_start = if self.socket.carrier().by_tunnel() { Duration::ZERO } else { HEAD_START };
                     info!("lost the relay: {}", ended.reason);
                     if up_since.elapsed() > BIND_EVERY {
                         down_since = Instant::now();
@@ -440,32 +463,51 @@ impl Link {
         &self,
         attempt: u32,
         last_good: Option<SocketAddr>,
-    ) -> anyhow::Result<(Control, mpsc::Receiver<Event>, Session)> {
+        head_start: Duration,
+    ) -> anyhow::Result<LoggedIn> {
         if self.relays.is_empty() {
             bail!("no relay is configured");
         }
         let turn = usize::try_from(attempt).unwrap_or_default();
         let address = &self.relays[turn % self.relays.len()];
         let limit = if attempt % 4 == 3 { LONG_ATTEMPT } else { ATTEMPT };
+        let until = Instant::now() + limit;
         let work = async {
-            let mut found = resolve(address).await?;
-            found.sort_by_key(|found| last_good.is_none_or(|good| good.ip().to_canonical() != found.ip()));
-            let target = found[turn / self.relays.len() % found.len()];
+            let mut found = find(address).await?;
+            let canonical = |at: SocketAddr| at.ip().to_canonical();
+            found.sort_by_key(|found| last_good.is_none_or(|good| found.map(canonical) != Some(canonical(good))));
+            let at = found[turn / self.relays.len() % found.len()];
             let trust = address.key.map_or(Trust::WebPki, Trust::Pinned);
-            self.socket.use_relay(target);
-            let connection = dial(&self.endpoint, target, address, trust, (KEEP_ALIVE, IDLE_MS)).await?;
-            let (control, events) = Control::open(connection).await?;
+            let target = Target { address: address.clone(), at, trust };
+            let timing = (KEEP_ALIVE, IDLE_MS);
+            let connection = meet(&self.endpoint, &self.socket, &target, timing, head_start, until).await?;
+            let (control, incoming) = Control::open(connection).await?;
             let session = control.login(&self.identity).await?;
-            anyhow::Ok((control, events, session))
+            anyhow::Ok(LoggedIn { control, incoming, session, target })
         };
         timeout(limit, work).await.map_err(|_| anyhow!("the relay does not answer"))?
     }
 
     /// Lives through one session. Gives the reason for its end.
-    async fn serve(&self, control: &Control, mut incoming: mpsc::Receiver<Event>, session: Session) -> Ended {
+    async fn serve(
+        &self,
+        control: &Control,
+        mut incoming: mpsc::Receiver<Event>,
+        session: Session,
+        target: Target,
+    ) -> Ended {
         self.socket.start_session(session.token, session.mac_key);
         self.control.send_replace(Some(control.clone()));
-        let bind = tokio::spawn(keep_bound(self.socket.clone(), control.clone()));
+        let keeper = Keeper {
+            socket: self.socket.clone(),
+            control: control.clone(),
+            target,
+            counter: 0,
+            round_trip: Duration::ZERO,
+            by_tunnel: self.socket.carrier().by_tunnel(),
+            udp_again: Instant::now() + UDP_AGAIN,
+        };
+        let bind = tokio::spawn(keeper.keep_bound());
         self.presence.send(Presence::All(session.online.iter().copied().collect())).await.ok();
         self.events.send(NetEvent::RelayUp { session }).await.ok();
         while let Some(event) = incoming.recv().await {
@@ -493,38 +535,188 @@ impl Link {
     }
 }
 
-/// Binds the session to this device's address, again and again. Ends the connection when the relay has forgotten it.
-async fn keep_bound(socket: Arc<PathSocket>, control: Control) {
-    let mut counter = 0;
-    while bind(&socket, &mut counter).await {
-        let pause = if socket.idle_for() < BUSY { BIND_EVERY_BUSY } else { BIND_EVERY };
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = socket.doubted() => {}
-        }
-    }
-    control.end("the relay does not answer on the forwarding leg");
+/// A session that begins.
+struct LoggedIn {
+    control: Control,
+    incoming: mpsc::Receiver<Event>,
+    session: Session,
+    target: Target,
 }
 
-/// Sends BINDs until one is answered; false if that is not to be expected any more.
-async fn bind(socket: &PathSocket, counter: &mut u64) -> bool {
-    let mut bound = socket.bound();
-    let first = *counter + 1;
-    let asked = Instant::now();
-    let mut retries = BIND_RETRIES_MS.iter();
-    loop {
-        *counter += 1;
-        socket.send_bind(*counter);
-        let last = BIND_RETRIES_MS[BIND_RETRIES_MS.len() - 1];
-        let wait = Duration::from_millis(retries.next().copied().unwrap_or(last));
-        let answer = bound.wait_for(|bound| bound.is_some_and(|bound| bound.counter >= first));
-        if timeout(wait, answer).await.is_ok_and(|answer| answer.is_ok()) {
-            return true;
+/// A relay, and where and how it is known.
+#[derive(Clone)]
+struct Target {
+    address: RelayAddress,
+    /// `None` where its name is known to a proxy alone.
+    at: Option<SocketAddr>,
+    trust: Trust,
+}
+
+impl Target {
+    async fn dial_tunnel(self) -> anyhow::Result<Dialled> {
+        tunnel::dial(&self.address, self.at, self.trust).await
+    }
+}
+
+/// A tunnel on its way.
+type Opening = Pin<Box<dyn Future<Output = anyhow::Result<Dialled>> + Send>>;
+
+/// Keeps a session bound to this device, by whatever carries datagrams to the relay.
+struct Keeper {
+    socket: Arc<PathSocket>,
+    control: Control,
+    target: Target,
+    counter: u64,
+    /// How long the last BIND that was answered at once took.
+    round_trip: Duration,
+    /// Whether a tunnel was in use when the last BIND was answered.
+    by_tunnel: bool,
+    /// When to look whether UDP gets out again.
+    udp_again: Instant,
+}
+
+/// What ended a wait for the answer to a BIND.
+enum Turn {
+    Answered,
+    Opened(anyhow::Result<Dialled>),
+    UdpAnswers,
+    Late,
+}
+
+impl Keeper {
+    /// Binds the session again and again. Ends the connection when the relay has forgotten it.
+    async fn keep_bound(mut self) {
+        let mut way = None;
+        while self.bind().await {
+            let bound_way = self.socket.bound().borrow().map(|bound| bound.way);
+            if way.is_some() && way != bound_way {
+                self.show();
+            }
+            way = bound_way;
+            let pause = if self.socket.idle_for() < BUSY { BIND_EVERY_BUSY } else { BIND_EVERY };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.socket.doubted() => {}
+                () = sleep_until(self.udp_again.into()), if self.socket.carrier().by_tunnel() => self.try_udp().await,
+            }
         }
-        let silent = socket.silent_for() >= asked.elapsed();
-        if retries.len() == 0 && (silent || asked.elapsed() > BIND_LOST) {
-            return false;
+        self.control.end("the relay does not answer on the forwarding leg");
+    }
+
+    /// Sends BINDs until one is answered; false if that is not to be expected any more. While none is, another way to
+    /// the relay is looked for: a tunnel, and UDP if a tunnel was in use. Where UDP does reach the relay, and BINDs are
+    /// not answered all the same, it has forgotten the session.
+    async fn bind(&mut self) -> bool {
+        let mut bound = self.socket.bound();
+        let mut first = self.counter + 1;
+        let mut asked = Instant::now();
+        let mut retries = BIND_RETRIES_MS.iter();
+        let mut opening: Option<Opening> = None;
+        let mut opened_or_failed = false;
+        let mut udp_answers = 0;
+        if self.by_tunnel && !self.socket.carrier().by_tunnel() {
+            // The tunnel broke. That UDP does not help is what it was there for.
+            self.socket.probe_udp();
+            opening = Some(Box::pin(self.target.clone().dial_tunnel()));
         }
+        loop {
+            self.counter += 1;
+            self.socket.send_bind(self.counter);
+            let last = BIND_RETRIES_MS[BIND_RETRIES_MS.len() - 1];
+            let wait = Duration::from_millis(retries.next().copied().unwrap_or(last));
+            let turn = tokio::select! {
+                answer = bound.wait_for(|bound| bound.is_some_and(|bound| bound.counter >= first)) => {
+                    if answer.is_err() {
+                        return false;
+                    }
+                    Turn::Answered
+                }
+                opened = opened(&mut opening) => Turn::Opened(opened),
+                () = self.socket.carrier().answered() => Turn::UdpAnswers,
+                () = sleep(wait) => Turn::Late,
+            };
+            let carrier = self.socket.carrier();
+            match turn {
+                Turn::Answered => {
+                    if self.counter == first {
+                        self.round_trip = asked.elapsed();
+                    }
+                    self.by_tunnel = carrier.by_tunnel();
+                    return true;
+                }
+                Turn::Opened(result) => {
+                    (opening, opened_or_failed) = (None, true);
+                    match result {
+                        Ok(dialled) => {
+                            info!("UDP does not reach the relay; going on over TCP");
+                            self.socket.attach(dialled);
+                            self.udp_again = Instant::now() + UDP_AGAIN;
+                            (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
+                        }
+                        Err(error) => debug!("no tunnel to the relay: {error:#}"),
+                    }
+                }
+                Turn::UdpAnswers => {
+                    opening = None;
+                    if carrier.by_tunnel() {
+                        info!("UDP reaches the relay; going on over it");
+                        self.socket.use_udp();
+                        (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
+                    }
+                    udp_answers += 1;
+                    if udp_answers >= UDP_ANSWERS {
+                        return false;
+                    }
+                }
+                Turn::Late => {
+                    let silent = self.socket.silent_for() >= asked.elapsed() || udp_answers > 0;
+                    // What still comes in says nothing about what goes out, but a slow line is more likely then.
+                    let patience = if silent { Duration::ZERO } else { ONE_WAY };
+                    if asked.elapsed() >= patience.max(3 * self.round_trip) {
+                        self.socket.probe_udp();
+                        if opening.is_none() && !opened_or_failed {
+                            opening = Some(Box::pin(self.target.clone().dial_tunnel()));
+                        }
+                    }
+                    let waited = retries.len() == 0 && (silent || asked.elapsed() > BIND_LOST);
+                    if waited && opening.is_none() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks whether UDP gets out again, and goes over to it if it does. The session is not touched before.
+    async fn try_udp(&mut self) {
+        self.udp_again = Instant::now() + UDP_AGAIN;
+        for _ in 0..UDP_PROBES {
+            self.socket.probe_udp();
+            if timeout(UDP_ANSWER, self.socket.carrier().answered()).await.is_ok() {
+                info!("UDP reaches the relay again; going on over it");
+                self.socket.use_udp();
+                self.by_tunnel = false;
+                return;
+            }
+        }
+        debug!("UDP does not reach the relay yet");
+    }
+
+    /// Has the login's connection send something at once: only then does the relay see where it comes from now.
+    fn show(&self) {
+        let control = self.control.clone();
+        tokio::spawn(async move {
+            if let Err(error) = control.request(Request::FetchLog { from: u64::MAX }).await {
+                debug!("the relay gave no sign of life: {error}");
+            }
+        });
+    }
+}
+
+async fn opened(opening: &mut Option<Opening>) -> anyhow::Result<Dialled> {
+    match opening {
+        Some(opening) => opening.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -540,6 +732,20 @@ fn pause(attempt: u32, down: Duration) -> Duration {
     jitter(most / 2, most)
 }
 
+/// Where a relay is. One `None` where its name cannot be looked up here and a proxy is set, which may know it.
+async fn find(address: &RelayAddress) -> anyhow::Result<Vec<Option<SocketAddr>>> {
+    let resolving = resolve(address);
+    tokio::pin!(resolving);
+    let soon = timeout(NAME_SOON, &mut resolving).await;
+    let found = match soon {
+        Ok(Ok(found)) => Ok(found),
+        _ if proxy::choose(&address.host, address.port).await.proxy.is_some() => return Ok(vec![None]),
+        Ok(Err(error)) => Err(error),
+        Err(_) => resolving.await,
+    };
+    Ok(found?.into_iter().map(Some).collect())
+}
+
 async fn resolve(address: &RelayAddress) -> anyhow::Result<Vec<SocketAddr>> {
     let found: Vec<_> = tokio::net::lookup_host((address.host.as_str(), address.port))
         .await
@@ -551,18 +757,61 @@ async fn resolve(address: &RelayAddress) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
+/// Connects with a relay: over UDP, or through a tunnel if nothing has come over UDP until one is open.
+async fn meet(
+    endpoint: &Endpoint,
+    socket: &Arc<PathSocket>,
+    target: &Target,
+    timing: (Duration, u32),
+    head_start: Duration,
+    until: Instant,
+) -> anyhow::Result<quinn::Connection> {
+    socket.use_relay(target.at);
+    if target.at.is_none() {
+        socket.attach(target.clone().dial_tunnel().await?);
+        return dial(endpoint, target, timing).await;
+    }
+    let mut over_udp = Box::pin(dial(endpoint, target, timing));
+    let tunnel = async {
+        sleep(head_start).await;
+        target.clone().dial_tunnel().await
+    };
+    let opened = tokio::select! {
+        biased;
+        connection = &mut over_udp => return connection,
+        opened = tunnel => opened,
+    };
+    match opened {
+        Ok(dialled) => {
+            if socket.carrier().udp_heard()
+                && let Ok(connection) = timeout(UDP_MAY_TAKE, &mut over_udp).await
+            {
+                return connection;
+            }
+            drop(over_udp);
+            socket.attach(dialled);
+            dial(endpoint, target, timing).await
+        }
+        Err(error) if error.is::<RelayError>() => Err(error),
+        Err(error) => {
+            // A little before the whole attempt ends, so that what was tried can be told.
+            let until = until - UDP_ANSWER;
+            timeout_at(until.into(), over_udp).await.unwrap_or_else(|_| Err(anyhow!("no answer over UDP; {error:#}")))
+        }
+    }
+}
+
 async fn dial(
     endpoint: &Endpoint,
-    target: SocketAddr,
-    address: &RelayAddress,
-    trust: Trust,
+    target: &Target,
     (keep_alive, idle_ms): (Duration, u32),
 ) -> anyhow::Result<quinn::Connection> {
-    let mut config = quinn::ClientConfig::new(Arc::new(tls::relay_client(trust)?));
+    let Target { address, trust, .. } = target;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls::relay_client(*trust)?));
     config.transport_config(Arc::new(transport(keep_alive, idle_ms)));
-    let name = if trust == Trust::WebPki { &address.host } else { tls::NAME };
-    match endpoint.connect_with(config, target, name)?.await {
-        Err(ConnectionError::TransportError(error)) if is_wrong_key(&error.reason, trust) => {
+    let name = if *trust == Trust::WebPki { &address.host } else { tls::NAME };
+    match endpoint.connect_with(config, RELAY, name)?.await {
+        Err(ConnectionError::TransportError(error)) if is_wrong_key(&error.reason, *trust) => {
             let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
             Err(RelayError::WrongKey { host: format!("{host}:{}", address.port) }.into())
         }

@@ -485,7 +485,7 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
             "path": path.kind.map(|kind| match kind {
                 PathKind::Lan => "lan",
                 PathKind::Direct => "direct",
-                PathKind::RelayUdp => "relay",
+                PathKind::RelayUdp | PathKind::RelayTcp => "relay",
             }),
             "rtt_ms": path.rtt_ms,
             "in_sync": agrees,

@@ -3,10 +3,11 @@
 //!
 //! Each peer has a [`Lane`]. A packet for it goes straight to an address of the peer's, as it is, or to the relay behind
 //! a [`Header`], one per segment, so that segmentation offload still sends a burst with one system call; what comes back
-//! is stripped in place. A packet for any other address goes out as it is: that is the login connection, made by
-//! [`crate::relay`], which also tells this module which relay and session to use. Taken in is what comes from that relay,
-//! forwarded datagrams only with that session's token; QUIC packets from addresses that a peer's probe came from; and
-//! probes, for [`crate::paths`] to look at, which decides the lanes.
+//! is stripped in place. A packet for the relay's own made-up address goes to it as it is: that is the login connection,
+//! made by [`crate::relay`], which also tells this module which relay and session to use. What carries datagrams to the
+//! relay, UDP or a tunnel, is [`crate::carrier`]'s. Taken in is what comes from that relay, forwarded datagrams only with
+//! that session's token; QUIC packets from addresses that a peer's probe came from; and probes, for [`crate::paths`] to
+//! look at, which decides the lanes.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use hearth_schemas::ids::Slot;
 use hearth_schemas::probe;
 use hearth_schemas::relay::{self, HEADER, Header, Kind};
+use hearth_schemas::tunnel::Datagrams;
 use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -30,6 +32,9 @@ use syncd_core::paths::Route;
 use tokio::io::Interest;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, trace};
+
+use crate::carrier::{Carrier, RELAY};
+use crate::tunnel::{self, Dialled, Queue};
 
 mod lane;
 
@@ -42,7 +47,7 @@ const AT_ONCE: usize = 8;
 /// Packets kept for the next call because their batch belonged to somebody else.
 const MAX_HELD: usize = 1024;
 /// A packet sent after hearing nothing for this long asks for a sign of life from the relay.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(400);
 /// How often it is told that data is sent to a peer, in milliseconds.
 const BUSY_EVERY_MS: u64 = 250;
 /// News that wait to be looked at; what comes beyond is lost, as datagrams may be.
@@ -90,8 +95,10 @@ struct Leg {
 pub struct Bound {
     /// The counter of the BIND that it answers.
     pub counter: u64,
-    /// This device's address as the relay saw it.
+    /// This device's address as the relay saw it; unspecified where a tunnel hides it.
     pub seen: SocketAddr,
+    /// Which change of session or of what carries it this is an answer after. Another number: another way.
+    pub way: u64,
 }
 
 /// What [`crate::paths`] is told.
@@ -122,6 +129,8 @@ pub struct PathSocket {
     state: UdpSocketState,
     v6: bool,
     leg: RwLock<Leg>,
+    carrier: Carrier,
+    sessions: AtomicU64,
     lanes: RwLock<BTreeMap<Slot, Arc<Lane>>>,
     /// Addresses that probes of a peer came from.
     sources: RwLock<BTreeMap<SocketAddr, Slot>>,
@@ -189,8 +198,63 @@ impl PathSocket {
     }
 
     /// Sets the relay that is being dialled or used; nothing from elsewhere is taken in. Ends any session.
-    pub fn use_relay(&self, relay: SocketAddr) {
-        self.set_leg(Leg { relay: Some(canonical(relay)), session: None });
+    /// `None` is a relay that has no address here, and can be reached through a proxy alone.
+    pub fn use_relay(&self, relay: Option<SocketAddr>) {
+        self.carrier.start_over();
+        self.set_leg(Leg { relay: relay.map(canonical), session: None });
+    }
+
+    /// What carries datagrams to the relay.
+    pub(crate) fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    /// Goes over to a tunnel to the relay in use.
+    pub(crate) fn attach(self: &Arc<Self>, dialled: Dialled) {
+        let queue = Arc::new(Queue::new());
+        let task = tokio::spawn(tunnel::carry(dialled.web, queue.clone(), Arc::downgrade(self)));
+        self.carrier.attach(queue, dialled.proxy, task.abort_handle());
+        self.bound.send_replace(None);
+    }
+
+    /// Goes over to UDP.
+    pub(crate) fn use_udp(&self) {
+        self.carrier.use_udp();
+        self.bound.send_replace(None);
+    }
+
+    /// Asks over UDP whether the relay is there, without a consequence for the session.
+    pub(crate) fn probe_udp(&self) {
+        let (Some(relay), Some(contents)) = (self.leg().relay, self.carrier.probe()) else { return };
+        let transmit =
+            Transmit { destination: relay, ecn: None, contents: &contents, segment_size: None, src_ip: None };
+        if let Err(error) = self.send(&transmit) {
+            trace!("the relay was not asked over UDP: {error}");
+        }
+    }
+
+    /// Takes in what a tunnel has brought.
+    pub(crate) fn take_from_tunnel(&self, datagrams: Datagrams<'_>) {
+        let leg = self.leg();
+        self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        let outer = RecvMeta { addr: RELAY, len: 0, stride: 0, ecn: None, dst_ip: None };
+        for datagram in datagrams {
+            if datagram.len() > DATA {
+                self.data_ms.store(self.now_ms(), Ordering::Relaxed);
+            }
+            if let Some(parsed) = self.parse(&leg, datagram, &outer) {
+                self.hold(&datagram[parsed.skip..], parsed.meta);
+            }
+        }
+        self.carrier.arrivals.wake();
+    }
+
+    /// Notes that a tunnel is over. If it was in use, the relay is asked over UDP for a sign of life at once.
+    pub(crate) fn tunnel_ended(&self, queue: &Arc<Queue>) {
+        if self.carrier.tunnel_ended(queue) {
+            self.bound.send_replace(None);
+            self.doubt.notify_one();
+        }
     }
 
     /// Starts forwarding under a session of the relay in use.
@@ -212,10 +276,10 @@ impl PathSocket {
 
     /// Sends a BIND of the current session, if there is one. It may get lost, as any datagram.
     pub fn send_bind(&self, counter: u64) {
-        let Leg { relay: Some(relay), session: Some(session) } = self.leg() else { return };
+        let Some(session) = self.leg().session else { return };
         let datagram = relay::bind_datagram(session.token, &session.mac_key, counter);
-        let sent = self.send(&Transmit {
-            destination: relay,
+        let sent = self.send_to_relay(&Transmit {
+            destination: RELAY,
             ecn: None,
             contents: &datagram,
             segment_size: None,
@@ -257,6 +321,8 @@ impl PathSocket {
             state,
             v6,
             leg: RwLock::default(),
+            carrier: Carrier::default(),
+            sessions: AtomicU64::new(0),
             lanes: RwLock::default(),
             sources: RwLock::default(),
             news,
@@ -276,6 +342,7 @@ impl PathSocket {
 
     fn set_leg(&self, leg: Leg) {
         *self.leg.write().unwrap_or_else(PoisonError::into_inner) = leg;
+        self.sessions.fetch_add(1, Ordering::Relaxed);
         self.bound.send_replace(None);
     }
 
@@ -296,6 +363,15 @@ impl PathSocket {
             }
             result => result,
         }
+    }
+
+    /// Sends to the relay by what carries datagrams there.
+    fn send_to_relay(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if self.carrier.send(transmit.contents, transmit.segment_size) {
+            return Ok(());
+        }
+        let Some(relay) = self.leg().relay else { return Ok(()) };
+        self.send(&Transmit { destination: relay, ..transmit.clone() })
     }
 
     fn try_to_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -348,7 +424,7 @@ impl PathSocket {
 
     /// Sends to a peer through the relay.
     fn forward(&self, slot: Slot, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Leg { relay: Some(relay), session: Some(session) } = self.leg() else { return Ok(()) };
+        let Some(session) = self.leg().session else { return Ok(()) };
         if self.silent_for() > SILENCE {
             self.doubt.notify_one();
         }
@@ -366,8 +442,8 @@ impl PathSocket {
                 scratch.extend_from_slice(packet);
             }
             // The relay carries a mark of either leg on in the header.
-            self.send(&Transmit {
-                destination: relay,
+            self.send_to_relay(&Transmit {
+                destination: RELAY,
                 ecn: transmit.ecn,
                 contents: scratch,
                 segment_size: transmit.segment_size.map(|size| size + HEADER),
@@ -384,11 +460,14 @@ impl PathSocket {
         }
         let length = std::mem::take(&mut meta.len);
         let stride = meta.stride.max(1);
-        self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.carrier.note_udp();
+        if !self.carrier.by_tunnel() {
+            self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
         if length > DATA {
             self.data_ms.store(self.now_ms(), Ordering::Relaxed);
         }
-        let outer = RecvMeta { addr: mapped(meta.addr), ..*meta };
+        let outer = RecvMeta { addr: RELAY, ..*meta };
         let mut first: Option<Parsed> = None;
         let mut start = 0;
         while start < length {
@@ -446,7 +525,7 @@ impl PathSocket {
     /// Looks at one datagram from the relay. `None` if QUIC is not to see it.
     fn parse(&self, leg: &Leg, datagram: &[u8], outer: &RecvMeta) -> Option<Parsed> {
         if Header::is_quic(datagram) {
-            return Some(Parsed { skip: 0, meta: *outer });
+            return (!self.carrier.is_answer(datagram)).then_some(Parsed { skip: 0, meta: *outer });
         }
         let session = leg.session.as_ref()?;
         let header = Header::parse(datagram).filter(|header| header.token == session.token)?;
@@ -459,7 +538,8 @@ impl PathSocket {
             }
             Kind::Bound => {
                 if let Some((counter, seen)) = relay::open_bound(datagram, &session.mac_key) {
-                    self.bound.send_replace(Some(Bound { counter, seen }));
+                    let way = self.sessions.load(Ordering::Relaxed) + self.carrier.changes();
+                    self.bound.send_replace(Some(Bound { counter, seen, way }));
                 }
                 None
             }
@@ -507,6 +587,7 @@ impl AsyncUdpSocket for PathSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match slot_of(transmit.destination) {
             Some(slot) => self.send_to_peer(slot, transmit),
+            None if transmit.destination == RELAY => self.send_to_relay(transmit),
             None => self.send(transmit),
         }
     }
@@ -517,6 +598,8 @@ impl AsyncUdpSocket for PathSocket {
         buffers: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        // Before the look: what a tunnel brings after it wakes this task.
+        self.carrier.arrivals.register(cx.waker());
         let released = self.release(buffers, metas);
         if released > 0 {
             return Poll::Ready(Ok(released));
@@ -671,7 +754,7 @@ mod tests {
         let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
         let mut metas = [RecvMeta::default(); 4];
         assert_eq!(socket.release(&mut buffers, &mut metas), 2);
-        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], mapped(relay())));
+        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], RELAY));
         assert_eq!(given(&buffers[1], &metas[1]), [b"@bbbbbbbbb"]);
         assert_eq!((metas[1].addr, metas[1].ecn), (peer_address(Slot(4)), Some(EcnCodepoint::Ect0)));
         assert_eq!(socket.release(&mut buffers, &mut metas), 0);
@@ -731,7 +814,7 @@ mod tests {
         let (socket, mut news) = PathSocket::open(0).expect("a socket");
         let [there, relay] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"));
         let [to, via] = [&there, &relay].map(|socket| socket.local_addr().expect("an address"));
-        socket.use_relay(via);
+        socket.use_relay(Some(via));
         socket.start_session(TOKEN, KEY);
         let send = |contents: &[u8]| {
             let (destination, ecn, segment_size, src_ip) = (peer_address(Slot(3)), None, None, None);
@@ -767,18 +850,55 @@ mod tests {
         let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
         let forged = relay::bound_datagram(TOKEN, &[9; 32], 5, seen).to_vec();
         let authentic = relay::bound_datagram(TOKEN, &KEY, 5, seen).to_vec();
-        for (datagram, wanted) in [(forged, None), (authentic, Some(Bound { counter: 5, seen }))] {
+        for (datagram, wanted) in [(forged, None), (authentic, Some((5, seen)))] {
             let (mut buffer, mut meta) = batch(&[datagram]);
             socket.take_in(&leg, &mut buffer, &mut meta);
-            assert_eq!((meta.len, *socket.bound().borrow()), (0, wanted));
+            assert_eq!((meta.len, socket.bound().borrow().map(|bound| (bound.counter, bound.seen))), (0, wanted));
         }
         socket.end_session();
         assert_eq!(*socket.bound().borrow(), None);
     }
 
+    #[tokio::test]
+    async fn what_a_tunnel_brings_is_taken_as_what_the_relay_sends() {
+        let (socket, _) = socket();
+        let mut message = Vec::new();
+        let quic = b"@a packet of the login".as_slice();
+        let mut other_token = data(3, 0, b"@a");
+        other_token[4] ^= 1;
+        for datagram in [&data(3, 3, b"@aaaa"), quic, &other_token, &data(3, 0, b"")] {
+            assert!(hearth_schemas::tunnel::put(&mut message, datagram));
+        }
+        socket.take_from_tunnel(hearth_schemas::tunnel::split(&message).expect("well-formed"));
+        let mut space = [[0; 64]; 4];
+        let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
+        let mut metas = [RecvMeta::default(); 4];
+        let received = std::future::poll_fn(|cx| socket.poll_recv(cx, &mut buffers, &mut metas)).await;
+        assert_eq!(received.expect("received"), 2);
+        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![b"@aaaa".as_slice()], peer_address(Slot(3))));
+        assert_eq!(metas[0].ecn, Some(EcnCodepoint::Ce));
+        assert_eq!((given(&buffers[1], &metas[1]), metas[1].addr), (vec![quic], RELAY));
+    }
+
+    #[tokio::test]
+    async fn another_way_is_told_with_the_next_answer() {
+        let (socket, leg) = socket();
+        let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
+        let mut ways = Vec::new();
+        for counter in 1..4 {
+            let (mut buffer, mut meta) = batch(&[relay::bound_datagram(TOKEN, &KEY, counter, seen).to_vec()]);
+            socket.take_in(&leg, &mut buffer, &mut meta);
+            ways.push(socket.bound().borrow().expect("bound").way);
+            if counter == 2 {
+                socket.use_udp();
+            }
+        }
+        assert!(ways[0] == ways[1] && ways[1] != ways[2], "{ways:?}");
+    }
+
     fn socket() -> (PathSocket, Leg) {
         let (socket, _) = PathSocket::open(0).expect("a socket");
-        socket.use_relay(relay());
+        socket.use_relay(Some(relay()));
         socket.start_session(TOKEN, KEY);
         let leg = socket.leg();
         (socket, leg)

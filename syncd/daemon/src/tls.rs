@@ -1,4 +1,4 @@
-//! TLS of every QUIC connection: to the relay, and between devices of the account.
+//! TLS of every connection: to the relay, over QUIC or TCP, and between devices of the account.
 //!
 //! Devices are known by raw Ed25519 public keys (RFC 7250): who may connect is a look-up in the account's current
 //! device log, and no certificate authority takes part. Relays are known by a pinned raw key or by WebPKI. What is
@@ -12,7 +12,7 @@ use anyhow::Context;
 use ed25519_dalek::SigningKey;
 use hearth_schemas::log::Account;
 use hearth_schemas::ready;
-use hearth_schemas::relay;
+use hearth_schemas::{relay, tunnel};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
@@ -52,6 +52,16 @@ pub enum Trust {
 
 /// Configuration of a connection to a relay.
 pub fn relay_client(trust: Trust) -> anyhow::Result<QuicClientConfig> {
+    let config = relay_config(trust, relay::ALPN)?;
+    QuicClientConfig::with_initial(Arc::new(config), initial_suite()).context("choosing the suite of QUIC Initials")
+}
+
+/// Configuration of a tunnel to a relay.
+pub fn relay_tunnel(trust: Trust) -> anyhow::Result<ClientConfig> {
+    relay_config(trust, tunnel::ALPN)
+}
+
+fn relay_config(trust: Trust, alpn: &[u8]) -> anyhow::Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .context("choosing the TLS version")?;
@@ -71,8 +81,8 @@ pub fn relay_client(trust: Trust) -> anyhow::Result<QuicClientConfig> {
         }
     };
     config.enable_sni = trust == Trust::WebPki;
-    finish_client(&mut config, relay::ALPN);
-    QuicClientConfig::with_initial(Arc::new(config), initial_suite()).context("choosing the suite of QUIC Initials")
+    finish_client(&mut config, alpn);
+    Ok(config)
 }
 
 /// Configuration for dialling the device whose TLS key is `expected`, as long as the account lists that key.

@@ -21,6 +21,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+#[path = "net/tunnels.rs"]
+mod tunnels;
+
 /// Longer than anything here takes, on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -178,6 +181,7 @@ struct World {
     keys: [DeviceKeys; 2],
     change: Change,
     account: Account,
+    ways: Ways,
 }
 
 impl World {
@@ -198,7 +202,7 @@ impl World {
         };
         assert_eq!(visit.request(create).await, Ok(Reply::Done));
         visit.close().await;
-        Self { relay, phrase, keys, account: change.account.clone(), change }
+        Self { relay, phrase, keys, account: change.account.clone(), change, ways: Ways::default() }
     }
 
     fn identity(&self, which: usize) -> Identity {
@@ -234,7 +238,7 @@ impl World {
         let identity = self.identity(which);
         let slot = identity.slot;
         let (network, events) =
-            Network::start(vec![self.relay.address.clone()], identity, watched, self.key(), Ways::default(), 0)
+            Network::start(vec![self.relay.address.clone()], identity, watched, self.key(), self.ways, 0)
                 .expect("started");
         Machine { slot, network, events, account }
     }
@@ -289,6 +293,7 @@ impl Relay {
         let options = Options {
             data: data.path().to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tcp: None,
             host: None,
             admission: Admission::Open,
         };

@@ -8,6 +8,7 @@ pub mod delta;
 pub mod log;
 pub mod merge;
 pub mod pairing;
+pub mod paths;
 pub mod plan;
 pub mod relay;
 pub mod rows;
@@ -15,6 +16,7 @@ pub mod rules;
 pub mod sealed;
 pub mod settings;
 pub mod text;
+pub mod tunnel;
 pub mod view;
 pub mod wire;
 
@@ -26,11 +28,12 @@ use serde::de::DeserializeOwned;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 15] = [
     ("delta", delta::run),
     ("log", log::run),
     ("merge", merge::run),
     ("pairing", pairing::run),
+    ("paths", paths::run),
     ("plan", plan::run),
     ("relay", relay::run),
     ("rows", rows::run),
@@ -38,6 +41,7 @@ pub const ALL: [Target; 13] = [
     ("sealed", sealed::run),
     ("settings", settings::run),
     ("text", text::run),
+    ("tunnel", tunnel::run),
     ("view", view::run),
     ("wire", wire::run),
 ];

@@ -131,11 +131,8 @@ fn event(u: &mut Unstructured<'_>, asked: &[(Slot, SocketAddr, u64)]) -> Result<
 }
 
 fn address(u: &mut Unstructured<'_>) -> Result<SocketAddr> {
-    let ip = if u.arbitrary()? {
-        IpAddr::from(u.arbitrary::<[u8; 4]>()?)
-    } else {
-        IpAddr::from(u.arbitrary::<[u8; 16]>()?)
-    };
+    let ip =
+        if u.arbitrary()? { IpAddr::from(u.arbitrary::<[u8; 4]>()?) } else { IpAddr::from(u.arbitrary::<[u8; 16]>()?) };
     // Few ports, so that addresses meet again.
     Ok(SocketAddr::new(ip, u.int_in_range(0..=3)?))
 }

@@ -44,4 +44,4 @@ macro_rules! replayed {
     };
 }
 
-replayed! { delta log merge pairing plan relay rows rules sealed settings text view wire }
+replayed! { delta log merge pairing paths plan relay rows rules sealed settings text tunnel view wire }

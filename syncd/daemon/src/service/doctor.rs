@@ -53,12 +53,20 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
         ),
     });
     findings.push(match home.relay_trouble.borrow().as_ref() {
-        None => finding("relay", "ok", "connected", ""),
+        None => match home.network.relay_over_tcp() {
+            None => finding("relay", "ok", "connected", ""),
+            Some(proxy) => {
+                let through = proxy.map(|proxy| format!(", through the proxy {proxy}")).unwrap_or_default();
+                let what = format!("connected, over TCP (UDP does not get out of this network){through}");
+                let hint = "let UDP out to the relay's port, and syncing may be faster; else nothing needs doing";
+                finding("relay", "note", &what, hint)
+            }
+        },
         Some(reason) => finding(
             "relay",
             "bad",
             &format!("not connected: {reason}"),
-            "check that the relay runs and that UDP gets out of this network",
+            "check that the relay runs, and that UDP or TCP gets out of this network to its port",
         ),
     });
     for device in home.membership.account().active_devices() {
@@ -70,7 +78,9 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
         let what = match (path.online, path.kind) {
             (_, Some(PathKind::Lan)) => format!("{name}: reached on the local network, {rtt_ms} ms"),
             (_, Some(PathKind::Direct)) => format!("{name}: reached directly, {rtt_ms} ms"),
-            (_, Some(PathKind::RelayUdp)) => format!("{name}: reached through the relay, {rtt_ms} ms"),
+            (_, Some(PathKind::RelayUdp | PathKind::RelayTcp)) => {
+                format!("{name}: reached through the relay, {rtt_ms} ms")
+            }
             (true, None) => format!("{name}: online, connecting"),
             (false, None) => format!("{name}: offline"),
         };
