@@ -2,8 +2,8 @@
 //!
 //! `natlab list` says what each scenario is.
 
-use anyhow::Result;
-use hearth_tests::nat::NatPair;
+use anyhow::{Result, ensure};
+use hearth_tests::nat::{NatPair, scenarios};
 use hearth_tests::pair::SOON;
 
 /// What `status` calls the best path of a network.
@@ -16,8 +16,17 @@ macro_rules! networks {
     ($($name:ident: $scenario:literal, $best:ident;)*) => {
         $(#[test]
         fn $name() -> Result<()> {
-            meet($scenario, $best)
+            meet($scenario, &[], $best)
         })*
+
+        #[test]
+        fn no_network_of_the_lab_is_left_out() -> Result<()> {
+            let (mut met, mut all) = (vec![$($scenario),*], scenarios()?);
+            met.sort_unstable();
+            all.sort_unstable();
+            ensure!(met == all, "met in {met:?}; the lab has {all:?}");
+            Ok(())
+        }
     };
 }
 
@@ -30,6 +39,10 @@ networks! {
     a_full_cone_and_a_hard_nat: "cone-hard", DIRECT;
     a_hard_nat_and_an_easy_one: "hard-one", RELAY;
     a_hard_nat_on_both_sides: "hard-both", RELAY;
+    nothing_but_tcp_443_on_one_side: "udp-blocked-one", RELAY;
+    nothing_but_tcp_443_on_both_sides: "udp-blocked-both", RELAY;
+    nothing_but_a_proxy_on_one_side: "proxy-one", RELAY;
+    nothing_but_proxies_on_both_sides: "proxy-both", RELAY;
     a_carriers_nat_before_ones_own: "cgnat", DIRECT;
     a_carriers_nat_that_is_hard: "cgnat-hard", RELAY;
     one_carriers_nat_for_both: "cgnat-same", RELAY;
@@ -44,9 +57,14 @@ networks! {
     routers_before_they_reboot: "reboot", DIRECT;
 }
 
+#[test]
+fn nothing_but_proxies_that_want_a_password() -> Result<()> {
+    meet("proxy-both", &["--proxy-auth", "me:secret"], RELAY)
+}
+
 /// Has two machines meet in a network, and exchange a file each.
-fn meet(scenario: &str, best: &str) -> Result<()> {
-    let pair = NatPair::joined(scenario, &[])?;
+fn meet(scenario: &str, options: &[&str], best: &str) -> Result<()> {
+    let pair = NatPair::joined(scenario, options)?;
     pair.exchange("hello")?;
     pair.until_path(best)?;
     pair.settle(SOON)?;

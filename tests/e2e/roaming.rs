@@ -61,6 +61,17 @@ fn a_cable_is_out_for_eight_seconds() -> Result<()> {
 }
 
 #[test]
+fn a_firewall_drops_all_udp_and_lets_it_out_again() -> Result<()> {
+    lives_through("easy", |pair| {
+        pair.lab.act(&["blockudp", "a", "on"])?;
+        pair.exchange("over TCP")?;
+        pair.until_path("relay")?;
+        pair.lab.act(&["blockudp", "a", "off"])?;
+        pair.until_path("direct")
+    })
+}
+
+#[test]
 fn the_relay_restarts() -> Result<()> {
     lives_through("hard-both", |pair| {
         pair.relay.stop()?;

@@ -89,8 +89,45 @@ impl NatLab {
         self.tell(&[&["act"], action].concat()).map(drop)
     }
 
+    /// Returns a LAN's proxy by the variable of its address, if there is one.
+    fn proxy(&self, variable: &str) -> Result<Option<Proxy>> {
+        let ip = self.variable(variable)?.to_owned();
+        let (user, password) = self.variable("AUTH")?.split_once(':').unwrap_or_default();
+        Ok((!ip.is_empty()).then(|| Proxy { ip, user: user.to_owned(), password: password.to_owned() }))
+    }
+
     fn tell(&self, words: &[&str]) -> Result<String> {
         succeed(self.place.enter(NATLAB).args(["-p", &self.prefix]).args(words), ACT_LIMIT)
+    }
+}
+
+/// The HTTP proxy of a LAN that nothing else leads out of.
+struct Proxy {
+    ip: String,
+    user: String,
+    password: String,
+}
+
+impl Proxy {
+    /// Returns it as programs find it in their environment.
+    fn url(&self) -> String {
+        let Self { ip, user, password } = self;
+        if user.is_empty() { format!("http://{ip}:3128") } else { format!("http://{user}:{password}@{ip}:3128") }
+    }
+
+    /// Sets it in a machine's desktop.
+    fn set_on(&self, machine: &Machine) -> Result<()> {
+        let set = |schema: &str, key: &str, value: &str| {
+            machine.gsettings(&["set", &format!("org.gnome.system.proxy{schema}"), key, value]).map(drop)
+        };
+        set(".https", "host", &self.ip)?;
+        set(".https", "port", "3128")?;
+        if !self.user.is_empty() {
+            set(".http", "use-authentication", "true")?;
+            set(".http", "authentication-user", &self.user)?;
+            set(".http", "authentication-password", &self.password)?;
+        }
+        set("", "mode", "manual")
     }
 }
 
@@ -138,8 +175,15 @@ impl NatPair {
         let relay = Relay::start_on(&scratch.path().join("relay"), Some(&*lab.host("relay")?), &listen, "info")?;
         let (one, other) = lab.pair()?;
         let at_desktop = lab.host(other)?;
-        let machine = |name, room| Machine::new(scratch.path(), name, Kind { room: Some(room), ..Kind::default() });
-        let (laptop, desktop) = (machine("laptop", lab.host(one)?)?, machine("desktop", Rc::clone(&at_desktop))?);
+        // Behind a proxy one has it in its environment, and the other in the settings of its desktop.
+        let environment = lab.proxy("PA")?.map(|proxy| ("https_proxy".to_owned(), proxy.url())).into_iter().collect();
+        let usual = Kind { room: Some(lab.host(one)?), environment, ..Kind::default() };
+        let laptop = Machine::new(scratch.path(), "laptop", usual)?;
+        let usual = Kind { room: Some(Rc::clone(&at_desktop)), ..Kind::default() };
+        let desktop = Machine::new(scratch.path(), "desktop", usual)?;
+        if let Some(proxy) = lab.proxy("PB")? {
+            proxy.set_on(&desktop)?;
+        }
         let mut pair = Self { laptop, desktop, relay, lab, at_desktop, scratch };
         pair.laptop.launch()?;
         pair.desktop.launch()?;
