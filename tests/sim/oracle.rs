@@ -193,8 +193,10 @@ fn own_business(machine: &SimMachine) -> BTreeSet<String> {
     loop {
         let mut more = BTreeSet::new();
         for (path, _) in tree.walk() {
-            let there = machine.engine().shown_at(&path).expect("an index in memory").map(|path| name_of(&path));
-            if there.is_some_and(|there| own.iter().any(|dir| is_at_or_below(&there, dir))) {
+            let there = machine.engine().shown_at(&path).expect("an index in memory");
+            let would_be_marked = there.as_ref().is_some_and(|there| is_below_build(machine, there));
+            let there = there.map(|path| name_of(&path));
+            if would_be_marked || there.is_some_and(|there| own.iter().any(|dir| is_at_or_below(&there, dir))) {
                 more.insert(name_of(&path));
             }
         }
@@ -204,6 +206,16 @@ fn own_business(machine: &SimMachine) -> BTreeSet<String> {
             return own;
         }
     }
+}
+
+/// Whether a path lies in a directory that a machine does not have as it would be marked here.
+fn is_below_build(machine: &SimMachine, path: &RelPath) -> bool {
+    let tree = &machine.disk.tree;
+    let parts: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    (0..parts.len() - 1).filter(|&at| parts[at] == MARKED.as_bytes()).any(|at| {
+        let beside = below(&parts[..at].join(&b'/'), BESIDE.as_bytes());
+        matches!(tree.look(&beside), Ok(Some(ino)) if matches!(tree.get(ino).body, Body::File(_)))
+    })
 }
 
 /// The directories that are marked on a machine.

@@ -391,8 +391,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn step(&mut self, step: &Step, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
         match step {
             Step::Mkdir(placed) => self.mkdir(placed),
-            Step::Park(id) => self.park(*id),
-            Step::Move(placed) => self.move_to(placed),
+            Step::Park(id) => self.park(*id, now),
+            Step::Move(placed) => self.move_to(placed, now),
             Step::Create(placed) => self.create(placed, staged, now),
             Step::Replace(placed) if !staged.contains_key(&placed.id) && self.keeps_value(placed)? => {
                 self.adjust(placed)
@@ -431,15 +431,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(self.disk.stat(&path)?.filter(|stat| stat.kind == Kind::Dir).map(|stat| (base, stat)))
     }
 
-    fn park(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn park(&mut self, id: NodeId, now: &mut Now) -> Result<(), Fault> {
         let mut base = self.checked(id)?;
         let from = self.path_of(&base)?;
         base.name = Name::new([PARKED, id.to_string().as_bytes()].concat()).expect("a short name without slashes");
         let to = self.path_in(base.parent, &base.name)?;
         let dir = base.parent;
         self.holding(&base, &from, |it, hold| {
-            it.check_whole(&from, hold)?;
-            it.widening(dir, |disk| disk.rename(&from, &to))
+            it.moving_whole(&base, (&from, dir, &to), hold, now, |it| it.widening(dir, |disk| disk.rename(&from, &to)))
         })?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, id));
@@ -458,7 +457,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    fn move_to(&mut self, placed: &Placed) -> Result<(), Fault> {
+    fn move_to(&mut self, placed: &Placed, now: &mut Now) -> Result<(), Fault> {
         let mut base = self.checked(placed.id)?;
         let from = self.path_of(&base)?;
         let to = self.free_path(placed)?;
@@ -469,13 +468,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             self.disk.set_attributes(&from, base.stat.handle, &wide)?;
         }
         self.holding(&base, &from, |it, hold| {
-            it.check_whole(&from, hold)?;
-            match it.widening(old_parent, |disk| disk.rename(&from, &to)) {
-                Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
-                    it.widening(placed.parent, |disk| disk.rename(&from, &to))
+            it.moving_whole(&base, (&from, placed.parent, &to), hold, now, |it| {
+                match it.widening(old_parent, |disk| disk.rename(&from, &to)) {
+                    Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                        it.widening(placed.parent, |disk| disk.rename(&from, &to))
+                    }
+                    other => other,
                 }
-                other => other,
-            }
+            })
         })?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, base.id));
