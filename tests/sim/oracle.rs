@@ -185,6 +185,7 @@ fn is_at_or_below(path: &str, dir: &str) -> bool {
 /// would have to put there.
 fn own_business(machine: &SimMachine) -> BTreeSet<String> {
     let mut own = marked(machine);
+    own.extend(not_made(machine));
     for problem in machine.engine().problems() {
         let there = machine.engine().shown_at(&problem.path).expect("an index in memory");
         own.extend(there.into_iter().chain([problem.path.clone()]).map(|path| name_of(&path)));
@@ -193,10 +194,8 @@ fn own_business(machine: &SimMachine) -> BTreeSet<String> {
     loop {
         let mut more = BTreeSet::new();
         for (path, _) in tree.walk() {
-            let there = machine.engine().shown_at(&path).expect("an index in memory");
-            let would_be_marked = there.as_ref().is_some_and(|there| is_below_build(machine, there));
-            let there = there.map(|path| name_of(&path));
-            if would_be_marked || there.is_some_and(|there| own.iter().any(|dir| is_at_or_below(&there, dir))) {
+            let there = machine.engine().shown_at(&path).expect("an index in memory").map(|path| name_of(&path));
+            if there.is_some_and(|there| own.iter().any(|dir| is_at_or_below(&there, dir))) {
                 more.insert(name_of(&path));
             }
         }
@@ -208,14 +207,21 @@ fn own_business(machine: &SimMachine) -> BTreeSet<String> {
     }
 }
 
-/// Whether a path lies in a directory that a machine does not have as it would be marked here.
-fn is_below_build(machine: &SimMachine, path: &RelPath) -> bool {
-    let tree = &machine.disk.tree;
-    let parts: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
-    (0..parts.len() - 1).filter(|&at| parts[at] == MARKED.as_bytes()).any(|at| {
-        let beside = below(&parts[..at].join(&b'/'), BESIDE.as_bytes());
-        matches!(tree.look(&beside), Ok(Some(ino)) if matches!(tree.get(ino).body, Body::File(_)))
-    })
+/// The directories of the account that a machine does not make, as they would be marked there.
+fn not_made(machine: &SimMachine) -> BTreeSet<String> {
+    let (tree, state) = (&machine.disk.tree, &machine.engine().state);
+    let mut not_made = BTreeSet::new();
+    for row in state.store.rows_of(Class::Dir).expect("an index in memory") {
+        let Some(target) = state.view().target_of(row.id).expect("an index in memory") else { continue };
+        let dir = state.tree.shape().path(target.parent);
+        let beside = tree.look(&below(&dir, BESIDE.as_bytes()));
+        let is_beside = matches!(beside, Ok(Some(ino)) if matches!(tree.get(ino).body, Body::File(_)));
+        let path = join(&dir, &target.name);
+        if is_beside && split(&path).1 == MARKED.as_bytes() {
+            not_made.insert(name_of(&path));
+        }
+    }
+    not_made
 }
 
 /// The directories that are marked on a machine.

@@ -34,7 +34,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if !hold.database {
             return act(self);
         }
-        self.check_whole(from, hold)?;
+        check_whole(self.disk, from, hold)?;
         let others = self.take_companions(dir, to, &stage_name(base.id, now), Handle::default())?;
         let aside = match self.take_companions(base.parent, from, &stage_name(base.id, now), base.stat.handle) {
             Ok(aside) => aside,
@@ -59,32 +59,13 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    /// Refuses a database that is not whole without a log beside it, or that somebody may have open.
-    fn check_whole(&mut self, path: &[u8], hold: Hold) -> Result<(), Fault> {
-        self.check_closed(path, hold)?;
-        for ending in &COMPANIONS[..VITAL] {
-            if self.disk.stat(&beside(path, ending))?.is_some_and(|stat| stat.size > 0) {
-                return Err(Fault::Busy);
-            }
-        }
-        Ok(())
-    }
-
     /// Takes what belongs to a database that is to be displaced under `name`.
     pub(super) fn set_aside(&mut self, base: &Base, path: &[u8], name: &StageName, hold: Hold) -> Result<Aside, Fault> {
         if !hold.database {
             return Ok(Aside::new());
         }
-        self.check_closed(path, hold)?;
+        check_closed(self.disk, path, hold)?;
         self.take_companions(base.parent, path, name, base.stat.handle)
-    }
-
-    /// Where nothing tells who has a database open: what those make who do.
-    fn check_closed(&mut self, path: &[u8], hold: Hold) -> Result<(), Fault> {
-        match !hold.guarded && self.disk.stat(&beside(path, COMPANIONS[2]))?.is_some() {
-            true => Err(Fault::Busy),
-            false => Ok(()),
-        }
     }
 
     /// Takes what stands beside a free name, or beside a file that is no database, as if it belonged to the database that is
@@ -192,6 +173,25 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Refuses a database that is not whole without a log beside it, or that somebody may have open.
+pub(super) fn check_whole<D: Disk>(disk: &mut D, path: &[u8], hold: Hold) -> Result<(), Fault> {
+    check_closed(disk, path, hold)?;
+    for ending in COMPANIONS[..VITAL].iter().filter(|_| hold.database) {
+        if disk.stat(&beside(path, ending))?.is_some_and(|stat| stat.size > 0) {
+            return Err(Fault::Busy);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a database that somebody may have open: where nothing tells who has, there is what those make who do.
+pub(super) fn check_closed<D: Disk>(disk: &mut D, path: &[u8], hold: Hold) -> Result<(), Fault> {
+    match hold.database && !hold.guarded && disk.stat(&beside(path, COMPANIONS[2]))?.is_some() {
+        true => Err(Fault::Busy),
+        false => Ok(()),
     }
 }
 
