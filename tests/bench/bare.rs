@@ -13,6 +13,7 @@ use hearth_schemas::keys::{DeviceKeys, Phrase, Secret};
 use hearth_schemas::log::{Account, Caps};
 use hearth_schemas::relay::{Reply, Request};
 use quinn::Connection;
+use syncd::config::Ways;
 use syncd::net::{Identity, NetEvent, Network};
 use syncd::paths::SignalKey;
 use syncd::relay::Anonymous;
@@ -35,10 +36,10 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
     let keys = [DeviceKeys::random(&mut fill), DeviceKeys::random(&mut fill)];
     let account = enrol(&relay, &phrase, &keys).await?;
     let (_known, watched) = watch::channel(Arc::new(account.clone()));
+    let ways = Ways { direct: false, ..Ways::default() };
     let start = |keys: &DeviceKeys| -> Result<(Network, mpsc::Receiver<NetEvent>)> {
-        // Each has a signalling key of its own, so that they find no way but the relay.
         let key = watch::channel(Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) })).1;
-        Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), key, 0)
+        Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), key, ways, 0)
     };
     let ((one, mut of_one), (two, mut of_two)) = (start(&keys[0])?, start(&keys[1])?);
     let (from, to) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;

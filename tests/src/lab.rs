@@ -43,6 +43,14 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Returns what has gone through the first of these interfaces that a room has.
+    pub fn of(room: &Room, interfaces: &[&str]) -> Result<Self> {
+        let path = format!("/proc/{}/net/dev", room.holder());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let found = interfaces.iter().find_map(|interface| parse_traffic(&text, interface));
+        found.with_context(|| format!("{path} counts none of {interfaces:?}"))
+    }
+
     /// Returns received and sent together.
     pub fn total(self) -> u64 {
         self.received + self.sent
@@ -113,10 +121,7 @@ impl Lab {
 
     /// Returns what has gone through a host's interface so far.
     pub fn traffic(&self, name: &str) -> Result<Traffic> {
-        let path = format!("/proc/{}/net/dev", self.host(name)?.holder());
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let found = ["eth0", "line"].into_iter().find_map(|interface| parse_traffic(&text, interface));
-        found.with_context(|| format!("{path} counts neither eth0 nor line"))
+        Traffic::of(self.host(name)?, &["eth0", "line"])
     }
 
     /// Begins to write all traffic into a file, and returns once it does. Killing it loses nothing that was written.

@@ -1,7 +1,7 @@
 //! What no single crate can test: machines, a relay and a network around the real programs.
 //!
 //! ```text
-//!  Scratch  a folder of its own            Room  namespaces of its own      Lab  rooms on one bridge
+//!  Scratch  a folder of its own            Room  namespaces of its own      Lab  rooms on one bridge; NatLab  behind routers
 //!     └ Machine  home, session bus, dconf, syncd        └ Relay  relay-server
 //!                └ Pair  two machines of one account: where most stories begin
 //! ```
@@ -14,6 +14,7 @@ pub mod blackbox;
 pub mod lab;
 pub mod link;
 pub mod machine;
+pub mod nat;
 pub mod pair;
 pub mod process;
 pub mod program;

@@ -31,10 +31,15 @@ impl Relay {
 
     /// As [`Self::start`], with the filter that its log is written by.
     pub fn start_logging(folder: &Path, room: Option<&Room>, ip: &str, log_filter: &str) -> Result<Self> {
+        Self::start_on(folder, room, &format!("{ip}:0"), log_filter)
+    }
+
+    /// As [`Self::start_logging`], listening on an address with a port.
+    pub fn start_on(folder: &Path, room: Option<&Room>, listen: &str, log_filter: &str) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let mut relay = Self {
             folder: folder.to_path_buf(),
-            listen: format!("{ip}:0"),
+            listen: listen.to_owned(),
             address: String::new(),
             log_filter: log_filter.to_owned(),
             process: None,

@@ -49,6 +49,14 @@ impl Room {
         Self::hold(name, self.enter("unshare"), inner, walls, logs)
     }
 
+    /// Makes a room in a network that has a name here, as `ip netns` gives it, and that is otherwise in the same place.
+    pub fn named(&self, network: &str, logs: &Path) -> Result<Self> {
+        let mut nsenter = self.enter("nsenter");
+        nsenter.arg(format!("--net=/run/netns/{network}"));
+        let walls = Walls { network: true, ..self.walls };
+        Self::hold(network, nsenter, Walls::default(), walls, logs)
+    }
+
     fn hold(name: &str, mut unshare: Command, apart: Walls, walls: Walls, logs: &Path) -> Result<Self> {
         if apart.user {
             unshare.args(["--user", "--map-root-user"]);

@@ -15,5 +15,6 @@ mod name;
 mod pairing;
 mod ready;
 mod relay;
+mod straight;
 mod wire;
 mod world;

@@ -60,6 +60,8 @@ pub enum Event {
     Local(Vec<Interface>, u16),
     /// The address that the relay sees this device at; nothing while there is no relay over UDP.
     Seen(Option<SocketAddr>),
+    /// An address at which the router of this network passes on to this device, or none any more.
+    Mapped(Option<SocketAddr>),
     /// Whether signals reach a peer through the relay.
     There(Slot, bool),
     /// A peer is no device of the account any more.
@@ -160,12 +162,19 @@ impl Paths {
         let Self { place, own, peers, out } = self;
         match event {
             Event::Local(interfaces, port) => {
-                *place = Place { interfaces, port, seen: place.seen };
+                *place = Place { interfaces, port, ..*place };
                 peers.values_mut().for_each(|peer| peer.moved(place, now_ms, out));
             }
             Event::Seen(seen) => {
                 if seen.is_some() && seen != place.seen {
                     place.seen = seen;
+                    peers.values_mut().for_each(|peer| peer.tell_again(now_ms));
+                }
+            }
+            Event::Mapped(mapped) => {
+                let is_new = mapped.is_some() && mapped != place.mapped;
+                place.mapped = mapped;
+                if is_new {
                     peers.values_mut().for_each(|peer| peer.tell_again(now_ms));
                 }
             }

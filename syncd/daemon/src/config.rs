@@ -18,6 +18,26 @@ pub struct Config {
     pub history: History,
     /// How much of the disk is left free.
     pub disk: Free,
+    /// Ways to other machines beside the relay.
+    pub network: Ways,
+}
+
+/// The section `[network]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ways {
+    /// Whether there may be any.
+    pub direct: bool,
+    /// Whether this machine is announced on its local networks, and others are looked for there.
+    pub nearby: bool,
+    /// Whether the router is asked for a port.
+    pub ask_router: bool,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { direct: true, nearby: true, ask_router: true }
+    }
 }
 
 /// The section `[disk]`.

@@ -210,6 +210,7 @@ impl Home {
             identity,
             membership.account.subscribe(),
             membership.signal_key.subscribe(),
+            config.network,
             port.unwrap_or(0),
         )?;
         if let Some(port) = network.udp_port() {

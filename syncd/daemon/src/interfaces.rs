@@ -4,6 +4,7 @@
 //! is not read: it is the sign to list the addresses anew, once the changes have come to rest.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
@@ -46,6 +47,24 @@ pub(crate) fn list() -> Vec<Interface> {
         .collect();
     interfaces.sort_by(|one, other| (&one.name, one.ip).cmp(&(&other.name, other.ip)));
     interfaces
+}
+
+/// The router to the world over IPv4, and the interface that leads to it.
+pub(crate) fn gateway() -> Option<(Ipv4Addr, String)> {
+    parse_gateway(&std::fs::read_to_string("/proc/net/route").ok()?)
+}
+
+/// Reads the kernel's table of routes (proc_net(5)): addresses are hex in the order of memory.
+fn parse_gateway(routes: &str) -> Option<(Ipv4Addr, String)> {
+    let parse = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let address = |at: usize| u32::from_str_radix(columns.get(at)?, 16).ok();
+        let (gateway, metric) = (address(2)?, columns.get(6)?.parse::<u32>().ok()?);
+        let is_default = address(1)? == 0 && address(7)? == 0 && gateway != 0;
+        is_default.then(|| (metric, Ipv4Addr::from(gateway.to_ne_bytes()), columns[0].to_owned()))
+    };
+    let best = routes.lines().filter_map(parse).min_by_key(|(metric, ..)| *metric)?;
+    Some((best.1, best.2))
 }
 
 impl Changes {
@@ -94,6 +113,17 @@ async fn drain(socket: &UnixDatagram) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_router_of_the_best_default_route_is_taken() {
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+                      wlan0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\n\
+                      eth0\t00000000\t0105A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
+                      eth0\t0005A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+                      tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert_eq!(parse_gateway(routes), Some((Ipv4Addr::new(192, 168, 5, 1), "eth0".to_owned())));
+        assert_eq!(parse_gateway("nonsense\n"), None);
+    }
 
     #[test]
     fn what_is_listed_is_of_use_to_others() {

@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod home;
 mod interfaces;
 pub mod keys;
+mod mapping;
 pub mod membership;
 mod nearby;
 pub mod net;

@@ -1,7 +1,7 @@
 //! The daemon's network as the rest of it sees it: a handle to ask the relay, and events of peers that come and go.
 //!
-//! Starts the socket and the four tasks behind it, [`crate::relay`], [`crate::nearby`], [`crate::paths`] and
-//! [`crate::peer`]; decides nothing itself.
+//! Starts the socket and the tasks behind it, [`crate::relay`], [`crate::nearby`], [`crate::mapping`], [`crate::paths`]
+//! and [`crate::peer`]; decides nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::config::Ways;
+use crate::mapping::Mapper;
 use crate::nearby::Nearby;
 use crate::paths::{Pathfinder, SignalKey};
 use crate::peer::{self, Peers, Surroundings};
@@ -150,6 +152,7 @@ impl Network {
         identity: Identity,
         account: watch::Receiver<Arc<Account>>,
         key: watch::Receiver<Arc<SignalKey>>,
+        ways: Ways,
         udp_port: u16,
     ) -> anyhow::Result<(Self, mpsc::Receiver<NetEvent>)> {
         let (socket, news) = PathSocket::open(udp_port).context("opening the UDP socket")?;
@@ -187,18 +190,27 @@ impl Network {
         });
         let (place, placed) = watch::channel((Vec::new(), port));
         let (found, nearby) = mpsc::channel(MAX_EVENTS);
-        let near =
-            Nearby { identity: identity.clone(), account: account.clone(), key: key.clone(), place: placed, found };
+        let near = Nearby {
+            identity: identity.clone(),
+            account: account.clone(),
+            key: key.clone(),
+            place: placed.clone(),
+            found,
+        };
+        let (mapped, mapping) = watch::channel(None);
+        let mapper = Mapper { place: placed, bound: socket.bound(), mapped };
         let pathfinder = Pathfinder {
             socket: socket.clone(),
             identity: identity.clone(),
             account,
             key,
+            direct: ways.direct,
             control: controlled.clone(),
             online: there,
             news,
             signals: signalled,
             nearby,
+            mapped: mapping,
             place,
             routes,
             kicks,
@@ -214,12 +226,13 @@ impl Network {
             signals,
             events,
         };
-        let tasks = [
-            tokio::spawn(link.run()),
-            tokio::spawn(peers.run()),
-            tokio::spawn(pathfinder.run()),
-            tokio::spawn(near.run()),
-        ];
+        let mut tasks = vec![tokio::spawn(link.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run())];
+        if ways.direct && ways.nearby {
+            tasks.push(tokio::spawn(near.run()));
+        }
+        if ways.direct && ways.ask_router {
+            tasks.push(tokio::spawn(mapper.run()));
+        }
         let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
         let inner = Inner { endpoint, socket, control: controlled, view, tasks };
         Ok((Self(Arc::new(inner)), incoming))

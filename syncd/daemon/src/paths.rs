@@ -60,6 +60,8 @@ pub(crate) struct Pathfinder {
     pub(crate) identity: Arc<Identity>,
     pub(crate) account: watch::Receiver<Arc<Account>>,
     pub(crate) key: watch::Receiver<Arc<SignalKey>>,
+    /// Whether there may be any way but the relay. If not, nobody is told where this device is.
+    pub(crate) direct: bool,
     pub(crate) control: watch::Receiver<Option<Control>>,
     /// Devices that the relay says are there.
     pub(crate) online: watch::Receiver<BTreeSet<Slot>>,
@@ -67,7 +69,9 @@ pub(crate) struct Pathfinder {
     pub(crate) signals: mpsc::Receiver<Sealed>,
     /// Devices that seem to be on a network that this machine is in.
     pub(crate) nearby: mpsc::Receiver<Near>,
-    /// Where this machine is, for [`crate::nearby`].
+    /// An address at which the router of this network passes on to this machine.
+    pub(crate) mapped: watch::Receiver<Option<SocketAddr>>,
+    /// Where this machine is, for [`crate::nearby`] and [`crate::mapping`].
     pub(crate) place: watch::Sender<(Vec<Interface>, u16)>,
     /// The ways to all peers that have one beside the relay.
     pub(crate) routes: watch::Sender<BTreeMap<Slot, Route>>,
@@ -77,6 +81,7 @@ pub(crate) struct Pathfinder {
 
 /// What is kept between two events.
 struct Known {
+    direct: bool,
     paths: Paths,
     started: Instant,
     online: BTreeSet<Slot>,
@@ -91,6 +96,7 @@ impl Pathfinder {
     /// Runs until the socket is gone.
     pub(crate) async fn run(mut self) {
         let mut known = Known {
+            direct: self.direct,
             paths: Paths::new(self.identity.slot, getrandom::u64().unwrap_or_default()),
             started: Instant::now(),
             online: BTreeSet::new(),
@@ -114,6 +120,10 @@ impl Pathfinder {
                 Ok(()) = bound.changed() => {
                     let seen = bound.borrow_and_update().map(|Bound { seen, .. }| seen);
                     known.handle(Event::Seen(seen));
+                }
+                Ok(()) = self.mapped.changed() => {
+                    let mapped = *self.mapped.borrow_and_update();
+                    known.handle(Event::Mapped(mapped));
                 }
                 Ok(()) = self.online.changed() => self.follow_online(&mut known),
                 Ok(()) = self.key.changed() => known.pair_keys.clear(),
@@ -274,6 +284,9 @@ impl Pathfinder {
 
 impl Known {
     fn handle(&mut self, event: Event) {
+        if !self.direct {
+            return;
+        }
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.paths.handle(event, now_ms);
     }

@@ -12,6 +12,7 @@ use hearth_schemas::relay::{Refusal, Reply, Request};
 use quinn::Connection;
 use relay_server::admission::Admission;
 use relay_server::listen::{Options, Server};
+use syncd::config::Ways;
 use syncd::net::{Identity, NetEvent, Network, PathInfo};
 use syncd::paths::SignalKey;
 use syncd::relay::{Anonymous, RelayError};
@@ -140,7 +141,7 @@ async fn a_relay_with_another_key_than_the_pinned_one_is_refused() {
     assert!(matches!(Anonymous::connect(&wrong, false).await, Err(RelayError::WrongKey { .. })));
     let (_account, account) = watch::channel(Arc::new(world.account.clone()));
     let (network, mut events) =
-        Network::start(vec![wrong], world.identity(0), account, world.key(), 0).expect("started");
+        Network::start(vec![wrong], world.identity(0), account, world.key(), Ways::default(), 0).expect("started");
     let first = timeout(LONG, events.recv()).await.expect("in time");
     assert!(matches!(first, Some(NetEvent::RelayDown { .. })), "{first:?}");
     assert!(!network.relay_online());
@@ -162,7 +163,8 @@ async fn the_root_logs_in_with_the_phrase_and_a_stranger_does_not() {
     let stranger = Identity { sign: world.keys[1].sign.clone(), ..world.identity(0) };
     let (_account, account) = watch::channel(Arc::new(world.account.clone()));
     let (_network, mut events) =
-        Network::start(vec![world.relay.address.clone()], stranger, account, world.key(), 0).expect("started");
+        Network::start(vec![world.relay.address.clone()], stranger, account, world.key(), Ways::default(), 0)
+            .expect("started");
     let Some(NetEvent::RelayDown { reason }) = timeout(LONG, events.recv()).await.expect("in time") else {
         panic!("let in");
     };
@@ -232,7 +234,8 @@ impl World {
         let identity = self.identity(which);
         let slot = identity.slot;
         let (network, events) =
-            Network::start(vec![self.relay.address.clone()], identity, watched, self.key(), 0).expect("started");
+            Network::start(vec![self.relay.address.clone()], identity, watched, self.key(), Ways::default(), 0)
+                .expect("started");
         Machine { slot, network, events, account }
     }
 }

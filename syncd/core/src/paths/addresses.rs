@@ -31,6 +31,8 @@ pub struct Place {
     pub port: u16,
     /// Its address as the relay saw it last.
     pub seen: Option<SocketAddr>,
+    /// An address at which the router passes on to this device.
+    pub mapped: Option<SocketAddr>,
 }
 
 impl Interface {
@@ -71,7 +73,8 @@ impl Place {
                 ranked.push((rank(interface), address));
             }
         }
-        ranked.extend(self.seen.filter(|seen| may_probe(*seen)).map(|seen| (2, seen)));
+        let outside = self.mapped.into_iter().chain(self.seen).filter(|address| may_probe(*address));
+        ranked.extend(outside.map(|address| (2, address)));
         ranked.sort_by_key(|(rank, _)| *rank);
         let mut told: Vec<SocketAddr> = Vec::new();
         for (_, address) in ranked {
@@ -167,9 +170,10 @@ mod tests {
             ],
             port: 7,
             seen: Some("203.0.113.9:4444".parse().expect("an address")),
+            mapped: Some("203.0.113.9:7".parse().expect("an address")),
         };
         let told: Vec<String> = place.candidates().iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["192.168.1.5:7", "[2001:db8::5]:7", "203.0.113.9:4444", "172.17.0.1:7"]);
+        assert_eq!(told, ["192.168.1.5:7", "[2001:db8::5]:7", "203.0.113.9:7", "203.0.113.9:4444", "172.17.0.1:7"]);
         place.interfaces = (0..40).map(|n| interface(&format!("eth{}", n / 8), &format!("10.0.{n}.1"), 24)).collect();
         let told = place.candidates();
         assert_eq!(told.len(), MAX_CANDIDATES);
@@ -182,6 +186,7 @@ mod tests {
             interfaces: vec![interface("eth0", "192.168.1.5", 24), interface("wg0", "10.9.0.1", 32)],
             port: 7,
             seen: None,
+            mapped: None,
         };
         for (address, wanted) in [
             ("192.168.1.200:9", PathKind::Lan),

@@ -258,14 +258,11 @@ impl Peer {
 
     /// Answers a probe, and asks back.
     pub(super) fn pinged(&mut self, source: SocketAddr, probe: Probe, place: &Place, now_ms: u64, out: &mut Out) {
-        if !self.answers.take(now_ms) {
+        if !may_probe(source) || place.is_own(source) || !self.answers.take(now_ms) {
             return;
         }
         out.effects.push_back(Effect::Probe { peer: self.slot, to: source, probe: Probe { pong: true, ..probe } });
         if !self.told.contains(&source) && !self.reflexive.contains(&source) {
-            if !may_probe(source) || place.is_own(source) {
-                return;
-            }
             if self.reflexive.len() == MAX_REFLEXIVE {
                 let oldest = self.reflexive.remove(0);
                 if self.active.is_none_or(|active| active.to != oldest) {

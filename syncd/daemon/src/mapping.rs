@@ -1,0 +1,107 @@
+//! Asks the router of this network to pass on what is sent to one of its ports: PCP (RFC 6887), else NAT-PMP (RFC 6886).
+//!
+//! Where the router gives each destination a port of its own, nobody outside can guess one; such a port is known. It is
+//! one more candidate for [`crate::paths`], and no more than that: a router behind another gives a port that leads
+//! nowhere, and then nothing answers there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use crab_nat::{GatewayAddress, InternetProtocol, PortMapping, PortMappingOptions, TimeoutConfig};
+use syncd_core::paths::Interface;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::interfaces;
+use crate::socket::Bound;
+
+/// For how long a port is asked for, in seconds. It is asked for again at half of what is given.
+const LEASE_SECONDS: u32 = 7_200;
+/// How often to look again whether a router that gave none gives one.
+const AGAIN: Duration = Duration::from_secs(600);
+/// Least time between two questions.
+const LEAST: Duration = Duration::from_secs(30);
+/// A router that says nothing for about two seconds does not know the question.
+const PATIENCE: TimeoutConfig =
+    TimeoutConfig { initial_timeout: Duration::from_millis(250), max_retries: 2, max_retry_timeout: None };
+
+/// What the task is given.
+pub(crate) struct Mapper {
+    /// The interfaces of this machine, and its port.
+    pub(crate) place: watch::Receiver<(Vec<Interface>, u16)>,
+    /// Says at which address the relay sees this machine.
+    pub(crate) bound: watch::Receiver<Option<Bound>>,
+    /// The address that leads here; nothing while there is none.
+    pub(crate) mapped: watch::Sender<Option<SocketAddr>>,
+}
+
+impl Mapper {
+    /// Runs until nobody wants to know.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let outside = self.outside();
+            let (mapped, pause) = match outside {
+                Some(outside) => self.ask(outside).await,
+                None => (None, AGAIN),
+            };
+            self.mapped.send_if_modified(|known| {
+                let is_new = *known != mapped;
+                *known = mapped;
+                is_new
+            });
+            tokio::select! {
+                () = sleep(pause) => {}
+                changed = self.place.changed() => if changed.is_err() { return },
+                other = other_address(&mut self.bound, outside) => if !other { return },
+                () = self.mapped.closed() => return,
+            }
+        }
+    }
+
+    /// The address of this network as the world sees it, if it is none of this machine's own.
+    fn outside(&mut self) -> Option<IpAddr> {
+        let seen = self.bound.borrow_and_update().as_ref()?.seen.ip().to_canonical();
+        let (interfaces, _) = &*self.place.borrow_and_update();
+        (seen.is_ipv4() && interfaces.iter().all(|interface| interface.ip != seen)).then_some(seen)
+    }
+
+    /// Asks for a port. Gives the address that leads here, and when to ask again.
+    async fn ask(&self, outside: IpAddr) -> (Option<SocketAddr>, Duration) {
+        let (interfaces, port) = self.place.borrow().clone();
+        let Some((gateway, through)) = interfaces::gateway() else { return (None, AGAIN) };
+        let own = interfaces.iter().find(|interface| interface.name == through && interface.ip.is_ipv4());
+        let (Some(own), Some(port)) = (own, NonZeroU16::new(port)) else { return (None, AGAIN) };
+        let options = PortMappingOptions {
+            external_port: Some(port),
+            lifetime_seconds: Some(LEASE_SECONDS),
+            timeout_config: Some(PATIENCE),
+        };
+        let gateway = GatewayAddress::IpV4(gateway);
+        match PortMapping::new(gateway, own.ip, InternetProtocol::Udp, port, options).await {
+            Ok(mapping) => {
+                let address = SocketAddr::new(outside, mapping.external_port().get());
+                debug!("the router passes on what is sent to port {}", address.port());
+                (Some(address), LEAST.max(Duration::from_secs(u64::from(mapping.lifetime() / 2))))
+            }
+            Err(error) => {
+                debug!("the router gives no port: {error:?}");
+                (None, AGAIN)
+            }
+        }
+    }
+}
+
+/// Returns once the relay sees this machine at another address than that; false if there is nobody to say so.
+async fn other_address(bound: &mut watch::Receiver<Option<Bound>>, outside: Option<IpAddr>) -> bool {
+    let is_other = |bound: &Option<Bound>| bound.is_some_and(|bound| outside != Some(bound.seen.ip().to_canonical()));
+    loop {
+        if bound.changed().await.is_err() {
+            return false;
+        }
+        if is_other(&bound.borrow()) {
+            return true;
+        }
+    }
+}
