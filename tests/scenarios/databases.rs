@@ -56,12 +56,44 @@ fn what_a_killed_program_leaves_stays_here_whatever_has_the_name_of_the_database
     let (mut world, laptop, desktop) = with_database(403);
     world.must(desktop, Act::Begin("store".into(), Vec::new()));
     world.must(desktop, Act::End(0, false));
-    world.rename(laptop, "store", "kept");
+    move_alone(&mut world, desktop, "store", "kept");
     world.settle();
     world.write(laptop, "store", "no database");
     world.settle();
     assert_eq!(world.paths(desktop), ["kept", "store", "store-shm"]);
     assert_eq!(world.paths(laptop), ["kept", "store"]);
+}
+
+#[test]
+fn what_a_killed_program_leaves_goes_along_with_the_database_and_keeps_no_directory() {
+    let (mut world, laptop, desktop) = with_database(405);
+    world.mkdir(laptop, "dir");
+    world.rename(laptop, "store", "dir/store");
+    world.settle();
+    world.must(desktop, Act::Begin("dir/store".into(), Vec::new()));
+    world.must(desktop, Act::End(0, false));
+    assert_eq!(world.paths(desktop), ["dir", "dir/store", "dir/store-shm"]);
+    world.rename(laptop, "dir/store", "kept");
+    world.remove(laptop, "dir");
+    world.settle();
+    assert_eq!(world.paths(desktop), ["kept", "kept-shm"]);
+    assert_same_at(&world, "kept", [laptop, desktop]);
+}
+
+#[test]
+fn a_database_is_not_moved_beside_the_log_of_another() {
+    let (mut world, laptop, desktop) = with_database(406);
+    world.must(desktop, Act::Begin("kept".into(), b"of the desktop".to_vec()));
+    world.must(desktop, Act::Commit(0, vec![0, 1], b"in the log".to_vec()));
+    world.must(desktop, Act::End(0, false));
+    world.settle();
+    move_alone(&mut world, desktop, "kept", "other");
+    world.settle();
+    assert!(world.paths(desktop).contains(&"kept-wal".to_owned()));
+    world.rename(laptop, "store", "kept");
+    world.settle();
+    assert_eq!(world.paths(desktop), ["kept", "other"]);
+    assert_same_at(&world, "kept", [laptop, desktop]);
 }
 
 #[test]
@@ -86,7 +118,19 @@ fn with_database(seed: u64) -> (World, Here, Here) {
     (world, laptop, desktop)
 }
 
+/// A person who does not know better moves a database without what a killed program has left beside it.
+fn move_alone(world: &mut World, here: Here, from: &str, to: &str) {
+    let now_ms = world.now_ms;
+    let machine = &mut world.machines[here.0];
+    machine.disk.tree.rename(from.as_bytes(), to.as_bytes(), false).expect("it stands there");
+    machine.handle(Event::Overflowed, now_ms);
+}
+
 fn assert_same(world: &World, machines: [Here; 2]) {
-    let [a, b] = machines.map(|here| world.machines[here.0].disk.committed_at(b"store"));
+    assert_same_at(world, "store", machines);
+}
+
+fn assert_same_at(world: &World, path: &str, machines: [Here; 2]) {
+    let [a, b] = machines.map(|here| world.machines[here.0].disk.committed_at(path.as_bytes()));
     assert!(a.is_some() && a == b, "{}", world.describe());
 }

@@ -239,6 +239,26 @@ fn what_a_program_has_open_is_replaced_once_it_is_closed_and_told_until_then() {
 }
 
 #[test]
+fn what_is_to_replace_an_open_file_is_not_brought_again_and_again() {
+    let mut world = World::new(79);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "log", "begun");
+    world.settle();
+    world.must(desktop, Act::Open("log".into()));
+    world.save(laptop, "log", "replaced");
+    world.run_for(20_000);
+    let contents = world.sent.contents;
+    let until = world.now_ms + 120_000;
+    while world.now_ms < until && world.step(until) {
+        assert!(world.machines[desktop.0].engine().problems().next().is_some(), "{}", world.describe());
+    }
+    assert_eq!(world.sent.contents, contents);
+    world.must(desktop, Act::Close(0));
+    world.settle();
+    world.assert_same_everywhere("log", "replaced");
+}
+
+#[test]
 fn what_is_written_to_an_open_file_outlives_its_deletion_elsewhere() {
     let mut world = World::new(78);
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);

@@ -305,3 +305,18 @@ fn a_mark_below_another_ends_with_the_directory_that_held_both() {
     world.assert_same_everywhere("work/videos/a.mov", "a");
     world.assert_same_everywhere("work/videos/b.mov", "b");
 }
+
+#[test]
+fn what_others_move_into_a_directory_that_would_be_marked_here_stays_and_follows_in_the_end() {
+    let (mut world, laptop, desktop) = crate::apart_with("a", "kept");
+    world.mkdir(laptop, "target");
+    world.rename(laptop, "a", "target/a");
+    world.write(desktop, "Cargo.toml", "");
+    world.connect_all();
+    world.settle();
+    assert_eq!(world.paths(desktop), ["Cargo.toml", "a"]);
+    assert_eq!(world.paths(laptop), ["Cargo.toml", "target", "target/a"]);
+    world.remove(desktop, "Cargo.toml");
+    world.settle();
+    world.assert_paths_everywhere(&["target", "target/a"]);
+}

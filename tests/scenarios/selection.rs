@@ -138,6 +138,24 @@ fn what_cannot_be_had_because_a_socket_has_its_name_is_told_and_keeps_nothing_el
 }
 
 #[test]
+fn what_cannot_be_had_for_its_name_is_not_brought_again_and_again() {
+    let mut world = World::new(93);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.must(desktop, Act::Socket("notes.txt".into()));
+    world.write(laptop, "notes.txt", "of the laptop");
+    world.run_for(20_000);
+    let contents = world.sent.contents;
+    let until = world.now_ms + 120_000;
+    while world.now_ms < until && world.step(until) {
+        assert!(world.machines[desktop.0].engine().problems().next().is_some(), "{}", world.describe());
+    }
+    assert_eq!(world.sent.contents, contents);
+    world.remove(desktop, "notes.txt");
+    world.settle();
+    world.assert_same_everywhere("notes.txt", "of the laptop");
+}
+
+#[test]
 fn what_stays_here_for_what_it_is_is_named_and_is_no_problem() {
     let mut world = World::new(92);
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);

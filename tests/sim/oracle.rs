@@ -185,6 +185,7 @@ fn is_at_or_below(path: &str, dir: &str) -> bool {
 /// would have to put there.
 fn own_business(machine: &SimMachine) -> BTreeSet<String> {
     let mut own = marked(machine);
+    own.extend(not_made(machine));
     for problem in machine.engine().problems() {
         let there = machine.engine().shown_at(&problem.path).expect("an index in memory");
         own.extend(there.into_iter().chain([problem.path.clone()]).map(|path| name_of(&path)));
@@ -204,6 +205,23 @@ fn own_business(machine: &SimMachine) -> BTreeSet<String> {
             return own;
         }
     }
+}
+
+/// The directories of the account that a machine does not make, as they would be marked there.
+fn not_made(machine: &SimMachine) -> BTreeSet<String> {
+    let (tree, state) = (&machine.disk.tree, &machine.engine().state);
+    let mut not_made = BTreeSet::new();
+    for row in state.store.rows_of(Class::Dir).expect("an index in memory") {
+        let Some(target) = state.view().target_of(row.id).expect("an index in memory") else { continue };
+        let dir = state.tree.shape().path(target.parent);
+        let beside = tree.look(&below(&dir, BESIDE.as_bytes()));
+        let is_beside = matches!(beside, Ok(Some(ino)) if matches!(tree.get(ino).body, Body::File(_)));
+        let path = join(&dir, &target.name);
+        if is_beside && split(&path).1 == MARKED.as_bytes() {
+            not_made.insert(name_of(&path));
+        }
+    }
+    not_made
 }
 
 /// The directories that are marked on a machine.

@@ -391,8 +391,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     fn step(&mut self, step: &Step, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
         match step {
             Step::Mkdir(placed) => self.mkdir(placed),
-            Step::Park(id) => self.park(*id),
-            Step::Move(placed) => self.move_to(placed),
+            Step::Park(id) => self.park(*id, now),
+            Step::Move(placed) => self.move_to(placed, now),
             Step::Create(placed) => self.create(placed, staged, now),
             Step::Replace(placed) if !staged.contains_key(&placed.id) && self.keeps_value(placed)? => {
                 self.adjust(placed)
@@ -431,15 +431,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(self.disk.stat(&path)?.filter(|stat| stat.kind == Kind::Dir).map(|stat| (base, stat)))
     }
 
-    fn park(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn park(&mut self, id: NodeId, now: &mut Now) -> Result<(), Fault> {
         let mut base = self.checked(id)?;
         let from = self.path_of(&base)?;
         base.name = Name::new([PARKED, id.to_string().as_bytes()].concat()).expect("a short name without slashes");
         let to = self.path_in(base.parent, &base.name)?;
         let dir = base.parent;
         self.holding(&base, &from, |it, hold| {
-            it.check_whole(&from, hold)?;
-            it.widening(dir, |disk| disk.rename(&from, &to))
+            it.moving_whole(&base, (&from, dir, &to), hold, now, |it| it.widening(dir, |disk| disk.rename(&from, &to)))
         })?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, id));
@@ -458,7 +457,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    fn move_to(&mut self, placed: &Placed) -> Result<(), Fault> {
+    fn move_to(&mut self, placed: &Placed, now: &mut Now) -> Result<(), Fault> {
         let mut base = self.checked(placed.id)?;
         let from = self.path_of(&base)?;
         let to = self.free_path(placed)?;
@@ -469,13 +468,14 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             self.disk.set_attributes(&from, base.stat.handle, &wide)?;
         }
         self.holding(&base, &from, |it, hold| {
-            it.check_whole(&from, hold)?;
-            match it.widening(old_parent, |disk| disk.rename(&from, &to)) {
-                Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
-                    it.widening(placed.parent, |disk| disk.rename(&from, &to))
+            it.moving_whole(&base, (&from, placed.parent, &to), hold, now, |it| {
+                match it.widening(old_parent, |disk| disk.rename(&from, &to)) {
+                    Err(Fault::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                        it.widening(placed.parent, |disk| disk.rename(&from, &to))
+                    }
+                    other => other,
                 }
-                other => other,
-            }
+            })
         })?;
         if base.class == Class::Dir {
             self.applied.moved.push((from, base.id));
@@ -804,21 +804,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.stat.kind != Kind::File {
             return act(self, Hold { guarded: true, database: false });
         }
-        let hold = self.hold(base, path)?;
+        let hold = hold(self.disk, base, path)?;
         let done = act(self, hold);
         self.disk.let_go();
         done
-    }
-
-    fn hold(&mut self, base: &Base, path: &[u8]) -> Result<Hold, Fault> {
-        let source = Source::Copy(path.to_vec());
-        let database = is_database(self.disk, &source, base.stat.size);
-        let others = if database { Others::Nobody } else { Others::Readers };
-        match self.disk.hold(path, base.stat.handle, others) {
-            Ok(guarded) => Ok(Hold { guarded, database }),
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(Fault::Busy),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Takes note of a displaced file that a program may have open without our knowing.
@@ -834,7 +823,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let path = self.path_of(&base)?;
         if base.class == Class::Leaf && base.stat.is_unsure() {
             // Somebody had it open for writing when it was looked at last. It is looked at again when they are done.
-            self.hold(&base, &path)?;
+            hold(self.disk, &base, &path)?;
             self.disk.let_go();
             return Err(Fault::Changed);
         }
@@ -999,11 +988,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    /// Whether what has this name is not in play at all: looking at it again would change nothing.
     fn is_obstructed(&mut self, path: &[u8]) -> bool {
-        let (select, marks) = self.select;
-        matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == Kind::Other
-            || !select.travels(path, stat.kind == Kind::Dir, marks))
+        is_obstructed(self.disk, self.select, path)
     }
 
     fn discard(&mut self, names: impl Iterator<Item = (StageName, Stat)>) -> StoreResult<()> {
@@ -1135,6 +1121,41 @@ fn new_base(placed: &Placed, stat: Stat) -> Base {
 fn is_one_file(value: &Value, attributes: &Attributes, placed: &Placed) -> bool {
     let target = &placed.target;
     target.attributes.group.is_some() && *attributes == target.attributes && *value == target.value
+}
+
+/// Whether what has this name is not in play at all: looking at it again would change nothing.
+pub fn is_obstructed<D: Disk>(disk: &mut D, (select, marks): (&dyn Select, &Marks), path: &[u8]) -> bool {
+    matches!(disk.stat(path), Ok(Some(stat)) if stat.kind == Kind::Other
+        || !select.travels(path, stat.kind == Kind::Dir, marks))
+}
+
+/// Whether a program has a file that is to be replaced, or `moves` to another name, so that nothing can become of it.
+pub fn is_in_use<D: Disk>(disk: &mut D, base: &Base, path: &[u8], moves: bool) -> bool {
+    if base.stat.kind != Kind::File {
+        return false;
+    }
+    match hold(disk, base, path) {
+        Ok(hold) => {
+            let checked = match moves {
+                true => databases::check_whole(disk, path, hold),
+                false => databases::check_closed(disk, path, hold),
+            };
+            disk.let_go();
+            matches!(checked, Err(Fault::Busy))
+        }
+        Err(fault) => matches!(fault, Fault::Busy),
+    }
+}
+
+fn hold<D: Disk>(disk: &mut D, base: &Base, path: &[u8]) -> Result<Hold, Fault> {
+    let source = Source::Copy(path.to_vec());
+    let database = is_database(disk, &source, base.stat.size);
+    let others = if database { Others::Nobody } else { Others::Readers };
+    match disk.hold(path, base.stat.handle, others) {
+        Ok(guarded) => Ok(Hold { guarded, database }),
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(Fault::Busy),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether a displaced file is the one that base knows. A rename changes the status change time, nothing else.

@@ -18,7 +18,7 @@ use self::repositories::Repositories;
 use self::staying::Staying;
 use self::unrest::{PATIENCE_MS, Unrest};
 use self::using::Using;
-use crate::apply::{Applied, Applier, GitCare, Happened, Sources, recover};
+use crate::apply::{Applied, Applier, GitCare, Happened, Sources, is_obstructed, recover};
 use crate::brake::Verdict;
 use crate::conflict::{self, Naming};
 use crate::database;
@@ -27,7 +27,8 @@ use crate::disk::{Disk, Handle, Kind, Raised, RelPath, Source, StageName, Stat};
 use crate::fetch::{Ask, Edit, Fetch};
 use crate::marks::{Marks, Probe};
 use crate::observe::{
-    Looked, Missing, Observer, Spot, base_by_path, base_or_root, base_path, describe, is_parked, put_to_sleep,
+    Looked, Missing, Observer, Spot, base_by_path, base_or_root, base_path, describe, is_parked, obstructed,
+    put_to_sleep,
 };
 use crate::path::{depth, is_at_or_below, split};
 use crate::plan::{Change, collect, is_left_behind, plan};
@@ -1467,9 +1468,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn apply_nodes<D: Disk>(&mut self, disk: &mut D, nodes: &[NodeId], now: &mut Now) -> StoreResult<()> {
-        for node in nodes {
-            self.troubles.remove(node);
-        }
+        let failed = nodes.iter().filter_map(|node| Some((*node, self.troubles.remove(node)?))).collect();
         let mut sources = self.fetch.take();
         let unmerged = self.merge_contents(disk, nodes, &sources, now)?;
         let collected = collect(&self.state, self.select.as_ref(), &self.marks, nodes)?;
@@ -1487,7 +1486,11 @@ impl<S: Store> Engine<S> {
                 // What a sibling derives from waits for a content, the sibling for it.
                 self.waiting.extend(nodes.iter().filter(|node| !self.fetch.awaits(node)));
             }
-            if !merges && !self.is_held(&change, &nodes) && self.is_at_hand(&change, &nodes, &mut sources)? {
+            if !merges
+                && !self.is_held(&change, &nodes)
+                && !self.is_in_vain(disk, (&change, &nodes), &failed, &sources, now.wall_ms)?
+                && self.is_at_hand(&change, &nodes, &mut sources)?
+            {
                 led_by.insert(change.key(), nodes);
                 changes.push(change);
             } else {
@@ -1715,6 +1718,38 @@ impl<S: Store> Engine<S> {
             self.fetch.want(hash, size, node, older.clone());
         }
         Ok(false)
+    }
+
+    /// Whether nothing could be done with a content that is not here, as nothing could the last time: a program still has
+    /// the file, or what is not synced the name. Then it is not brought again, and the nodes go on waiting.
+    fn is_in_vain<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        (change, nodes): (&Change, &BTreeSet<NodeId>),
+        failed: &BTreeMap<NodeId, Problem>,
+        sources: &Sources,
+        now_ms: u64,
+    ) -> StoreResult<bool> {
+        let Some(placed) = &change.placed else { return Ok(false) };
+        let problem = obstructed(placed.path.clone());
+        let was_obstructed = nodes.iter().any(|node| failed.get(node) == Some(&problem));
+        if !was_obstructed && !self.waits_for_program(nodes) {
+            return Ok(false);
+        }
+        let stands = change.base.as_ref().is_some_and(|(base, _)| base.value == placed.target.value);
+        let Value::File { hash, size } = placed.target.value else { return Ok(false) };
+        if stands || size == 0 || sources.contains_key(&hash) || self.locate(hash)?.is_some() {
+            return Ok(false);
+        }
+        if !was_obstructed || !is_obstructed(disk, (self.select.as_ref(), &self.marks), &placed.path) {
+            return self.is_still_in_use(disk, change, nodes, now_ms);
+        }
+        for &node in nodes {
+            self.state.store.mark(node)?;
+            self.blocked.insert(node, now_ms + BLOCKED_MS);
+            self.troubles.insert(node, problem.clone());
+        }
+        Ok(true)
     }
 
     /// The peers that can be asked for contents.

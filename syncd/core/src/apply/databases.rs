@@ -20,15 +20,40 @@ use crate::store::{Base, Kept, Store, StoreResult};
 pub(super) type Aside = Vec<(StageName, RelPath, Stat)>;
 
 impl<S: Store, D: Disk> Applier<'_, S, D> {
-    /// Refuses a database that is not whole without a log beside it, or that somebody may have open.
-    pub(super) fn check_whole(&mut self, path: &[u8], hold: Hold) -> Result<(), Fault> {
+    /// Moves a file by `act`. What a program has left beside a database goes along: the directory that it leaves would stay
+    /// for that, and an empty log would be a file of its own there. What lies at the other name is another's, and goes.
+    /// `to` lies in the directory `dir`.
+    pub(super) fn moving_whole(
+        &mut self,
+        base: &Base,
+        (from, dir, to): (&[u8], NodeId, &[u8]),
+        hold: Hold,
+        now: &mut Now,
+        act: impl FnOnce(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         if !hold.database {
-            return Ok(());
+            return act(self);
         }
-        self.check_closed(path, hold)?;
-        for ending in &COMPANIONS[..VITAL] {
-            if self.disk.stat(&beside(path, ending))?.is_some_and(|stat| stat.size > 0) {
-                return Err(Fault::Busy);
+        check_whole(self.disk, from, hold)?;
+        let others = self.take_companions(dir, to, &stage_name(base.id, now), Handle::default())?;
+        let aside = match self.take_companions(base.parent, from, &stage_name(base.id, now), base.stat.handle) {
+            Ok(aside) => aside,
+            Err(fault) => {
+                self.put_beside(others);
+                return Err(fault);
+            }
+        };
+        if let Err(fault) = act(self) {
+            self.put_beside(aside);
+            self.put_beside(others);
+            return Err(fault);
+        }
+        self.keep_aside(others, base.id, "replaced", now)?;
+        for (name, path, stat) in aside {
+            let beside = [to, &path[from.len()..]].concat();
+            if self.widening(dir, |disk| disk.unstage(&name, &beside).map(drop)).is_err() {
+                // Somebody has just taken that name: what nobody needs any more is kept all the same.
+                self.keep_aside(vec![(name, path, stat)], base.id, "replaced", now)?;
             }
         }
         Ok(())
@@ -39,16 +64,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if !hold.database {
             return Ok(Aside::new());
         }
-        self.check_closed(path, hold)?;
+        check_closed(self.disk, path, hold)?;
         self.take_companions(base.parent, path, name, base.stat.handle)
-    }
-
-    /// Where nothing tells who has a database open: what those make who do.
-    fn check_closed(&mut self, path: &[u8], hold: Hold) -> Result<(), Fault> {
-        match !hold.guarded && self.disk.stat(&beside(path, COMPANIONS[2]))?.is_some() {
-            true => Err(Fault::Busy),
-            false => Ok(()),
-        }
     }
 
     /// Takes what stands beside a free name, or beside a file that is no database, as if it belonged to the database that is
@@ -156,6 +173,25 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Refuses a database that is not whole without a log beside it, or that somebody may have open.
+pub(super) fn check_whole<D: Disk>(disk: &mut D, path: &[u8], hold: Hold) -> Result<(), Fault> {
+    check_closed(disk, path, hold)?;
+    for ending in COMPANIONS[..VITAL].iter().filter(|_| hold.database) {
+        if disk.stat(&beside(path, ending))?.is_some_and(|stat| stat.size > 0) {
+            return Err(Fault::Busy);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a database that somebody may have open: where nothing tells who has, there is what those make who do.
+pub(super) fn check_closed<D: Disk>(disk: &mut D, path: &[u8], hold: Hold) -> Result<(), Fault> {
+    match hold.database && !hold.guarded && disk.stat(&beside(path, COMPANIONS[2]))?.is_some() {
+        true => Err(Fault::Busy),
+        false => Ok(()),
     }
 }
 

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_schemas::ids::NodeId;
 
 use super::{Effect, Engine};
+use crate::apply::is_in_use;
 use crate::disk::{Disk, RelPath, StageName, Stat};
 use crate::observe::Spot;
+use crate::plan::Change;
 use crate::state::Now;
 use crate::store::{Kept, Problem, Store, StoreResult};
 
@@ -67,6 +69,28 @@ impl<S: Store> Engine<S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether any of these nodes waits for a program.
+    pub(super) fn waits_for_program(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        nodes.iter().any(|node| self.using.since.contains_key(node))
+    }
+
+    /// Whether a program still has the file that nodes wait for; then they go on waiting.
+    pub(super) fn is_still_in_use<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        change: &Change,
+        nodes: &BTreeSet<NodeId>,
+        now_ms: u64,
+    ) -> StoreResult<bool> {
+        let (Some((base, path)), Some(placed)) = (&change.base, &change.placed) else { return Ok(false) };
+        let moves = (base.parent, &base.name) != (placed.parent, &placed.target.name);
+        if !self.waits_for_program(nodes) || (!self.unrest.is_restless(base) && !is_in_use(disk, base, path, moves)) {
+            return Ok(false);
+        }
+        self.wait_for_program(nodes.clone(), path.clone(), now_ms)?;
+        Ok(true)
     }
 
     /// Something stirred: a program that has closed a file is heard of in this way.
