@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use hearth_tests::sim::random::{BRAKED, MARKED, MERGED, NAMED, OFFERED, STORED, WRITTEN, play};
 
 /// Worlds that are played where nobody says how many.
-const USUAL: u64 = 120;
+const USUAL: u64 = 80;
 
 #[test]
 fn random_worlds_lose_nothing_and_become_alike() {
