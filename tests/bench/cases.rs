@@ -1,5 +1,6 @@
 //! What is measured, each with every tool on ground of its own.
 
+pub(crate) mod connect;
 pub(crate) mod edits;
 pub(crate) mod fidelity;
 pub(crate) mod first;

@@ -24,13 +24,13 @@ use hearth_tests::tree::write_noise;
 
 use crate::cases::first::Material;
 use crate::cases::many::Many;
-use crate::cases::{edits, fidelity, first, many, races, stream};
+use crate::cases::{connect, edits, fidelity, first, many, races, stream};
 use crate::report::Report;
 use crate::source::Source;
 use crate::tools::Which;
 
-const CASES: [&str; 9] =
-    ["first-sync", "edits", "big-file", "far", "large-edits", "many", "fidelity", "races", "stream"];
+const CASES: [&str; 10] =
+    ["first-sync", "edits", "big-file", "far", "large-edits", "many", "fidelity", "races", "stream", "connect"];
 /// Files of the first sync over a long line.
 const FAR_FILES: usize = 2_000;
 
@@ -147,6 +147,9 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
     }
     if wanted.has("stream") {
         stream::measure(report)?;
+    }
+    if wanted.has("connect") {
+        connect::measure(rounds, report)?;
     }
     Ok(())
 }

@@ -2,9 +2,10 @@
 //!
 //! `natlab list` says what each scenario is.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use hearth_tests::nat::{NatPair, scenarios};
 use hearth_tests::pair::SOON;
+use serde_json::Value;
 
 /// What `status` calls the best path of a network.
 const DIRECT: &str = "direct";
@@ -67,6 +68,15 @@ fn meet(scenario: &str, options: &[&str], best: &str) -> Result<()> {
     let pair = NatPair::joined(scenario, options)?;
     pair.exchange("hello")?;
     pair.until_path(best)?;
+    for machine in [&pair.laptop, &pair.desktop] {
+        let findings: Value = machine.ask(["doctor"])?;
+        let paths = findings.as_array().into_iter().flatten().filter(|finding| finding["name"] == "path");
+        let told: Vec<&Value> = paths.collect();
+        let [path] = told.as_slice() else { bail!("one way to one machine: {findings}") };
+        let (what, hint) = (path["what"].as_str().unwrap_or_default(), path["hint"].as_str().unwrap_or_default());
+        let says_why = what.contains("through the relay") && what.contains(" ms: ") && !hint.is_empty();
+        ensure!(says_why == (best == RELAY), "the doctor says why a way is not direct: {findings}");
+    }
     pair.settle(SOON)?;
     pair.assert_one_connection()?;
     pair.assert_alike()

@@ -95,6 +95,25 @@ fn a_code_used_twice() -> Result<()> {
 }
 
 #[test]
+fn an_account_at_a_relay_without_its_invitation() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let relay = Relay::by_invitation(&scratch.path().join("relay"), None, "127.0.0.1")?;
+    let mut laptop = Machine::new(scratch.path(), "laptop", Kind::default())?;
+    laptop.start()?;
+    let made = ["init", "--relay", relay.address(), "--name", "laptop"];
+    two_lines("init_without_invitation", &laptop, FAILED, &made)?;
+    let word = relay.invite()?;
+    two_lines("init_with_a_wrong_invitation", &laptop, FAILED, &[&made[..], &["--invite", "nonsense"]].concat())?;
+    let _: Value = laptop.ask([&made[..], &["--invite", &word]].concat())?;
+    let mut desktop = Machine::new(scratch.path(), "desktop", Kind::default())?;
+    desktop.start()?;
+    let again = ["init", "--relay", relay.address(), "--name", "desktop", "--invite", &word];
+    two_lines("init_with_a_used_invitation", &desktop, FAILED, &again)?;
+    join_by_code(&laptop, &desktop, relay.address())?;
+    laptop.settle(SOON)
+}
+
+#[test]
 fn a_wrong_phrase() -> Result<()> {
     let (_scratch, relay, laptop, desktop) = two_strangers()?;
     init(&laptop, relay.address())?;

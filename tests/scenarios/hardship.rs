@@ -59,6 +59,38 @@ fn what_a_person_writes_while_a_change_is_applied_becomes_a_version() {
     }
 }
 
+/// Their bytes came out of the exchange, and have no name to go back to.
+#[test]
+fn what_a_person_writes_and_makes_way_for_while_a_change_is_applied_is_not_gone() {
+    let afterwards = [
+        Act::Remove("notes.txt".into()),
+        Act::Move("notes.txt".into(), "moved.txt".into()),
+        Act::Save("notes.txt".into(), "typed after that".into()),
+        Act::Mkdir("notes.txt".into()),
+    ];
+    let cases =
+        afterwards.iter().flat_map(|act| (0..16).flat_map(move |calls| (0..2).map(move |gap| (act, calls, gap))));
+    for (act, calls, gap) in cases {
+        for deletes in [false, true] {
+            let mut world = World::new(900 + u64::from(calls));
+            let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+            world.write(laptop, "notes.txt", "first");
+            world.settle();
+            let disk = &mut world.machines[desktop.0].disk;
+            disk.ambush(calls, Act::Write("notes.txt".into(), "typed just then".into()));
+            disk.ambush(calls + 1 + gap, act.clone());
+            if deletes {
+                world.remove(laptop, "notes.txt");
+            } else {
+                world.write(laptop, "notes.txt", "from the laptop");
+            }
+            world.run_until_quiet();
+            world.machines[desktop.0].disk.call_off();
+            world.settle();
+        }
+    }
+}
+
 #[test]
 fn a_file_that_was_to_be_copied_and_is_not_what_it_was_is_nobody_elses_problem() {
     let acts = [

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::Process;
+use crate::process::{Process, succeed};
 use crate::program::program;
 use crate::room::{Room, SEARCH_PATH, outdoors};
 
@@ -20,6 +20,7 @@ pub struct Relay {
     listen: String,
     address: String,
     log_filter: String,
+    admission: &'static str,
     process: Option<Process>,
 }
 
@@ -36,8 +37,31 @@ impl Relay {
 
     /// As [`Self::start_logging`], listening on an address with a port.
     pub fn start_on(folder: &Path, room: Option<&Room>, listen: &str, log_filter: &str) -> Result<Self> {
+        Self::start_admitting("open", folder, room, listen, log_filter)
+    }
+
+    /// Starts a relay that takes new accounts by invitation only.
+    pub fn by_invitation(folder: &Path, room: Option<&Room>, ip: &str) -> Result<Self> {
+        Self::start_admitting("invite", folder, room, &format!("{ip}:0"), "info")
+    }
+
+    /// Returns an invitation for one account.
+    pub fn invite(&self) -> Result<String> {
+        let mut command = outdoors(program("relay-server")?);
+        command.arg("invite").arg("--data").arg(self.data());
+        Ok(succeed(&mut command, START_LIMIT)?.trim().to_owned())
+    }
+
+    fn start_admitting(
+        admission: &'static str,
+        folder: &Path,
+        room: Option<&Room>,
+        listen: &str,
+        log_filter: &str,
+    ) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let mut relay = Self {
+            admission,
             folder: folder.to_path_buf(),
             listen: listen.to_owned(),
             address: String::new(),
@@ -54,7 +78,12 @@ impl Relay {
         let server = program("relay-server")?;
         let mut command = room.map_or_else(|| outdoors(&server), |room| room.enter(&server));
         command.env_clear().env("PATH", SEARCH_PATH).env("RUST_LOG", &self.log_filter);
-        command.arg("serve").arg("--data").arg(self.data()).args(["--listen", &self.listen]);
+        command.arg("serve").arg("--data").arg(self.data()).args([
+            "--listen",
+            &self.listen,
+            "--admission",
+            self.admission,
+        ]);
         let mut process = Process::spawn("relay-server", command, &self.log(), true)?;
         let line = process.first_line(START_LIMIT)?;
         let address = line.split_whitespace().last().context("the relay's first line is empty")?;

@@ -531,7 +531,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let base = self.checked(placed.id)?;
         let path = self.path_of(&base)?;
         let (name, as_staged) = staged.get(&placed.id).ok_or(Fault::Changed)?.clone();
-        let mut swapped = None;
+        let (mut swapped, mut stranded) = (None, false);
         let mut aside = Vec::new();
         self.holding(&base, &path, |it, hold| {
             aside = it.set_aside(&base, &path, &name, hold)?;
@@ -542,7 +542,15 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 let (stat, displaced) = disk.exchange(&name, &path)?;
                 if !same_file(&displaced, &base.stat) || disk.is_awaited() {
                     // A person wrote in between, or is about to: their bytes go back to their name.
-                    disk.exchange(&name, &path)?;
+                    stranded = match disk.exchange(&name, &path) {
+                        Ok((_, out)) if out.handle == as_staged.handle => false,
+                        // They have put another in its place meanwhile, and the newest is to stay there.
+                        Ok(_) => {
+                            let _or_none_has_the_name = disk.exchange(&name, &path);
+                            true
+                        }
+                        Err(_) => disk.unstage(&name, &path).is_err(),
+                    };
                     return Ok(());
                 }
                 swapped = Some((stat, displaced));
@@ -555,6 +563,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             it.note_unguarded(&name, swapped.as_ref().map(|(_, displaced)| displaced), hold.guarded);
             Ok(())
         })?;
+        if stranded {
+            staged.remove(&placed.id);
+            self.keep_stranded(&name, &base, &path, "replaced", now)?;
+        }
         let (stat, _) = swapped.ok_or(Fault::Changed)?;
         self.git.note_packed(Some(&name), &path, placed.id);
         staged.remove(&placed.id);
@@ -681,14 +693,15 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             return Err(Fault::Early);
         }
         let name = stage_name(id, now);
-        let mut taken = None;
+        let (mut taken, mut stranded) = (None, false);
         let mut aside = Vec::new();
         self.holding(&base, &path, |it, hold| {
             aside = it.set_aside(&base, &path, &name, hold)?;
             let done = it.locking(base.parent, &path, |disk| {
                 let stat = disk.take(&path, &name)?;
                 if !same_file(&stat, &base.stat) || disk.is_awaited() {
-                    return disk.unstage(&name, &path).map(|_| ());
+                    stranded = disk.unstage(&name, &path).is_err();
+                    return Ok(());
                 }
                 taken = Some(stat);
                 Ok(())
@@ -700,6 +713,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             it.note_unguarded(&name, taken.as_ref(), hold.guarded);
             Ok(())
         })?;
+        if stranded {
+            self.keep_stranded(&name, &base, &path, "deleted", now)?;
+        }
         if taken.is_none() {
             return Err(Fault::Changed);
         }
@@ -868,6 +884,20 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             cause: cause.to_owned(),
         })?;
         Ok(())
+    }
+
+    /// Keeps what somebody wrote and a step displaced, where its name has gone or changed hands once more before it could go
+    /// back there.
+    fn keep_stranded(
+        &mut self,
+        name: &StageName,
+        base: &Base,
+        path: &[u8],
+        cause: &str,
+        now: &Now,
+    ) -> Result<(), Fault> {
+        let value = self.disk.read_staged(name).unwrap_or_else(|_| base.value.clone());
+        self.keep(name, &Base { value, ..base.clone() }, path, cause, now)
     }
 
     fn changed(&mut self, id: NodeId, path: RelPath, happened: Happened) {

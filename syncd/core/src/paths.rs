@@ -126,6 +126,15 @@ pub enum Effect {
     Kick(Slot),
 }
 
+/// What has been tried to reach a peer, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tried {
+    /// How many addresses it told that may be probed.
+    pub told: usize,
+    /// Whether probes of its have found their way here.
+    pub heard: bool,
+}
+
 /// The paths to all devices of the account.
 #[derive(Debug)]
 pub struct Paths {
@@ -219,6 +228,16 @@ impl Paths {
     /// When the next [`Event::Tick`] is due.
     pub fn poll_timeout(&self) -> Option<u64> {
         self.peers.values().filter_map(Peer::timeout).min()
+    }
+
+    /// What has been tried to reach each peer.
+    pub fn tried(&self) -> impl Iterator<Item = (Slot, Tried)> {
+        self.peers.iter().map(|(slot, peer)| (*slot, peer.tried()))
+    }
+
+    /// Where this device is.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Where the packets for a peer go.

@@ -50,8 +50,13 @@ pub type Answer = Result<Value, Failure>;
 
 /// What stands behind the interface. Each method is one of the XML's, with its arguments parsed.
 pub trait Service: Send + Sync + 'static {
-    /// Makes an account with this machine as its first device.
-    fn init(&self, relay: RelayAddress, name: String) -> impl Future<Output = Answer> + Send;
+    /// Makes an account with this machine as its first device; with an invitation, where the relay wants one.
+    fn init(
+        &self,
+        relay: RelayAddress,
+        name: String,
+        invitation: Option<String>,
+    ) -> impl Future<Output = Answer> + Send;
     /// Makes a code with which one other machine can join, and answers at once.
     fn device_add(&self) -> impl Future<Output = Answer> + Send;
     /// Joins an account with a code; answers once this machine is enrolled and syncing.
@@ -525,7 +530,21 @@ impl<S: Service> Served<S> {
     ) -> Result<String, Failure> {
         self.caller.may_do_privileged_things(&header, connection).await?;
         let (service, relay) = (Arc::clone(&self.service), self::relay(&relay)?);
-        self.answer(async move { service.init(relay, name).await }).await
+        self.answer(async move { service.init(relay, name, None).await }).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn init_invited(
+        &self,
+        relay: String,
+        name: String,
+        invitation: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, Failure> {
+        self.caller.may_do_privileged_things(&header, connection).await?;
+        let (service, relay) = (Arc::clone(&self.service), self::relay(&relay)?);
+        self.answer(async move { service.init(relay, name, Some(invitation)).await }).await
     }
 
     #[zbus(out_args("result"))]

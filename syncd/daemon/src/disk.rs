@@ -622,15 +622,19 @@ impl Disk for RealDisk {
 
     fn unstage(&mut self, name: &StageName, to: &[u8]) -> io::Result<Stat> {
         let (dir, target) = self.parent(to)?;
+        // Somebody may rename it the moment that it stands there: it is asked for itself, not for its name.
+        let entry = entry_of(&self.0.staging, name.0.as_bytes())?;
         rustix::fs::renameat_with(&self.0.staging, &name.0, &dir, target, RenameFlags::NOREPLACE)?;
-        self.stat_at(&dir, target)
+        self.stat_at(&entry, b"")
     }
 
     fn exchange(&mut self, name: &StageName, path: &[u8]) -> io::Result<(Stat, Stat)> {
         let (dir, target) = self.parent(path)?;
+        // As above; and what came out must be told of in any case.
+        let entry = entry_of(&self.0.staging, name.0.as_bytes())?;
         rustix::fs::renameat_with(&self.0.staging, &name.0, &dir, target, RenameFlags::EXCHANGE)?;
         Ok((
-            self.with_logs(&dir, target, self.stat_at(&dir, target)?),
+            self.with_logs(&dir, target, self.stat_at(&entry, b"")?),
             self.stat_at(&self.0.staging, name.0.as_bytes())?,
         ))
     }

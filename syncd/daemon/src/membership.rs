@@ -43,12 +43,16 @@ impl Ask for Anonymous {
     }
 }
 
-/// Makes an account at a relay, with this device its first.
-pub async fn create(relay: &RelayAddress, name: &str) -> Result<(DeviceKeys, Member, Phrase), Failure> {
+/// Makes an account at a relay, with this device its first; with an invitation, where the relay wants one.
+pub async fn create(
+    relay: &RelayAddress,
+    name: &str,
+    invitation: Option<String>,
+) -> Result<(DeviceKeys, Member, Phrase), Failure> {
     let connection = connect(relay, false).await?;
     let (keys, phrase) = (DeviceKeys::random(&mut entropy), Phrase::random(&mut entropy));
     let change = account::create(&phrase, &keys, name, wall_ms(), &mut entropy).map_err(told)?;
-    let request = Request::CreateAccount { entries: change.entries, blobs: change.blobs, invite: None };
+    let request = Request::CreateAccount { entries: change.entries, blobs: change.blobs, invite: invitation };
     connection.request(request).await.map_err(unreachable)?;
     let relay = pinned(relay, &connection);
     connection.close().await;
@@ -216,7 +220,7 @@ pub fn entropy(out: &mut [u8]) {
 pub fn unreachable(error: RelayError) -> Failure {
     match error {
         RelayError::Refused(Refusal::NotAdmitted) => {
-            Failure::failed(error.to_string(), "ask whoever runs the relay, or use another one")
+            Failure::failed(error.to_string(), "ask whoever runs the relay for one, and give it with `--invite`")
         }
         RelayError::Refused(Refusal::BadLog) => {
             Failure::failed("another machine changed the account at the same moment", "try again")

@@ -15,7 +15,7 @@ use hearth_schemas::log::Account;
 use hearth_schemas::relay::{Event, Head, Reply, Request, Session};
 use hearth_schemas::{keys, label};
 use quinn::{AsyncUdpSocket, Endpoint};
-use syncd_core::paths::{self, Route};
+use syncd_core::paths::{self, Route, Tried};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -124,6 +124,20 @@ pub(crate) struct View {
     pub(crate) online: BTreeSet<Slot>,
     pub(crate) up: BTreeMap<Slot, quinn::Connection>,
     pub(crate) routes: BTreeMap<Slot, Route>,
+    pub(crate) around: Around,
+}
+
+/// What there is to say of this network, and of the tries to reach peers without the relay.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Around {
+    /// Whether there is to be no way but the relay.
+    pub off: bool,
+    /// Whether a router gives this machine another address; `None` while that is not known.
+    pub behind_router: Option<bool>,
+    /// The port at which that router passes on to this machine, if it does.
+    pub mapped_port: Option<u16>,
+    /// What was tried to reach each peer.
+    pub tried: BTreeMap<Slot, Tried>,
 }
 
 /// A handle to the network. Clones share it; it ends with the last of them.
@@ -217,6 +231,7 @@ impl Network {
             routes,
             kicks,
             events: events.clone(),
+            view: Arc::clone(&view),
         };
         let link = Link {
             endpoint: endpoint.clone(),
@@ -274,6 +289,11 @@ impl Network {
             rtt_ms: connection.map(|connection| u32::try_from(connection.rtt().as_millis()).unwrap_or(u32::MAX)),
             online: view.online.contains(&slot) || view.routes.contains_key(&slot),
         }
+    }
+
+    /// What is known of this network.
+    pub fn around(&self) -> Around {
+        view(&self.0.view).around.clone()
     }
 
     /// The UDP port in use, to be asked for again at the next start.

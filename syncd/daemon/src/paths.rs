@@ -7,7 +7,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hearth_schemas::ids::Slot;
@@ -26,7 +26,7 @@ use crate::driver::wall_ms;
 use crate::interfaces;
 use crate::membership::entropy;
 use crate::nearby::Near;
-use crate::net::{Identity, NetEvent};
+use crate::net::{Around, Identity, NetEvent, View, view};
 use crate::relay::Control;
 use crate::socket::{Bound, News, PathSocket};
 
@@ -77,6 +77,7 @@ pub(crate) struct Pathfinder {
     pub(crate) routes: watch::Sender<BTreeMap<Slot, Route>>,
     pub(crate) kicks: mpsc::Sender<Slot>,
     pub(crate) events: mpsc::Sender<NetEvent>,
+    pub(crate) view: Arc<Mutex<View>>,
 }
 
 /// What is kept between two events.
@@ -109,6 +110,7 @@ impl Pathfinder {
         self.look_around(&mut known);
         loop {
             self.carry_out(&mut known);
+            self.show(&known);
             let wake = known.paths.poll_timeout().map(|at_ms| known.started + Duration::from_millis(at_ms));
             tokio::select! {
                 news = self.news.recv() => {
@@ -267,6 +269,21 @@ impl Pathfinder {
         }
     }
 
+    /// Keeps what people may ask for.
+    fn show(&self, known: &Known) {
+        let place = known.paths.place();
+        let around = Around {
+            off: !self.direct,
+            behind_router: place.is_behind_router(),
+            mapped_port: place.mapped.map(|mapped| mapped.port()),
+            tried: known.paths.tried().collect(),
+        };
+        let mut view = view(&self.view);
+        if view.around != around {
+            view.around = around;
+        }
+    }
+
     fn send_signal(&self, known: &mut Known, to: Slot, reply: bool, candidates: Vec<SocketAddr>) {
         let Some(control) = self.control.borrow().clone() else { return };
         let key = self.key.borrow().clone();
@@ -411,6 +428,7 @@ mod tests {
                 routes: watch::channel(BTreeMap::new()).0,
                 kicks: mpsc::channel(1).0,
                 events: mpsc::channel(1).0,
+                view: Arc::default(),
             };
             Self { keys, slot, pathfinder, known }
         }

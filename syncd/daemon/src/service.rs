@@ -184,9 +184,9 @@ impl Daemon {
 }
 
 impl Service for Daemon {
-    async fn init(&self, relay: RelayAddress, name: String) -> Answer {
+    async fn init(&self, relay: RelayAddress, name: String, invitation: Option<String>) -> Answer {
         self.refuse_second_account().await?;
-        let (keys, member, phrase) = membership::create(&relay, &name).await?;
+        let (keys, member, phrase) = membership::create(&relay, &name, invitation).await?;
         let words = phrase.words();
         let (account, device) = self.enter(keys, member, JoinSettings::Merge).await?;
         self.activity.note("account", None, Some(&device), "made an account");

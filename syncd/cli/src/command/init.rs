@@ -24,6 +24,9 @@ pub(crate) struct Init {
     /// What to call this machine [default: its host name]
     #[arg(long)]
     name: Option<String>,
+    /// Invitation, where the relay takes new accounts by invitation only
+    #[arg(long, value_name = "WORD")]
+    invite: Option<String>,
     /// Also write the phrase to this file, readable only by you; it must not exist yet
     #[arg(long, value_name = "FILE")]
     phrase_file: Option<PathBuf>,
@@ -34,7 +37,11 @@ impl Init {
         let bus = context.bus().await?;
         let file = self.phrase_file.as_deref().map(PhraseFile::reserve).transpose()?;
         let name = self.name.unwrap_or_else(host_name);
-        let result = bus.call("Init", &(self.relay.to_string(), name)).await?;
+        let relay = self.relay.to_string();
+        let result = match self.invite {
+            None => bus.call("Init", &(relay, name)).await?,
+            Some(invitation) => bus.call("InitInvited", &(relay, name, invitation)).await?,
+        };
         // The phrase is shown whatever becomes of the file: it is told this one time.
         let written = file.map_or(Ok(()), |file| file.write(result["phrase"].as_str().unwrap_or_default()));
         context.show(&result, |result| words(result, context.style))?;

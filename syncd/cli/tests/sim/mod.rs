@@ -70,8 +70,11 @@ impl SimService {
 }
 
 impl Service for SimService {
-    async fn init(&self, relay: RelayAddress, name: String) -> Answer {
-        self.asked("Init", format!("{relay} {name}")).await
+    async fn init(&self, relay: RelayAddress, name: String, invitation: Option<String>) -> Answer {
+        match invitation {
+            None => self.asked("Init", format!("{relay} {name}")).await,
+            Some(invitation) => self.asked("InitInvited", format!("{relay} {name} {invitation}")).await,
+        }
     }
     async fn device_add(&self) -> Answer {
         self.asked("DeviceAdd", String::new()).await

@@ -96,6 +96,13 @@ impl Place {
         }
     }
 
+    /// Whether a router stands between this device and the relay that gives it another address; `None` while that is not
+    /// known.
+    pub fn is_behind_router(&self) -> Option<bool> {
+        let seen = self.seen?.ip();
+        Some(self.interfaces.iter().all(|interface| interface.ip != seen))
+    }
+
     /// Whether an address is this device's own.
     pub(super) fn is_own(&self, address: SocketAddr) -> bool {
         address.port() == self.port && self.interfaces.iter().any(|interface| interface.ip == address.ip())
@@ -178,6 +185,16 @@ mod tests {
         let told = place.candidates();
         assert_eq!(told.len(), MAX_CANDIDATES);
         assert!(!told.contains(&"10.0.3.1:7".parse().expect("an address")), "a fourth of one interface");
+    }
+
+    #[test]
+    fn a_router_gives_itself_away_by_another_address() {
+        let mut place = Place { interfaces: vec![interface("eth0", "192.0.2.5", 24)], ..Place::default() };
+        assert_eq!(place.is_behind_router(), None);
+        for (seen, wanted) in [("192.0.2.5:9", false), ("203.0.113.1:9", true)] {
+            place.seen = Some(seen.parse().expect("an address"));
+            assert_eq!(place.is_behind_router(), Some(wanted), "{seen}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use hearth_schemas::probe::Probe;
 use hearth_schemas::signal::MAX_CANDIDATES;
 
 use super::addresses::{Place, may_probe};
-use super::{Effect, Out, PathKind, Route};
+use super::{Effect, Out, PathKind, Route, Tried};
 
 /// Least time between two probes to one address, and between those of one punch at first and later.
 const SPACING_MS: u64 = 100;
@@ -155,6 +155,8 @@ pub(super) struct Peer {
     told: Vec<SocketAddr>,
     /// They have had their probes: unless they are told again, they get no more.
     exhausted: bool,
+    /// Whether a probe of its has come since it told its addresses last.
+    heard: bool,
     /// Addresses that it sent probes from.
     reflexive: Vec<SocketAddr>,
     paths: BTreeMap<SocketAddr, Path>,
@@ -181,6 +183,7 @@ impl Peer {
             there: false,
             told: Vec::new(),
             exhausted: false,
+            heard: false,
             reflexive: Vec::new(),
             paths: BTreeMap::new(),
             narrow: BTreeMap::new(),
@@ -199,6 +202,10 @@ impl Peer {
 
     pub(super) fn route(&self) -> Route {
         self.route
+    }
+
+    pub(super) fn tried(&self) -> Tried {
+        Tried { told: self.told.len(), heard: self.heard }
     }
 
     /// Signals reach the peer, or do no longer. A path that answers is not touched.
@@ -234,7 +241,7 @@ impl Peer {
             return;
         }
         self.told = probed(candidates, place);
-        self.exhausted = false;
+        (self.exhausted, self.heard) = (false, false);
         self.forget_stale(now_ms);
         if !reply {
             self.signal(true, place, now_ms, out);
@@ -261,6 +268,7 @@ impl Peer {
         if !may_probe(source) || place.is_own(source) || !self.answers.take(now_ms) {
             return;
         }
+        self.heard = true;
         out.effects.push_back(Effect::Probe { peer: self.slot, to: source, probe: Probe { pong: true, ..probe } });
         if !self.told.contains(&source) && !self.reflexive.contains(&source) {
             if self.reflexive.len() == MAX_REFLEXIVE {

@@ -491,9 +491,11 @@ fn what_comes_from_nowhere_is_not_asked_back() {
     assert_eq!(world.route(0), Route::Relay, "an answer to nothing");
 }
 
+/// As many worlds as `HEARTH_SEEDS` says, or some.
 #[test]
 fn in_random_worlds_no_dead_path_is_kept_and_every_living_one_is_found() {
-    for seed in 0..60 {
+    let count = std::env::var("HEARTH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    for seed in 0..count {
         random_world(seed);
     }
 }

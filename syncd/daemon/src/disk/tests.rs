@@ -555,6 +555,32 @@ fn a_directory_that_is_swapped_for_a_symlink_all_the_time_never_lets_anything_ou
 }
 
 #[test]
+fn what_is_renamed_the_moment_it_stands_there_has_arrived_all_the_same() {
+    let mut home = Home::new();
+    let stop = AtomicBool::new(false);
+    let (here, gone) = (home.path("here"), home.path("gone"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _not_there_yet = std::fs::rename(&here, &gone);
+            }
+        });
+        let mut failed = 0;
+        for number in 0..4000 {
+            let name = stage_name(&number.to_string());
+            let (staged, ..) = home.disk.stage(&name, &Source::Bytes(vec![1]), &attributes(0o600)).expect("staged");
+            failed +=
+                usize::from(!home.disk.unstage(&name, b"here").is_ok_and(|arrived| arrived.handle == staged.handle));
+            while here.exists() {
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(failed, 0, "of 4000 that were renamed at once");
+    });
+}
+
+#[test]
 fn another_directory_at_the_homes_path_is_not_the_home() {
     let mut home = Home::new();
     assert!(home.disk.root_holds());

@@ -1,12 +1,14 @@
 //! `doctor`: looks at what Hearth stands on, and says what is wrong and the exact fix.
 
+use hearth_schemas::ids::Slot;
 use hearth_schemas::paths::Paths;
 use serde_json::{Value, json};
+use syncd_core::paths::Tried;
 
 use crate::driver::wall_ms;
 use crate::home::Home;
 use crate::keys::Seal;
-use crate::net::PathKind;
+use crate::net::{Around, PathKind};
 
 /// Space that should stay free, in bytes.
 const LITTLE_SPACE: u64 = 2 << 30;
@@ -69,25 +71,63 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
             "check that the relay runs, and that UDP or TCP gets out of this network to its port",
         ),
     });
+    let around = home.network.around();
+    let port = home.network.udp_port().unwrap_or_default();
+    if let Some(behind) = around.behind_router {
+        let what = match (behind, around.mapped_port) {
+            (false, _) => "this machine has a public address".to_owned(),
+            (true, Some(port)) => {
+                format!("this machine is behind a router, which passes on to it what comes to port {port}")
+            }
+            (true, None) => "this machine is behind a router that passes on nothing by itself".to_owned(),
+        };
+        findings.push(finding("network", "ok", &what, ""));
+    }
     for device in home.membership.account().active_devices() {
         if device.id == home.membership.keys().id() {
             continue;
         }
         let (name, path) = (home.membership.name_of(device.id), home.network.path(device.slot));
         let rtt_ms = path.rtt_ms.unwrap_or_default();
+        let mut hint = String::new();
         let what = match (path.online, path.kind) {
             (_, Some(PathKind::Lan)) => format!("{name}: reached on the local network, {rtt_ms} ms"),
             (_, Some(PathKind::Direct)) => format!("{name}: reached directly, {rtt_ms} ms"),
             (_, Some(PathKind::RelayUdp | PathKind::RelayTcp)) => {
-                format!("{name}: reached through the relay, {rtt_ms} ms")
+                let why;
+                (why, hint) = why_relayed(home, &around, device.slot, port);
+                format!("{name}: reached through the relay, {rtt_ms} ms: {why}")
             }
             (true, None) => format!("{name}: online, connecting"),
             (false, None) => format!("{name}: offline"),
         };
-        findings.push(finding("path", "ok", &what, ""));
+        findings.push(finding("path", "ok", &what, &hint));
     }
     for problem in home.watcher.problems() {
         findings.push(finding("watching", "bad", &problem.what, &problem.hint));
+    }
+}
+
+/// Why a peer is not reached directly, and what would make it so.
+fn why_relayed(home: &Home, around: &Around, peer: Slot, port: u16) -> (String, String) {
+    if around.off {
+        return ("there is to be no other way".to_owned(), "`direct` in config.toml says so".to_owned());
+    }
+    if home.network.relay_over_tcp().is_some() {
+        return ("no UDP gets out of this network".to_owned(), "let UDP out".to_owned());
+    }
+    let port_hint =
+        format!("turn on PCP or NAT-PMP at the router of either machine, or pass UDP port {port} on to this one there");
+    match around.tried.get(&peer).copied().unwrap_or_default() {
+        Tried { told: 0, .. } => {
+            ("it tells no address".to_owned(), "it may have set `direct = false`, or no UDP gets out there".to_owned())
+        }
+        Tried { told, heard: false } => {
+            (format!("its {told} addresses do not answer, and nothing comes from there"), port_hint)
+        }
+        Tried { told, heard: true } => {
+            (format!("its {told} addresses do not answer, though what it sends arrives"), port_hint)
+        }
     }
 }
 
