@@ -393,15 +393,19 @@ pub fn bound_datagram(token: [u8; 8], mac_key: &[u8; 32], counter: u64, seen: So
     let mut out = [0; BIND_LEN];
     out[..HEADER].copy_from_slice(&header.to_bytes());
     out[12..20].copy_from_slice(&counter.to_le_bytes());
-    let ip = match seen.ip() {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-        IpAddr::V6(ip) => ip,
-    };
-    out[20..36].copy_from_slice(&ip.octets());
+    out[20..36].copy_from_slice(&ip_octets(seen.ip()));
     out[36..38].copy_from_slice(&seen.port().to_le_bytes());
     let mac = mac(mac_key, &out[..38]);
     out[38..54].copy_from_slice(&mac);
     out
+}
+
+/// An IP address as it stands in every format: IPv4 mapped into IPv6.
+pub(crate) fn ip_octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
 }
 
 /// Checks a BOUND datagram and gives its counter and the address that the relay saw.

@@ -4,7 +4,7 @@
 //! whom as associated data. The relay passes it on and learns its length, of which there are two. Its counter only
 //! rises: what is not above the last one from the same device is a replay.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::codec::{self, DecodeError};
 use crate::ids::{AccountId, Slot};
 use crate::keys::{self, Secret};
 use crate::label;
-use crate::relay::Head;
+use crate::relay::{Head, ip_octets};
 use crate::seal::{self, Entropy, NotOpened, OVERHEAD};
 use ed25519_dalek::SigningKey;
 
@@ -134,11 +134,7 @@ impl Signal {
 
 impl Place {
     fn of(address: SocketAddr) -> Self {
-        let ip = match address.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        Self { ip: ip.octets(), port: address.port() }
+        Self { ip: ip_octets(address.ip()), port: address.port() }
     }
 
     fn address(self) -> SocketAddr {
@@ -152,6 +148,8 @@ fn signed_bytes(between: &Between, body: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const BETWEEN: Between = Between { account: AccountId([1; 32]), epoch: 2, from: Slot(3), to: Slot(4) };

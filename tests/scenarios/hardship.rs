@@ -279,12 +279,7 @@ fn what_is_to_replace_an_open_file_is_not_brought_again_and_again() {
     world.must(desktop, Act::Open("log".into()));
     world.save(laptop, "log", "replaced");
     world.run_for(20_000);
-    let contents = world.sent.contents;
-    let until = world.now_ms + 120_000;
-    while world.now_ms < until && world.step(until) {
-        assert!(world.machines[desktop.0].engine().problems().next().is_some(), "{}", world.describe());
-    }
-    assert_eq!(world.sent.contents, contents);
+    world.assert_told_and_not_brought_again(desktop);
     world.must(desktop, Act::Close(0));
     world.settle();
     world.assert_same_everywhere("log", "replaced");

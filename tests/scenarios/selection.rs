@@ -144,12 +144,7 @@ fn what_cannot_be_had_for_its_name_is_not_brought_again_and_again() {
     world.must(desktop, Act::Socket("notes.txt".into()));
     world.write(laptop, "notes.txt", "of the laptop");
     world.run_for(20_000);
-    let contents = world.sent.contents;
-    let until = world.now_ms + 120_000;
-    while world.now_ms < until && world.step(until) {
-        assert!(world.machines[desktop.0].engine().problems().next().is_some(), "{}", world.describe());
-    }
-    assert_eq!(world.sent.contents, contents);
+    world.assert_told_and_not_brought_again(desktop);
     world.remove(desktop, "notes.txt");
     world.settle();
     world.assert_same_everywhere("notes.txt", "of the laptop");

@@ -517,6 +517,16 @@ impl World {
         }
     }
 
+    /// Asserts for two minutes that a machine tells of a problem, and that no content goes anywhere for it.
+    pub fn assert_told_and_not_brought_again(&mut self, here: Here) {
+        let contents = self.sent.contents;
+        let until = self.now_ms + 120_000;
+        while self.now_ms < until && self.step(until) {
+            assert!(self.machines[here.0].engine().problems().next().is_some(), "{}", self.describe());
+        }
+        assert_eq!(self.sent.contents, contents);
+    }
+
     /// Asserts everything that must hold when all are connected and nothing is left to do.
     pub fn assert_in_order(&mut self) {
         super::oracle::assert_in_order(self);

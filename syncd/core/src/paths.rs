@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use hearth_schemas::ids::Slot;
 use hearth_schemas::probe::Probe;
 
-pub use addresses::{Interface, Place, may_probe};
+pub use addresses::{Interface, Place, may_probe, within};
 use peer::Peer;
 
 /// What kind of way it is. The lesser is preferred.
@@ -238,11 +238,6 @@ impl Paths {
     /// Where this device is.
     pub fn place(&self) -> &Place {
         &self.place
-    }
-
-    /// Where the packets for a peer go.
-    pub fn route(&self, peer: Slot) -> Route {
-        self.peers.get(&peer).map_or(Route::Relay, Peer::route)
     }
 }
 

@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crab_nat::{GatewayAddress, InternetProtocol, PortMapping, PortMappingOptions, TimeoutConfig};
-use syncd_core::paths::Interface;
+use syncd_core::paths::{Interface, Place};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
@@ -41,8 +41,8 @@ impl Mapper {
     /// Runs until nobody wants to know.
     pub(crate) async fn run(mut self) {
         loop {
-            let outside = self.outside();
-            let (mapped, pause) = match outside {
+            let seen = self.bound.borrow_and_update().map(|bound| bound.seen.ip());
+            let (mapped, pause) = match seen.filter(|seen| self.is_outside(*seen)) {
                 Some(outside) => self.ask(outside).await,
                 None => (None, AGAIN),
             };
@@ -54,17 +54,17 @@ impl Mapper {
             tokio::select! {
                 () = sleep(pause) => {}
                 changed = self.place.changed() => if changed.is_err() { return },
-                other = other_address(&mut self.bound, outside) => if !other { return },
+                other = other_address(&mut self.bound, seen) => if !other { return },
                 () = self.mapped.closed() => return,
             }
         }
     }
 
-    /// The address of this network as the world sees it, if it is none of this machine's own.
-    fn outside(&mut self) -> Option<IpAddr> {
-        let seen = self.bound.borrow_and_update().as_ref()?.seen.ip().to_canonical();
-        let (interfaces, _) = &*self.place.borrow_and_update();
-        (seen.is_ipv4() && interfaces.iter().all(|interface| interface.ip != seen)).then_some(seen)
+    /// Whether the relay sees a router at this address, and not this machine itself.
+    fn is_outside(&mut self, seen: IpAddr) -> bool {
+        let (interfaces, port) = self.place.borrow_and_update().clone();
+        let place = Place { interfaces, port, seen: Some(SocketAddr::new(seen, port)), mapped: None };
+        seen.is_ipv4() && place.is_behind_router() == Some(true)
     }
 
     /// Asks for a port. Gives the address that leads here, and when to ask again.
@@ -94,14 +94,6 @@ impl Mapper {
 }
 
 /// Returns once the relay sees this machine at another address than that; false if there is nobody to say so.
-async fn other_address(bound: &mut watch::Receiver<Option<Bound>>, outside: Option<IpAddr>) -> bool {
-    let is_other = |bound: &Option<Bound>| bound.is_some_and(|bound| outside != Some(bound.seen.ip().to_canonical()));
-    loop {
-        if bound.changed().await.is_err() {
-            return false;
-        }
-        if is_other(&bound.borrow()) {
-            return true;
-        }
-    }
+async fn other_address(bound: &mut watch::Receiver<Option<Bound>>, seen: Option<IpAddr>) -> bool {
+    bound.wait_for(|bound| bound.is_some_and(|bound| seen != Some(bound.seen.ip()))).await.is_ok()
 }

@@ -121,9 +121,7 @@ pub struct PathInfo {
 /// What status questions are answered from; [`crate::peer`] keeps it up to date.
 #[derive(Default)]
 pub(crate) struct View {
-    pub(crate) online: BTreeSet<Slot>,
     pub(crate) up: BTreeMap<Slot, quinn::Connection>,
-    pub(crate) routes: BTreeMap<Slot, Route>,
     pub(crate) around: Around,
 }
 
@@ -149,6 +147,8 @@ struct Inner {
     socket: Arc<PathSocket>,
     control: watch::Receiver<Option<Control>>,
     view: Arc<Mutex<View>>,
+    /// Who is there, as the relay says.
+    online: watch::Receiver<BTreeSet<Slot>>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -222,7 +222,7 @@ impl Network {
             key,
             direct: ways.direct,
             control: controlled.clone(),
-            online: there,
+            online: there.clone(),
             news,
             signals: signalled,
             nearby,
@@ -251,7 +251,7 @@ impl Network {
             tasks.push(tokio::spawn(mapper.run()));
         }
         let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
-        let inner = Inner { endpoint, socket, control: controlled, view, tasks };
+        let inner = Inner { endpoint, socket, control: controlled, view, online: there, tasks };
         Ok((Self(Arc::new(inner)), incoming))
     }
 
@@ -274,20 +274,20 @@ impl Network {
 
     /// How a peer is reached at this moment.
     pub fn path(&self, slot: Slot) -> PathInfo {
-        let view = view(&self.0.view);
-        let connection = view.up.get(&slot);
+        let connection = view(&self.0.view).up.get(&slot).cloned();
+        let route = self.0.socket.lane(slot).route();
         let by_tunnel = self.0.socket.carrier().by_tunnel();
-        let kind = match view.routes.get(&slot) {
-            Some(Route::Direct(_, paths::PathKind::Lan)) => PathKind::Lan,
-            Some(Route::Direct(_, paths::PathKind::DirectV4 | paths::PathKind::DirectV6)) => PathKind::Direct,
+        let kind = match route {
+            Route::Direct(_, paths::PathKind::Lan) => PathKind::Lan,
+            Route::Direct(_, paths::PathKind::DirectV4 | paths::PathKind::DirectV6) => PathKind::Direct,
             // What is on trial or in doubt is not what a person can count on.
-            Some(Route::Both(..) | Route::Relay) | None if by_tunnel => PathKind::RelayTcp,
-            Some(Route::Both(..) | Route::Relay) | None => PathKind::RelayUdp,
+            Route::Both(..) | Route::Relay if by_tunnel => PathKind::RelayTcp,
+            Route::Both(..) | Route::Relay => PathKind::RelayUdp,
         };
         PathInfo {
-            kind: connection.map(|_| kind),
+            kind: connection.as_ref().map(|_| kind),
             rtt_ms: connection.map(|connection| u32::try_from(connection.rtt().as_millis()).unwrap_or(u32::MAX)),
-            online: view.online.contains(&slot) || view.routes.contains_key(&slot),
+            online: self.0.online.borrow().contains(&slot) || route.direct().is_some(),
         }
     }
 

@@ -128,7 +128,8 @@ pub(crate) struct Peers {
     bound: watch::Receiver<Option<Bound>>,
     /// Events on their way out. Waiting for the daemon must not delay cutting a device off.
     outbox: VecDeque<NetEvent>,
-    online: BTreeSet<Slot>,
+    /// Devices that have a way beside the relay.
+    reached: BTreeSet<Slot>,
     up: BTreeMap<Slot, Up>,
     /// Devices that the relay has said are gone, or has fallen silent about, and until when they may come back to their connection.
     gone: BTreeMap<Slot, Instant>,
@@ -172,7 +173,7 @@ impl Peers {
             bound: around.socket.bound(),
             around,
             outbox: VecDeque::new(),
-            online: BTreeSet::new(),
+            reached: BTreeSet::new(),
             up: BTreeMap::new(),
             gone: BTreeMap::new(),
             dials: BTreeMap::new(),
@@ -248,21 +249,19 @@ impl Peers {
                 for slot in self.up.keys().filter(|slot| !online.contains(slot)) {
                     self.gone.entry(*slot).or_insert(until);
                 }
-                self.online = online;
-                self.online.iter().copied().collect()
+                self.around.online.send_replace(online.clone());
+                online.into_iter().collect()
             }
             Presence::Online(slot) => {
-                self.online.insert(slot);
+                self.around.online.send_if_modified(|online| online.insert(slot));
                 vec![slot]
             }
             Presence::Offline(slot) => {
-                self.online.remove(&slot);
+                self.around.online.send_if_modified(|online| online.remove(&slot));
                 self.gone.insert(slot, Instant::now() + MAY_COME_BACK);
                 vec![]
             }
         };
-        view(&self.around.view).online.clone_from(&self.online);
-        self.around.online.send_replace(self.online.clone());
         for slot in arrived {
             self.gone.remove(&slot);
             if let Some(dial) = self.dials.get_mut(&slot) {
@@ -279,12 +278,13 @@ impl Peers {
     /// Takes note of ways that have come or gone.
     fn follow_routes(&mut self) {
         let routes = self.around.routes.borrow_and_update().clone();
-        let before = std::mem::replace(&mut view(&self.around.view).routes, routes.clone());
+        let reached: BTreeSet<Slot> = routes.into_keys().collect();
+        let before = std::mem::replace(&mut self.reached, reached);
         let until = Instant::now() + MAY_COME_BACK;
-        for slot in before.keys().filter(|slot| !routes.contains_key(slot)) {
+        for slot in before.difference(&self.reached) {
             self.gone.entry(*slot).and_modify(|gone| *gone = until.max(*gone));
         }
-        for slot in routes.keys().filter(|slot| !before.contains_key(slot)) {
+        for slot in self.reached.difference(&before) {
             if let Some(dial) = self.dials.get_mut(slot) {
                 dial.next = Instant::now();
             }
@@ -295,23 +295,22 @@ impl Peers {
     /// A device that has a way beside the relay has not gone. Gives the time of the next.
     fn let_go_of_gone(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        let routes = self.around.routes.borrow().clone();
-        let is_over = |slot: &Slot, until: &mut Instant| *until <= now && !routes.contains_key(slot);
+        let is_over = |slot: &Slot, until: &mut Instant| *until <= now && !self.reached.contains(slot);
         for (slot, _) in self.gone.extract_if(.., is_over).collect::<Vec<_>>() {
             if let Some(up) = self.take_down(slot) {
                 info!("slot {} has left", slot.0);
                 up.connection.close(Close::Leaving.code(), b"");
             }
         }
-        self.gone.iter().filter(|(slot, _)| !routes.contains_key(slot)).map(|(_, until)| *until).min()
+        self.gone.iter().filter(|(slot, _)| !self.reached.contains(slot)).map(|(_, until)| *until).min()
     }
 
     /// Starts the dials whose time has come. Gives the time of the next.
     fn dial_due(&mut self) -> Option<Instant> {
         let is_bound = self.bound.borrow().is_some();
-        let mut wanted: BTreeSet<Slot> = self.around.routes.borrow().keys().copied().collect();
+        let mut wanted = self.reached.clone();
         if is_bound {
-            wanted.extend(&self.online);
+            wanted.extend(&*self.around.online.borrow());
         }
         let now = Instant::now();
         let account = self.around.account.borrow().clone();

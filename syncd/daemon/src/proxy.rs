@@ -13,6 +13,7 @@ use gio::prelude::*;
 use gio::{Settings, SettingsSchemaSource};
 use glib::Variant;
 use glib::variant::FromVariant;
+use syncd_core::paths::within;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -200,15 +201,6 @@ fn covers(rule: &str, host: &str, port: u16) -> bool {
         return true;
     }
     !name.is_empty() && (host == name || host.strip_suffix(&name).is_some_and(|above| above.ends_with('.')))
-}
-
-fn within(address: IpAddr, network: IpAddr, bits: u32) -> bool {
-    let number = |ip: IpAddr| match ip.to_canonical() {
-        IpAddr::V4(ip) => (32, u128::from(u32::from(ip))),
-        IpAddr::V6(ip) => (128, u128::from(ip)),
-    };
-    let ((length, address), (of, network)) = (number(address), number(network));
-    length == of && bits <= length && (address ^ network).checked_shr(length - bits).unwrap_or(0) == 0
 }
 
 #[cfg(test)]

@@ -43,17 +43,9 @@ impl Interface {
     }
 
     fn has(&self, other: IpAddr) -> bool {
-        match (self.ip, other) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let bits = u32::from(self.prefix.min(32));
-                bits < 32 && (own.to_bits() ^ other.to_bits()).checked_shr(32 - bits).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let bits = u32::from(self.prefix.min(128));
-                bits < 128 && (own.to_bits() ^ other.to_bits()).checked_shr(128 - bits).unwrap_or(0) == 0
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-        }
+        // A network of one address has nobody else in it.
+        let length = if self.ip.is_ipv4() { 32 } else { 128 };
+        self.prefix < length && within(other, self.ip, u32::from(self.prefix))
     }
 }
 
@@ -107,6 +99,16 @@ impl Place {
     pub(super) fn is_own(&self, address: SocketAddr) -> bool {
         address.port() == self.port && self.interfaces.iter().any(|interface| interface.ip == address.ip())
     }
+}
+
+/// Whether an address is in a network, of whose address so many bits count.
+pub fn within(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    let number = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => (32, u128::from(u32::from(ip))),
+        IpAddr::V6(ip) => (128, u128::from(ip)),
+    };
+    let ((length, address), (of, network)) = (number(address), number(network));
+    length == of && bits <= length && (address ^ network).checked_shr(length - bits).unwrap_or(0) == 0
 }
 
 /// Whether an address may be sent probes to because somebody says that a peer is there. Addresses of this machine

@@ -200,10 +200,6 @@ impl Peer {
         }
     }
 
-    pub(super) fn route(&self) -> Route {
-        self.route
-    }
-
     pub(super) fn tried(&self) -> Tried {
         Tried { told: self.told.len(), heard: self.heard }
     }

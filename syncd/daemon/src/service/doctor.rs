@@ -89,17 +89,15 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
         }
         let (name, path) = (home.membership.name_of(device.id), home.network.path(device.slot));
         let rtt_ms = path.rtt_ms.unwrap_or_default();
-        let mut hint = String::new();
-        let what = match (path.online, path.kind) {
-            (_, Some(PathKind::Lan)) => format!("{name}: reached on the local network, {rtt_ms} ms"),
-            (_, Some(PathKind::Direct)) => format!("{name}: reached directly, {rtt_ms} ms"),
+        let (what, hint) = match (path.online, path.kind) {
+            (_, Some(PathKind::Lan)) => (format!("{name}: reached on the local network, {rtt_ms} ms"), String::new()),
+            (_, Some(PathKind::Direct)) => (format!("{name}: reached directly, {rtt_ms} ms"), String::new()),
             (_, Some(PathKind::RelayUdp | PathKind::RelayTcp)) => {
-                let why;
-                (why, hint) = why_relayed(home, &around, device.slot, port);
-                format!("{name}: reached through the relay, {rtt_ms} ms: {why}")
+                let (why, hint) = why_relayed(home, &around, device.slot, port);
+                (format!("{name}: reached through the relay, {rtt_ms} ms: {why}"), hint)
             }
-            (true, None) => format!("{name}: online, connecting"),
-            (false, None) => format!("{name}: offline"),
+            (true, None) => (format!("{name}: online, connecting"), String::new()),
+            (false, None) => (format!("{name}: offline"), String::new()),
         };
         findings.push(finding("path", "ok", &what, &hint));
     }
