@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::item::{Attributes, FileTime, Name, Value, Xattrs};
 use syncd_core::database::{COMPANIONS, VITAL, image_name, image_of, is_image, owner_of, with_log};
-use syncd_core::disk::{Content, Disk, Handle, Others, RelPath, Source, StageName, Stat};
+use syncd_core::disk::{Content, Disk, Handle, Others, Reading, RelPath, Source, StageName, Stat};
 
 use super::chance::Chance;
 use super::database::{self, SHM, committed, copied, is_database};
@@ -480,6 +480,26 @@ impl SimDisk {
         stat
     }
 
+    /// What a file holds; of a database that is in use, the image that is made of it.
+    fn held(&mut self, path: &[u8]) -> Result<Content> {
+        let (hash, size) = self.hash(path)?;
+        let ino = self.at(path)?;
+        if let Some(image) = self.image(path, ino)? {
+            return Ok(image);
+        }
+        let stat = self.tree.stat(ino);
+        let pieces = match self.begun.remove(path) {
+            Some((before, _)) if before != stat => return Err(ErrorKind::ResourceBusy.into()),
+            Some((_, pieces)) => pieces + 1,
+            None => 1,
+        };
+        if pieces < self.pieces {
+            self.begun.insert(path.to_vec(), (stat, pieces));
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(Content { hash, size, written: self.leases && self.tree.is_open(ino), image: false })
+    }
+
     /// Makes an image of what is committed to the database at a path, if it is in use.
     fn image(&mut self, path: &[u8], ino: u64) -> Result<Option<Content>> {
         let Some(bytes) = self.committed_at(path) else { return Ok(None) };
@@ -854,23 +874,10 @@ impl Disk for SimDisk {
         Ok(Content { hash, size, written: true, image: true })
     }
 
-    fn content(&mut self, path: &[u8]) -> Result<Content> {
-        let (hash, size) = self.hash(path)?;
-        let ino = self.at(path)?;
-        if let Some(image) = self.image(path, ino)? {
-            return Ok(image);
-        }
-        let stat = self.tree.stat(ino);
-        let pieces = match self.begun.remove(path) {
-            Some((before, _)) if before != stat => return Err(ErrorKind::ResourceBusy.into()),
-            Some((_, pieces)) => pieces + 1,
-            None => 1,
-        };
-        if pieces < self.pieces {
-            self.begun.insert(path.to_vec(), (stat, pieces));
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        Ok(Content { hash, size, written: self.leases && self.tree.is_open(ino), image: false })
+    fn content(&mut self, path: &[u8]) -> Result<Reading> {
+        let content = self.held(path)?;
+        let after = if content.image { self.stat(path).ok().flatten() } else { self.stat(path)? };
+        Ok(Reading { content, after, xattrs: self.xattrs(path) })
     }
 
     fn read(&mut self, source: &Source, limit: u64) -> Result<Vec<u8>> {

@@ -97,6 +97,17 @@ pub struct Content {
     pub image: bool,
 }
 
+/// What was read of a file, and what it was once that had been read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// What it holds.
+    pub content: Content,
+    /// Its stat after that: another one than before tells that it has changed meanwhile. `None` where it has gone.
+    pub after: Option<Stat>,
+    /// Its extended attributes, as [`Disk::xattrs`] has them.
+    pub xattrs: Option<Xattrs>,
+}
+
 /// Which other programs may have a file open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Others {
@@ -145,7 +156,7 @@ pub trait Disk {
     /// What a file holds, and whether it is being written. Of a database that is in use, an image is made of what is
     /// committed, and left in staging. Fails with `ResourceBusy` where that cannot be told at this moment, and with
     /// `WouldBlock` where a large file was read in part: the next call goes on with it.
-    fn content(&mut self, path: &[u8]) -> io::Result<Content>;
+    fn content(&mut self, path: &[u8]) -> io::Result<Reading>;
     /// What a file holds that is written without pause: a copy of it is left in staging as an image. Of a file that only grows
     /// it is a part from the beginning, of a database what is committed. Fails with `StorageFull` where there is no room
     /// for it, and with `ResourceBusy` where none can be had at this moment.

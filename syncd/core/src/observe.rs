@@ -13,7 +13,7 @@ use hearth_schemas::ids::{ContentHash, NodeId};
 use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value, Xattrs};
 
 use crate::database;
-use crate::disk::{Content, Disk, Handle, Kind, Raised, RelPath, Stat, join};
+use crate::disk::{Content, Disk, Handle, Kind, Raised, Reading, RelPath, Stat, join};
 use crate::git;
 use crate::marks::Marks;
 use crate::merge::may_merge;
@@ -102,7 +102,15 @@ struct Found {
     name: Name,
     path: RelPath,
     stat: Stat,
-    /// `None` where they could not be read.
+    /// `None` where they could not be read, and of a file that has not been read yet.
+    xattrs: Option<Xattrs>,
+}
+
+/// What a leaf holds.
+struct Held {
+    value: Value,
+    /// Whether it is being written.
+    written: bool,
     xattrs: Option<Xattrs>,
 }
 
@@ -374,7 +382,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         if base.is_some_and(|base| base.state == BaseState::Live && base.stat == stat) {
             return Ok(());
         }
-        let xattrs = self.xattrs(&path, &stat);
+        // Those of a file come with its bytes.
+        let xattrs = if stat.kind == Kind::Dir { self.disk.xattrs(&path) } else { None };
         found.push(Found { parent, name, path, stat, xattrs });
         Ok(())
     }
@@ -388,13 +397,6 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(false) };
         let known = self.state.store.bases_with(stat.handle)?;
         Ok((stat.kind == Kind::Dir && known.is_empty()) || known.iter().any(|base| self.missing.contains_key(&base.id)))
-    }
-
-    fn xattrs(&mut self, path: &[u8], stat: &Stat) -> Option<Xattrs> {
-        match stat.kind {
-            Kind::File | Kind::Dir => self.disk.xattrs(path),
-            Kind::Link | Kind::Other => None,
-        }
     }
 
     /// Puts back an entry that an interrupted apply had parked.
@@ -499,7 +501,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     fn leaf(&mut self, found: Found, now: &mut Now) -> StoreResult<()> {
         let here = self.state.store.base_at(found.parent.id, &found.name)?;
-        let Some((value, written)) = self.read(&found, here.as_ref())? else { return Ok(()) };
+        let Some(Held { value, written, xattrs }) = self.read(&found, here.as_ref())? else { return Ok(()) };
+        let found = Found { xattrs, ..found };
         let stat = if written { found.stat.clone().unsure() } else { found.stat.clone() };
         if found.stat.links > 1 {
             // Another name of this file changes along with it, and nothing tells of that.
@@ -548,8 +551,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         Ok(None)
     }
 
-    /// What a leaf holds, and whether it is being written; `None` if that cannot be told at this moment.
-    fn read(&mut self, found: &Found, base: Option<&Base>) -> StoreResult<Option<(Value, bool)>> {
+    /// What a leaf holds; `None` if that cannot be told at this moment.
+    fn read(&mut self, found: &Found, base: Option<&Base>) -> StoreResult<Option<Held>> {
         let same_bytes = |base: &&Base| {
             let (old, new) = (&base.stat, &found.stat);
             old.kind == new.kind
@@ -559,17 +562,22 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 && old.ctime == new.ctime
         };
         if let Some(base) = base.filter(same_bytes) {
-            return Ok(Some((base.value.clone(), false)));
+            let xattrs = if found.stat.kind == Kind::File { self.disk.xattrs(&found.path) } else { None };
+            return Ok(Some(Held { value: base.value.clone(), written: false, xattrs }));
         }
         let spot = || Spot::Entry(found.parent.id, found.name.clone());
         let way = self.restless.get(&spot()).copied().unwrap_or(Way::Plain);
         let mut image = false;
         let read = match (found.stat.kind, way) {
             (Kind::Dir | Kind::Other, _) => return Ok(None),
-            (Kind::Link, _) => self.disk.read_link(&found.path).map(|target| (Value::Link { target }, false)),
-            (Kind::File, Way::Plain) => self.disk.content(&found.path).map(|content| {
+            (Kind::Link, _) => self.disk.read_link(&found.path).and_then(|target| {
+                let after = self.disk.stat(&found.path)?;
+                Ok((Held { value: Value::Link { target }, written: false, xattrs: None }, after))
+            }),
+            (Kind::File, Way::Plain) => self.disk.content(&found.path).map(|Reading { content, after, xattrs }| {
                 image = content.image;
-                (Value::File { hash: content.hash, size: content.size }, content.written)
+                let value = Value::File { hash: content.hash, size: content.size };
+                (Held { value, written: content.written, xattrs }, after)
             }),
             (Kind::File, Way::Copy) => return Ok(self.copied(found)),
             (Kind::File, Way::Later) => {
@@ -581,27 +589,26 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.looked.more.push(spot());
             return Ok(None);
         }
-        let after = self.disk.stat(&found.path);
-        if let Ok((Value::File { hash, size }, _)) = &read {
+        if let Ok((Held { value: Value::File { hash, size }, .. }, after)) = &read {
             match image {
                 // It is what was committed at some moment since, so it needs no moment of rest.
                 true => {
                     self.looked.imaged.push(Imaged { spot: spot(), hash: *hash, size: *size });
-                    if matches!(&after, Ok(Some(after)) if *after != found.stat) {
+                    if after.as_ref() != Some(&found.stat) {
                         self.looked.busy.push(spot());
                     }
-                    return Ok(read.ok());
+                    return Ok(read.ok().map(|(held, _)| held));
                 }
                 false => self.looked.plain.push(*hash),
             }
         }
-        match (read, after) {
-            (Ok(read), Ok(Some(after))) if after == found.stat => Ok(Some(read)),
-            (Ok(_), Ok(_)) => {
+        match read {
+            Ok((held, Some(after))) if after == found.stat => Ok(Some(held)),
+            Ok(_) => {
                 self.looked.busy.push(spot());
                 Ok(None)
             }
-            (Err(error), _) | (_, Err(error)) => {
+            Err(error) => {
                 let passing = [ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::ResourceBusy];
                 if passing.contains(&error.kind()) {
                     self.looked.busy.push(spot());
@@ -615,12 +622,13 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     /// What a copy holds of a file that is written without pause. What base remembers of such a file equals nothing that the
     /// disk says, as if it had a writer all the time: whatever becomes of it, it is looked at before.
-    fn copied(&mut self, found: &Found) -> Option<(Value, bool)> {
+    fn copied(&mut self, found: &Found) -> Option<Held> {
         let spot = Spot::Entry(found.parent.id, found.name.clone());
         match self.disk.copy(&found.path) {
             Ok(Content { hash, size, .. }) => {
                 self.looked.imaged.push(Imaged { spot, hash, size });
-                Some((Value::File { hash, size }, true))
+                let xattrs = self.disk.xattrs(&found.path);
+                Some(Held { value: Value::File { hash, size }, written: true, xattrs })
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 self.problem(found.path.clone(), &error);
@@ -782,7 +790,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             return self.end_residue(base, &path, stat);
         }
         if stat != base.stat {
-            let xattrs = self.xattrs(&path, &stat);
+            let xattrs = self.disk.xattrs(&path);
             self.attributes(&mut base, &stat, xattrs.as_ref(), now)?;
             base.stat = stat;
             self.state.store.put_base(&base)?;

@@ -29,8 +29,8 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, ResolveFlags, Statx, StatxFlags, Timespec,
     Timestamps, UTIME_OMIT,
 };
-use syncd_core::database::{COMPANIONS, VITAL, image_of, is_image, owner_of};
-use syncd_core::disk::{Content, Disk, Handle, Kind, Others, Raised, RelPath, Source, StageName, Stat};
+use syncd_core::database::{COMPANIONS, VITAL, image_of, is_image, may_be, owner_of};
+use syncd_core::disk::{Content, Disk, Handle, Kind, Others, Raised, Reading, RelPath, Source, StageName, Stat};
 use syncd_core::path::split;
 use syncd_lease::{Answer, Excluded, Lease, is_written};
 
@@ -132,7 +132,7 @@ impl RealDisk {
     /// Opens a content for reading: a regular file of the tree, of staging or of history, or bytes in memory.
     pub fn open_source(&self, source: &Source) -> io::Result<File> {
         match source {
-            Source::Copy(path) => self.open_file(path),
+            Source::Copy(path) => self.open_file(path).map(|(file, _)| file),
             Source::Kept(name) | Source::Brought(name) => self.open_kept(name),
             Source::Bytes(bytes) => in_memory(bytes),
             Source::Link(_) => Err(ErrorKind::InvalidInput.into()),
@@ -234,10 +234,12 @@ impl RealDisk {
         *locked(&self.0.keep_free) = (bytes, percent);
     }
 
-    fn open_file(&self, path: &[u8]) -> io::Result<File> {
+    /// Opens a regular file for reading; gives its length in bytes beside it.
+    fn open_file(&self, path: &[u8]) -> io::Result<(File, u64)> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file: File = self.open_beneath(path, flags)?.into();
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+        let found = file.metadata()?;
+        if found.is_file() { Ok((file, found.len())) } else { Err(io::Error::other("not a regular file")) }
     }
 
     fn open_kept(&self, name: &StageName) -> io::Result<File> {
@@ -447,7 +449,7 @@ impl Disk for RealDisk {
     }
 
     fn hash(&mut self, path: &[u8]) -> io::Result<(ContentHash, u64)> {
-        let mut file = self.open_file(path)?;
+        let (mut file, _) = self.open_file(path)?;
         self.digest(&mut file, None)
     }
 
@@ -461,19 +463,21 @@ impl Disk for RealDisk {
         Ok(self.staged_names()?.iter().filter_map(|name| image_of(name)).collect())
     }
 
-    fn content(&mut self, path: &[u8]) -> io::Result<Content> {
-        let mut file = self.open_file(path)?;
-        if let Some(content) = database::content(self, path, &mut file)? {
-            return Ok(content);
+    fn content(&mut self, path: &[u8]) -> io::Result<Reading> {
+        let (mut file, size) = self.open_file(path)?;
+        let xattrs = xattr::read_open(&file).ok().flatten();
+        if let Some(content) = database::content(self, path, (&mut file, size))? {
+            return Ok(Reading { content, after: self.stat(path).ok().flatten(), xattrs });
         }
-        let (hash, size) = if file.metadata()?.len() >= reading::LARGE {
-            reading::read(self, path, &file)?
-        } else {
-            file.rewind()?;
-            self.digest(&mut file, None)?
+        let (hash, read) = match size {
+            reading::LARGE.. => reading::read(self, path, &file)?,
+            _ => self.digest(&mut file, None)?,
         };
         // Asked last: who had it open before and has written has changed its times.
-        Ok(Content { hash, size, written: is_written(&file), image: false })
+        let content = Content { hash, size: read, written: is_written(&file), image: false };
+        // Logs beside it are found by its name.
+        let after = if may_be(size) { self.stat(path)? } else { Some(self.stat_of(&statx(file.as_fd(), b"")?)) };
+        Ok(Reading { content, after, xattrs })
     }
 
     fn copy(&mut self, path: &[u8]) -> io::Result<Content> {
@@ -492,7 +496,7 @@ impl Disk for RealDisk {
             Some(_) | None => return Ok(false),
         }
         let mut bytes = Vec::with_capacity(with.len());
-        self.open_file(path)?.take(with.len() as u64).read_to_end(&mut bytes)?;
+        self.open_file(path)?.0.take(with.len() as u64).read_to_end(&mut bytes)?;
         Ok(bytes == with)
     }
 
@@ -585,7 +589,7 @@ impl Disk for RealDisk {
 
     fn hold(&mut self, path: &[u8], handle: Handle, others: Others) -> io::Result<bool> {
         let file = match self.open_file(path) {
-            Ok(file) => file,
+            Ok((file, _)) => file,
             // What we may not read we cannot ask about.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(false),
             Err(error) => return Err(error),

@@ -4,6 +4,7 @@
 //! block. [`Driver`] is the handle to it: events go in, questions are answered between two slices of work, effects
 //! come out on a bounded channel to whoever carries them out.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -30,6 +31,8 @@ const NAP: Duration = Duration::from_secs(600);
 const CALM: Duration = Duration::from_secs(3);
 /// So many entries that stay here are named.
 const FEW: usize = 20;
+/// Random numbers that are asked of the system at a time.
+const DRAWN: usize = 64;
 /// Least time between two pictures of how things stand, while there is work.
 const PICTURE: Duration = Duration::from_millis(200);
 
@@ -263,12 +266,22 @@ pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+thread_local! {
+    /// Random numbers of the system that have not been given out yet: asking for each costs more than making it.
+    static CHANCE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Calls with the present clock and the system's randomness.
 pub fn with_now<R>(call: impl FnOnce(&mut Now) -> R) -> R {
-    let mut random = || {
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-        u64::from_le_bytes(bytes)
-    };
+    let mut random = || CHANCE.with_borrow_mut(|left| left.pop().unwrap_or_else(|| draw(left)));
     call(&mut Now { wall_ms: wall_ms(), random: &mut random })
+}
+
+/// Draws many random numbers; gives one and keeps the others.
+fn draw(left: &mut Vec<u64>) -> u64 {
+    let mut bytes = [[0; 8]; DRAWN];
+    getrandom::fill(bytes.as_flattened_mut()).expect("the kernel gives random bytes");
+    let [first, others @ ..] = bytes.map(u64::from_le_bytes);
+    left.extend(others);
+    first
 }

@@ -474,7 +474,8 @@ fn read_packs(
 
 fn read_small(disk: &RealDisk, source: &Source) -> io::Result<Vec<u8>> {
     let file = disk.open_source(source)?;
-    let mut content = Vec::new();
+    // Room for all of it and the sign of its end: it is read in one go.
+    let mut content = Vec::with_capacity(usize::try_from(file.metadata()?.len().min(PACK_LIMIT)).unwrap_or(0) + 64);
     io::Read::read_to_end(&mut io::Read::take(file, PACK_LIMIT + 1), &mut content)?;
     if content.len() as u64 > PACK_LIMIT {
         return Err(io::Error::other("the file grew beyond a pack"));

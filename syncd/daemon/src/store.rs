@@ -30,10 +30,11 @@ use self::pending::{At, Bases, Cell, Rows};
 mod pending;
 
 /// Numbered schema changes, oldest first.
-const SCHEMA: [&str; 3] = [
+const SCHEMA: [&str; 4] = [
     include_str!("../../../schemas/sql/0001_index.sql"),
     include_str!("../../../schemas/sql/0002_texts.sql"),
     include_str!("../../../schemas/sql/0003_places_of_rows.sql"),
+    include_str!("../../../schemas/sql/0004_smaller_indexes.sql"),
 ];
 /// Page cache in KiB.
 const CACHE_KIB: i64 = 4 << 10;
@@ -301,19 +302,17 @@ fn write_base(db: &Connection, id: NodeId, base: Option<&Base>, stored: Option<&
     let Some(base) = base else {
         return if stored.is_some() { run(db, "DELETE FROM bases WHERE id = ?1", [&id.0[..]]) } else { Ok(()) };
     };
-    let handle = base.stat.handle;
     run(
         db,
-        "INSERT INTO bases (id, parent, name, inode, born, hash, sibling, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+        "INSERT INTO bases (id, parent, name, inode, hash, sibling, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          ON CONFLICT (id) DO UPDATE SET parent = excluded.parent, name = excluded.name, inode = excluded.inode,
-         born = excluded.born, hash = excluded.hash, sibling = excluded.sibling, data = excluded.data",
+         hash = excluded.hash, sibling = excluded.sibling, data = excluded.data",
         params![
             &id.0[..],
             &base.parent.0[..],
             base.name.as_bytes(),
-            handle.inode.cast_signed(),
-            handle.born,
-            hash_of(&base.value).map(|hash| hash.0.to_vec()),
+            base.stat.handle.inode.cast_signed(),
+            hash_of(&base.value).map(|hash| short(&hash).to_vec()),
             is_sibling(base),
             write(base),
         ],
@@ -595,8 +594,9 @@ impl Store for SqliteStore {
     }
 
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
-        let sql = "SELECT data FROM bases WHERE inode = ?1 AND born = ?2";
-        let mut found = self.taken_in(self.bases_where(sql, params![handle.inode.cast_signed(), handle.born])?);
+        let mut found = self.bases_where("SELECT data FROM bases WHERE inode = ?1", [handle.inode.cast_signed()])?;
+        found.retain(|base| base.stat.handle == handle);
+        let mut found = self.taken_in(found);
         let bases = self.bases.borrow();
         let waiting = bases.with.get(&handle).into_iter().flatten();
         found.extend(waiting.filter_map(|id| bases.cells[id].value.clone()));
@@ -604,8 +604,9 @@ impl Store for SqliteStore {
     }
 
     fn base_holding(&self, hash: ContentHash) -> StoreResult<Vec<Base>> {
-        let mut found =
-            self.taken_in(self.bases_where("SELECT data FROM bases WHERE hash = ?1 LIMIT 4", [&hash.0[..]])?);
+        let mut found = self.bases_where("SELECT data FROM bases WHERE hash = ?1 LIMIT 4", [short(&hash)])?;
+        found.retain(|base| hash_of(&base.value) == Some(hash));
+        let mut found = self.taken_in(found);
         let bases = self.bases.borrow();
         found.extend(bases.written().filter(|base| hash_of(&base.value) == Some(hash)).take(4).cloned());
         Ok(found)
@@ -798,6 +799,11 @@ fn hash_of(value: &Value) -> Option<ContentHash> {
     }
 }
 
+/// What a content is found by in the index.
+fn short(hash: &ContentHash) -> [u8; 8] {
+    hash.0[..8].try_into().expect("a hash has 32 bytes")
+}
+
 /// The class as the index keeps it; the schema's partial index relies on leaves being 1.
 fn number(class: Class) -> i64 {
     match class {
@@ -919,7 +925,14 @@ mod tests {
             for id in 1..9 {
                 let (row, base) = (row(id, id % 3, "x", id), base(id, id % 2, &format!("y{id}")));
                 write_row(&db, id, &row, None).and_then(|()| memory.put_row(&row)).expect("written");
-                write_base(&db, base.id, Some(&base), None).and_then(|()| memory.put_base(&base)).expect("written");
+                let sql = "INSERT INTO bases (id, parent, name, inode, born, hash, sibling, data)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                let (handle, hash) = (base.stat.handle, hash_of(&base.value).map(|hash| hash.0.to_vec()));
+                let (id, parent, name) = (&base.id.0[..], &base.parent.0[..], base.name.as_bytes());
+                let inode = handle.inode.cast_signed();
+                run(&db, sql, params![id, parent, name, inode, handle.born, hash, is_sibling(&base), write(&base)])
+                    .and_then(|()| memory.put_base(&base))
+                    .expect("written");
             }
             let sql = "INSERT INTO singles (key, value) VALUES ('digest', ?1)";
             run(&db, sql, [&memory.digest().to_le_bytes()[..]]).expect("written");

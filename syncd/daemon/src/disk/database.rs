@@ -39,8 +39,8 @@ const BETWEEN: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// What a database holds that is in use; `None` where a file's own bytes are what it holds.
-pub(super) fn content(disk: &RealDisk, path: &[u8], file: &mut File) -> io::Result<Option<Content>> {
-    if !is_database(file)? {
+pub(super) fn content(disk: &RealDisk, path: &[u8], (file, size): (&mut File, u64)) -> io::Result<Option<Content>> {
+    if !is_database(file, size) {
         return Ok(None);
     }
     let (dir, name) = disk.parent(path)?;
@@ -54,13 +54,13 @@ pub(super) fn content(disk: &RealDisk, path: &[u8], file: &mut File) -> io::Resu
 
 /// What a database holds at this moment, though its journal never rests; `None` for what is none. Those who write to it
 /// are kept waiting while it is copied, as by any program that reads it.
-pub(super) fn committed(disk: &RealDisk, path: &[u8], file: &mut File) -> io::Result<Option<Content>> {
-    if !is_database(file)? {
+pub(super) fn committed(disk: &RealDisk, path: &[u8], (file, size): (&mut File, u64)) -> io::Result<Option<Content>> {
+    if !is_database(file, size) {
         return Ok(None);
     }
     let (dir, name) = disk.parent(path)?;
     if beside(&dir, name, COMPANIONS[0])?.is_some() {
-        return content(disk, path, file);
+        return content(disk, path, (file, size));
     }
     let patience = Instant::now() + PATIENCE;
     while !shared(file)? {
@@ -94,9 +94,9 @@ fn shared(file: &File) -> io::Result<bool> {
     shared
 }
 
-fn is_database(file: &File) -> io::Result<bool> {
+fn is_database(file: &File, size: u64) -> bool {
     let mut head = [0; MAGIC.len()];
-    Ok(may_be(file.metadata()?.len()) && file.read_exact_at(&mut head, 0).is_ok() && head == *MAGIC)
+    may_be(size) && file.read_exact_at(&mut head, 0).is_ok() && head == *MAGIC
 }
 
 /// Copies a database with what belongs to it, and brings the copy in order. Gives whether it is a database at all.

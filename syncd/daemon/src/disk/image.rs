@@ -24,8 +24,8 @@ const UNIT: u64 = 512;
 
 /// What a file holds that is written without pause.
 pub(super) fn copied(disk: &RealDisk, path: &[u8]) -> io::Result<Content> {
-    let mut file = disk.open_file(path)?;
-    if let Some(content) = database::committed(disk, path, &mut file)? {
+    let (mut file, size) = disk.open_file(path)?;
+    if let Some(content) = database::committed(disk, path, (&mut file, size))? {
         return Ok(content);
     }
     let made = make(disk, |making| copy(disk, &file, &making.0, None).map(|()| true))?;
