@@ -15,6 +15,7 @@ mod offers;
 mod relaying;
 mod repositories;
 mod selection;
+mod starts;
 mod unrest;
 
 use hearth_tests::sim::{Here, World};

@@ -7,7 +7,7 @@ use syncd_core::engine::Event;
 
 #[test]
 fn a_save_goes_along_and_nobody_asks_for_it() {
-    let (mut world, [laptop, _desktop, _server]) = offering(81, ["laptop", "desktop", "server"]);
+    let (mut world, [laptop, _desktop, _server]) = offering(83, ["laptop", "desktop", "server"]);
     world.write(laptop, "letter.txt", "Dear");
     world.write(laptop, "empty", "");
     world.settle();

@@ -117,6 +117,8 @@ pub struct SimDisk {
     pub root_lost: bool,
     /// Number of changing calls that the daemon made.
     pub changes: u64,
+    /// How many times it listed a directory.
+    pub lists: u64,
     /// The file system tells who has a file open.
     pub leases: bool,
     /// In how many pieces a file is read; what changes meanwhile is not.
@@ -147,6 +149,7 @@ impl SimDisk {
             has_failed: false,
             root_lost: false,
             changes: 0,
+            lists: 0,
             leases: true,
             pieces: 1,
             begun: BTreeMap::new(),
@@ -223,7 +226,7 @@ impl SimDisk {
     }
 
     /// Watches a directory, under its path of this moment. Gives whether it was not watched before.
-    pub fn watch(&mut self, path: &[u8]) -> bool {
+    pub fn set_watch(&mut self, path: &[u8]) -> bool {
         match self.tree.resolve(path) {
             Ok(ino) if self.tree.entries(ino).is_ok() => self.watches.insert(ino, path.to_vec()).is_none(),
             _ => false,
@@ -813,8 +816,16 @@ pub fn hash_of(bytes: &[u8]) -> ContentHash {
 }
 
 impl Disk for SimDisk {
+    fn watch(&mut self, dir: &[u8]) {
+        // Somebody may act before, and somebody between it and what follows.
+        if self.before().is_ok() {
+            self.set_watch(dir);
+        }
+    }
+
     fn list(&mut self, dir: &[u8]) -> Result<Vec<(Name, Stat)>> {
         self.before_look()?;
+        self.lists += 1;
         let ino = self.resolve(dir)?;
         let entries = self.tree.entries(ino)?;
         self.need(ino, READ | SEARCH)?;

@@ -310,7 +310,7 @@ impl SimMachine {
         while let Some(effect) = self.engine.as_mut().and_then(Engine::poll_effect) {
             match effect {
                 Effect::Watch(mut dirs) => {
-                    dirs.retain(|dir| self.disk.watch(dir));
+                    dirs.retain(|dir| self.disk.set_watch(dir));
                     self.handle(Event::Watched(dirs), now_ms);
                 }
                 Effect::Drain(peer, token) => {

@@ -138,6 +138,8 @@ pub struct StageName(pub String);
 
 /// A file system with one synced root and one private staging directory.
 pub trait Disk {
+    /// Has the changes in a directory told from here on. What cannot be watched is looked at from time to time instead.
+    fn watch(&mut self, dir: &[u8]);
     /// Entries of a directory, without `.` and `..`, and without names that no item can have.
     fn list(&mut self, dir: &[u8]) -> io::Result<Vec<(Name, Stat)>>;
     /// One entry; `None` if nothing is there. Fails where a parent is missing or cannot be searched.

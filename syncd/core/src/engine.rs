@@ -60,6 +60,10 @@ const REMEMBERED_MOVES: usize = 64;
 const WATCH_LATER_MS: u64 = 30_000;
 /// How long a directory that a marker has left must be at rest before that is believed, in milliseconds.
 const UNMARKED_MS: u64 = 5000;
+/// How long nothing more has to come of a peer that is not through until its part of the account is taken for whole where
+/// something is to be imported, and the longest wait for that, in milliseconds.
+const MORE_MS: u64 = 2000;
+const IMPORT_MS: u64 = 5 * 60_000;
 /// How long an entry that could not be changed is left alone, in milliseconds.
 const BLOCKED_MS: u64 = 15_000;
 /// The longest until something that cannot be read is tried again, in milliseconds.
@@ -269,6 +273,8 @@ pub struct Engine<S> {
     /// Watches that were asked for and are not there yet.
     watching: u64,
     swept: bool,
+    /// When rows came first, and when last, of a peer that has been heard.
+    told_ms: Option<(u64, u64)>,
     sessions: BTreeMap<Slot, Session>,
     /// The other devices of the account, once they have been told.
     others: Option<BTreeSet<Slot>>,
@@ -329,6 +335,7 @@ impl<S: Store> Engine<S> {
             to_watch: (Vec::new(), 0),
             watching: 0,
             swept: false,
+            told_ms: None,
             sessions: BTreeMap::new(),
             others: None,
             fetch: Fetch::default(),
@@ -501,7 +508,9 @@ impl<S: Store> Engine<S> {
         let unmarked = self.unmarked.values().map(|(at, _)| *at).min();
         let databases = self.databases.drop_at();
         let unrest = self.unrest.look_at();
-        let looking = [settle, watch, unmarked, self.untidy, self.unread, self.using.look_at(), databases, unrest];
+        let import = self.import_at().filter(|_| self.state.importing && !self.queue.is_empty());
+        let looking =
+            [import, settle, watch, unmarked, self.untidy, self.unread, self.using.look_at(), databases, unrest];
         // What waits for its time to be applied has none while that is paused.
         let repositories = self.repositories.again_at(self.is_heard());
         let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
@@ -680,8 +689,7 @@ impl<S: Store> Engine<S> {
         self.look_at_unread(now.wall_ms)?;
         self.look_at_displaced(disk, now)?;
         self.drop_images(now.wall_ms);
-        let may_look = !self.state.importing || self.is_heard();
-        if may_look && (!self.queue.is_empty() || self.can_conclude()) {
+        if self.may_look(now.wall_ms) && (!self.queue.is_empty() || self.can_conclude()) {
             self.look(disk, now)?;
             self.exchange(disk, now)?;
             return Ok(true);
@@ -704,6 +712,20 @@ impl<S: Store> Engine<S> {
     }
 
     // ---- looking ----
+
+    /// Whether what is on the disk may be looked at. What is imported is compared with all that the account has: as long as
+    /// a peer is still looking at its own disk and tells what it finds, nothing is imported that is about to be told.
+    fn may_look(&self, now_ms: u64) -> bool {
+        !self.state.importing || self.import_at().is_some_and(|at| at <= now_ms)
+    }
+
+    /// When an import may begin; `None` as long as nobody has been heard.
+    fn import_at(&self) -> Option<u64> {
+        let heard = || self.sessions.values().filter(|session| session.heard);
+        let (since, told) = self.told_ms.filter(|_| heard().next().is_some())?;
+        let waits = !heard().any(|session| session.is_through);
+        Some(if waits { (told + MORE_MS).min(since + IMPORT_MS) } else { 0 })
+    }
 
     /// Nobody is to find a file of theirs under a name that only a plan needed: what is still parked is planned again;
     /// what nobody plans for goes back to a name of its own, to be looked at there.
@@ -1114,8 +1136,6 @@ impl<S: Store> Engine<S> {
         for id in looked.parked {
             self.parked.entry(id).or_insert(now_ms + SETTLE_MS);
         }
-        let dirs = looked.watch.into_iter().map(|(_, path)| path).collect();
-        self.watch(dirs);
         if looked.changes > 0 {
             self.ready.extend(std::mem::take(&mut self.waiting));
         }
@@ -1192,6 +1212,7 @@ impl<S: Store> Engine<S> {
             }
             Message::Rows { rows, upto, end, known } => match session.rows(&mut self.state, rows, upto, end, known)? {
                 Ok(changed) => {
+                    self.told_ms = Some((self.told_ms.map_or(now.wall_ms, |(since, _)| since), now.wall_ms));
                     if !changed.is_empty() {
                         self.by = self.state.view().birth_name(session.replica.unwrap_or(ReplicaId(0)))?;
                     }
@@ -1206,7 +1227,7 @@ impl<S: Store> Engine<S> {
                 Err(error) => self.end(peer, error),
             },
             Message::State { known, digest, clean, stuck, flushed } => {
-                session.standing = Some(Standing { known, digest, clean, stuck, flushed });
+                session.stands(Standing { known, digest, clean, stuck, flushed });
                 self.effects.push_back(Effect::StatusChanged);
             }
             Message::Flush { token } => self.effects.push_back(Effect::Drain(peer, token)),

@@ -19,6 +19,7 @@ pub mod delta;
 pub mod disk;
 pub mod engine;
 pub mod fetch;
+pub mod fingerprint;
 pub mod git;
 pub mod marks;
 pub mod merge;

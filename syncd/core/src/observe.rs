@@ -14,6 +14,7 @@ use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, UNNUMBERED, Value
 
 use crate::database;
 use crate::disk::{Content, Disk, Handle, Kind, Raised, Reading, RelPath, Stat, join};
+use crate::fingerprint::Fingerprint;
 use crate::git;
 use crate::marks::Marks;
 use crate::merge::may_merge;
@@ -52,8 +53,8 @@ pub struct Looked {
     pub problems: Vec<Problem>,
     /// Paths that were looked at without a problem.
     pub clear: Vec<RelPath>,
-    /// Directories that are in play from here on, to be watched.
-    pub watch: Vec<(NodeId, RelPath)>,
+    /// Directories that were listed.
+    pub listed: Vec<RelPath>,
     /// Paths of entries that were deleted.
     pub gone: Vec<RelPath>,
     /// Directories that were moved, each with the path that it had.
@@ -240,6 +241,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     fn listing(&mut self, dir: NodeId, deep: bool, found: &mut Vec<Found>) -> StoreResult<()> {
         let Some(parent) = self.directory_base(dir)? else { return Ok(()) };
         let dir_path = self.path_of(&parent)?;
+        // In this order nothing happens between the two that is neither listed nor told.
+        self.disk.watch(&dir_path);
         let names = match self.disk.list(&dir_path) {
             Ok(names) => names,
             Err(error)
@@ -262,17 +265,26 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 put_to_sleep(&mut self.state.store, self.missing, base)?;
             }
             self.looked.clear.push(dir_path.clone());
-            self.looked.watch.push((dir, dir_path));
+            self.looked.listed.push(dir_path);
             return Ok(());
         }
-        let mut base: BTreeMap<Name, Base> =
-            self.state.store.base_in(dir)?.into_iter().map(|base| (base.name.clone(), base)).collect();
         if !deep {
             // What came and went again leaves no other trace than its time.
             self.touched.insert(dir);
         }
-        self.looked.watch.push((dir, dir_path.clone()));
+        self.looked.listed.push(dir_path.clone());
         self.looked.clear.push(dir_path.clone());
+        if self.state.store.fingerprint(dir)? == Fingerprint::of_listing(&names) {
+            for (name, stat) in names.into_iter().filter(|(_, stat)| stat.raised.0) {
+                self.note_raised(join(&dir_path, &name), &stat);
+            }
+            if deep {
+                self.looked.more.extend(self.state.store.directories_in(dir)?.into_iter().map(Spot::Deep));
+            }
+            return self.ask_right_below(&dir_path);
+        }
+        let mut base: BTreeMap<Name, Base> =
+            self.state.store.base_in(dir)?.into_iter().map(|base| (base.name.clone(), base)).collect();
         for (name, stat) in names {
             let known = base.remove(&name);
             if stat.raised.0 {
@@ -300,10 +312,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 self.looked.more.push(Spot::Deep(same.id));
             }
         }
-        for marked in self.marks.right_below(&dir_path) {
-            // It may have gone with its marker.
-            self.ask(&marked)?;
-        }
+        self.ask_right_below(&dir_path)?;
         for gone in base.into_values() {
             if gone.state == BaseState::Dormant {
                 self.wake_absent(gone)?;
@@ -312,6 +321,11 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             }
         }
         Ok(())
+    }
+
+    /// Asks the marked directories in a directory for their markers: they may have gone along with them.
+    fn ask_right_below(&mut self, dir: &[u8]) -> StoreResult<()> {
+        self.marks.right_below(dir).iter().try_for_each(|marked| self.ask(marked))
     }
 
     fn note_raised(&mut self, path: RelPath, stat: &Stat) {
@@ -365,7 +379,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 self.looked.staying.push((path.clone(), stat.kind));
             }
             if stat.kind == Kind::Dir && !self.marks.of(&path).is_empty() {
-                self.looked.watch.push((parent.id, path));
+                self.disk.watch(&path);
             }
             if let Some(base) = base.filter(|base| base.state == BaseState::Live) {
                 put_to_sleep(&mut self.state.store, self.missing, base)?;

@@ -51,6 +51,8 @@ pub struct Session {
     pub heard: bool,
     /// Whether more rows of what it is telling are on their way.
     pub is_telling: bool,
+    /// Whether it has looked at all that it has, and told it: it has said once that it is in order, or cannot go on.
+    pub is_through: bool,
     /// How it stands.
     pub standing: Option<Standing>,
     /// Its latest flush, to be answered.
@@ -101,6 +103,7 @@ impl Session {
             run: RunId::default(),
             heard: false,
             is_telling: false,
+            is_through: false,
             standing: None,
             asked_flush: 0,
             sent_upto: 0,
@@ -170,6 +173,12 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Takes in how the peer says that it stands.
+    pub fn stands(&mut self, standing: Standing) {
+        self.is_through |= self.heard && (standing.clean || standing.stuck);
+        self.standing = Some(standing);
     }
 
     /// A frame has left.

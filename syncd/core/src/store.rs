@@ -12,6 +12,7 @@ use hearth_schemas::wire::{Cursor, KnownMap};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Handle, Stat};
+use crate::fingerprint::Fingerprint;
 
 mod memory;
 pub use memory::MemoryStore;
@@ -22,6 +23,9 @@ pub enum StoreError {
     /// The disk is full.
     #[error("no space left for the index")]
     Full,
+    /// It is not what was written: it has to be begun anew.
+    #[error("the index is damaged: {0}")]
+    Damaged(String),
     /// Anything else, as the database told it.
     #[error("index: {0}")]
     Failed(String),
@@ -184,6 +188,11 @@ pub trait Store {
     fn base_at(&self, parent: NodeId, name: &Name) -> StoreResult<Option<Base>>;
     /// Entries of a directory of this disk.
     fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>>;
+    /// The sum of [`Fingerprint::of_base`] over the entries of a directory of this disk; asked for each directory at the
+    /// start, so it must not cost reading them.
+    fn fingerprint(&self, parent: NodeId) -> StoreResult<Fingerprint>;
+    /// The directories among the entries of a directory of this disk, by their keys.
+    fn directories_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>>;
     /// The base entries with this inode: several where it has several names.
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>>;
     /// Some base entries with this content.

@@ -20,7 +20,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_schemas::ids::ContentHash;
@@ -33,6 +33,8 @@ use syncd_core::database::{COMPANIONS, VITAL, image_of, is_image, may_be, owner_
 use syncd_core::disk::{Content, Disk, Handle, Kind, Others, Raised, Reading, RelPath, Source, StageName, Stat};
 use syncd_core::path::split;
 use syncd_lease::{Answer, Excluded, Lease, is_written};
+
+use crate::watch::Watcher;
 
 /// Bytes read or written in one go.
 const BLOCK: usize = 128 << 10;
@@ -87,6 +89,8 @@ struct Inner {
     held: Mutex<Option<Lease>>,
     /// Large files of which a part was read.
     begun: Mutex<reading::Begun>,
+    /// Who watches the home, once somebody does.
+    watcher: OnceLock<Watcher>,
 }
 
 #[derive(Default)]
@@ -123,10 +127,16 @@ impl RealDisk {
             keep_free: Mutex::default(),
             held: Mutex::default(),
             begun: Mutex::default(),
+            watcher: OnceLock::new(),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;
         Ok(disk)
+    }
+
+    /// Has directories watched by this from here on. Only the first to be named counts.
+    pub fn watched_by(&self, watcher: Watcher) {
+        let _ = self.0.watcher.set(watcher);
     }
 
     /// Opens a content for reading: a regular file of the tree, of staging or of history, or bytes in memory.
@@ -398,6 +408,12 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Disk for RealDisk {
+    fn watch(&mut self, dir: &[u8]) {
+        if let Some(watcher) = self.0.watcher.get() {
+            watcher.watch_now(dir.to_vec());
+        }
+    }
+
     fn list(&mut self, dir: &[u8]) -> io::Result<Vec<(Name, Stat)>> {
         let fd = self.dir(dir, OFlags::RDONLY)?;
         self.check_ours(&fd)?;

@@ -60,6 +60,8 @@ pub struct Picture {
     pub first_staying: Vec<(RelPath, Kind)>,
     /// The index itself cannot be written, and why.
     pub index_trouble: Option<String>,
+    /// The index was found damaged: it is begun anew when it is opened next, and nothing goes on until then.
+    pub damaged: bool,
     /// Whether exchanging is stopped.
     pub paused: bool,
     /// Number of conflict siblings on this disk.
@@ -95,7 +97,16 @@ impl Driver {
         let (commands, inbox) = channel();
         let (effects, outbox) = mpsc::channel(EFFECTS);
         let (picture_in, picture) = watch::channel(Picture::default());
-        let run = Run { engine, disk, effects, picture: picture_in, trouble: None, fresh_ms: None, pictured: None };
+        let run = Run {
+            engine,
+            disk,
+            effects,
+            picture: picture_in,
+            trouble: None,
+            damaged: false,
+            fresh_ms: None,
+            pictured: None,
+        };
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || run.run(&inbox))?;
         Ok((Self { commands, picture }, outbox, thread))
     }
@@ -136,6 +147,7 @@ struct Run {
     effects: mpsc::Sender<Effect>,
     picture: watch::Sender<Picture>,
     trouble: Option<String>,
+    damaged: bool,
     fresh_ms: Option<u64>,
     pictured: Option<std::time::Instant>,
 }
@@ -179,6 +191,10 @@ impl Run {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            if self.damaged {
+                self.take_picture();
+                break;
+            }
             if self.pictured.is_none_or(|at| at.elapsed() > PICTURE) {
                 self.take_picture();
             }
@@ -219,8 +235,18 @@ impl Run {
                 if self.trouble.is_none() {
                     tracing::warn!(%error, "the index could not be written; trying again");
                 }
-                self.trouble = Some(error.to_string());
+                self.troubled(&error);
                 *rest_until = wall_ms() + REST_MS;
+            }
+        }
+    }
+
+    fn troubled(&mut self, error: &StoreError) {
+        self.trouble = Some(error.to_string());
+        if matches!(error, StoreError::Damaged(_)) && !self.damaged {
+            self.damaged = true;
+            if let Err(error) = self.engine.state.store.distrust() {
+                tracing::warn!(%error, "it could not be noted that the index is damaged");
             }
         }
     }
@@ -230,8 +256,8 @@ impl Run {
         let summary = match self.engine.summary() {
             Ok(summary) => summary,
             Err(error) => {
-                self.trouble = Some(error.to_string());
-                return;
+                self.troubled(&error);
+                Summary::default()
             }
         };
         let conflicts = self.engine.state.store.siblings().map_or(0, |siblings| siblings.len());
@@ -250,6 +276,7 @@ impl Run {
                 summary,
                 problems: by_path.into_values().collect(),
                 index_trouble: self.trouble.clone(),
+                damaged: self.damaged,
                 paused: self.engine.is_paused(),
                 fresh_ms: self.fresh_ms,
                 conflicts,

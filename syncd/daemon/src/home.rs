@@ -19,6 +19,7 @@ use syncd_core::account::{self, Secrets};
 use syncd_core::apply::Happened;
 use syncd_core::engine::{Effect, Engine, Event};
 use syncd_core::state::State;
+use syncd_core::store::StoreError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -32,7 +33,7 @@ use crate::membership::{append, catch_up, entropy};
 use crate::net::{Identity, NetEvent, Network};
 use crate::paths::SignalKey;
 use crate::preferences::Preferences;
-use crate::store::SqliteStore;
+use crate::store::{SqliteStore, distrust};
 use crate::watch::{Stirred, Stirs, Watcher};
 use crate::{retention, seen};
 
@@ -195,14 +196,23 @@ impl Home {
         disk.keep_free(config.disk.keep_free_mib.saturating_mul(1 << 20), config.disk.keep_free_percent);
         let first = account.devices.len() == 1;
         let name = membership.name_of(device);
-        let state = with_now(|now| State::open(store, device, &name, first, now)).context("opening the index")?;
+        let opened = with_now(|now| State::open(store, device, &name, first, now));
+        let opened = opened.inspect_err(|error| {
+            if matches!(error, StoreError::Damaged(_))
+                && let Err(error) = distrust(&index)
+            {
+                tracing::warn!(%error, "it could not be noted that the index is damaged");
+            }
+        });
+        let state = opened.context("opening the index")?;
 
         preferences.load(&state, device)?;
         let mut engine = Engine::new(state, preferences.rulebook.select());
         engine.set_limits(config.brakes.limits());
+        let (watcher, stirred) = Watcher::start(&paths.home, &paths.state, preferences.unwatched())?;
+        disk.watched_by(watcher.clone());
         let (driver, effects, thread) = Driver::start(engine, disk.clone()).context("starting the engine")?;
         let exchange = Exchange::new(driver.clone(), disk.clone(), content_key);
-        let (watcher, stirred) = Watcher::start(&paths.home, &paths.state, preferences.unwatched())?;
         let identity = Identity { account: account.id, device, slot, sign: keys.sign.clone(), tls: keys.tls.clone() };
         let port = std::fs::read_to_string(paths.state.join("udp-port")).ok().and_then(|text| text.trim().parse().ok());
         let (network, net_events) = Network::start(

@@ -76,15 +76,20 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     });
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let broken = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = daemon.broken() => true,
+    };
     syncd::notify::stopping();
     opening.abort();
     drop(bus);
     if tokio::time::timeout(GOODBYE, daemon.stop()).await.is_err() {
         tracing::warn!("the work did not end in time; what is under way is taken up at the next start");
+    }
+    if broken {
+        // The service manager starts it again.
+        anyhow::bail!("the index was found damaged; it is rebuilt from disk and peers at the next start");
     }
     Ok(())
 }

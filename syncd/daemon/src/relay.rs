@@ -35,7 +35,7 @@ use tracing::{debug, info, warn};
 use crate::carrier::RELAY;
 use crate::net::{Identity, NetEvent, jitter};
 use crate::paths::Sealed;
-use crate::socket::PathSocket;
+use crate::socket::{Bound, PathSocket};
 use crate::tls::{self, Trust};
 use crate::tunnel::{self, Dialled};
 use crate::{prefixed, proxy};
@@ -51,8 +51,10 @@ const EAGER: Duration = Duration::from_secs(180);
 const MAX_PAUSE_MS: u64 = 60_000;
 /// Pause after an answer that is not likely to change.
 const SETTLED: Duration = Duration::from_secs(20);
-/// Keeps NAT mappings and the session's binding.
-const BIND_EVERY: Duration = Duration::from_secs(15);
+/// Keeps NAT mappings and the session's binding; the second where a mapping was lost in spite of the first. No router
+/// should forget a mapping within two minutes (RFC 4787); some do after thirty seconds, and few after less.
+const BIND_EVERY: Duration = Duration::from_secs(25);
+const BIND_OFTEN: Duration = Duration::from_secs(15);
 /// The same while peers' data flows, and for `BUSY` after it: a relay that lost its memory is noticed soon.
 const BIND_EVERY_BUSY: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_secs(10);
@@ -506,6 +508,7 @@ impl Link {
             round_trip: Duration::ZERO,
             by_tunnel: self.socket.carrier().by_tunnel(),
             udp_again: Instant::now() + UDP_AGAIN,
+            every: BIND_EVERY,
         };
         let bind = tokio::spawn(keeper.keep_bound());
         self.presence.send(Presence::All(session.online.iter().copied().collect())).await.ok();
@@ -573,6 +576,8 @@ struct Keeper {
     by_tunnel: bool,
     /// When to look whether UDP gets out again.
     udp_again: Instant,
+    /// The pause between BINDs while nothing goes on.
+    every: Duration,
 }
 
 /// What ended a wait for the answer to a BIND.
@@ -586,14 +591,18 @@ enum Turn {
 impl Keeper {
     /// Binds the session again and again. Ends the connection when the relay has forgotten it.
     async fn keep_bound(mut self) {
-        let mut way = None;
+        let mut known: Option<Bound> = None;
         while self.bind().await {
-            let bound_way = self.socket.bound().borrow().map(|bound| bound.way);
-            if way.is_some() && way != bound_way {
-                self.show();
+            let bound = *self.socket.bound().borrow();
+            if let (Some(known), Some(bound)) = (known, bound) {
+                if known.way != bound.way {
+                    self.show();
+                } else if known.seen != bound.seen {
+                    self.every = BIND_OFTEN;
+                }
             }
-            way = bound_way;
-            let pause = if self.socket.idle_for() < BUSY { BIND_EVERY_BUSY } else { BIND_EVERY };
+            known = bound;
+            let pause = if self.socket.idle_for() < BUSY { BIND_EVERY_BUSY } else { self.every };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.socket.doubted() => {}
@@ -607,7 +616,7 @@ impl Keeper {
     /// the relay is looked for: a tunnel, and UDP if a tunnel was in use. Where UDP does reach the relay, and BINDs are
     /// not answered all the same, it has forgotten the session.
     async fn bind(&mut self) -> bool {
-        let mut bound = self.socket.bound();
+        let mut answered = self.socket.answered();
         let mut first = self.counter + 1;
         let mut asked = Instant::now();
         let mut retries = BIND_RETRIES_MS.iter();
@@ -625,7 +634,7 @@ impl Keeper {
             let last = BIND_RETRIES_MS[BIND_RETRIES_MS.len() - 1];
             let wait = Duration::from_millis(retries.next().copied().unwrap_or(last));
             let turn = tokio::select! {
-                answer = bound.wait_for(|bound| bound.is_some_and(|bound| bound.counter >= first)) => {
+                answer = answered.wait_for(|answered| *answered >= first) => {
                     if answer.is_err() {
                         return false;
                     }

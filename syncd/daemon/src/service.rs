@@ -19,7 +19,7 @@ use syncd_core::brake::Verdict;
 use syncd_core::disk::{Disk, Kind, Stat};
 use syncd_core::engine::Event;
 use syncd_core::pairing::Invitation;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::activity::Activity;
 use crate::answer;
@@ -47,6 +47,7 @@ pub struct Daemon {
     signals: Signals,
     activity: Arc<Activity>,
     inner: Mutex<Inner>,
+    broken: Arc<Notify>,
     with_session_bus: bool,
 }
 
@@ -62,7 +63,7 @@ impl Daemon {
     /// A daemon that has not looked for its account yet.
     pub fn new(paths: Paths, signals: Signals, with_session_bus: bool) -> Self {
         let activity = Arc::new(Activity::open(&paths.state, signals.clone()));
-        Self { paths, signals, activity, inner: Mutex::default(), with_session_bus }
+        Self { paths, signals, activity, inner: Mutex::default(), broken: Arc::default(), with_session_bus }
     }
 
     /// Opens the keys and, if they are in an account, goes to work. Gives whether it is worth trying again later.
@@ -98,6 +99,11 @@ impl Daemon {
         }
     }
 
+    /// Waits until it can only go on from a start: the index was found damaged, and is begun anew when it is opened.
+    pub async fn broken(&self) {
+        self.broken.notified().await;
+    }
+
     /// Ends all work.
     pub async fn stop(&self) {
         let home = self.inner.lock().await.home.take();
@@ -126,6 +132,12 @@ impl Daemon {
             Failure::failed(format!("{error:#}"), "see `hearth doctor`, and the log: journalctl --user -u hearth")
         })?;
         let home = Arc::new(home);
+        let (mut picture, broken) = (home.driver.picture(), Arc::clone(&self.broken));
+        tokio::spawn(async move {
+            if picture.wait_for(|picture| picture.damaged).await.is_ok() {
+                broken.notify_one();
+            }
+        });
         tokio::spawn(tell_status(Arc::downgrade(&home), self.signals.clone(), self.paths.clone()));
         inner.home = Some(home);
         inner.claim = Some(claim);

@@ -90,11 +90,9 @@ struct Leg {
     session: Option<Session>,
 }
 
-/// The relay's answer to a BIND.
+/// What the relay's answers to BINDs say, as long as they say the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bound {
-    /// The counter of the BIND that it answers.
-    pub counter: u64,
     /// This device's address as the relay saw it; unspecified where a tunnel hides it.
     pub seen: SocketAddr,
     /// Which change of session or of what carries it this is an answer after. Another number: another way.
@@ -137,6 +135,8 @@ pub struct PathSocket {
     news: mpsc::Sender<News>,
     held: Mutex<VecDeque<Held>>,
     bound: watch::Sender<Option<Bound>>,
+    /// The counter of the newest BIND that was answered, apart from what the answer says: each wakes nobody but who asked.
+    answered: watch::Sender<u64>,
     started: Instant,
     heard_ms: AtomicU64,
     data_ms: AtomicU64,
@@ -214,13 +214,13 @@ impl PathSocket {
         let queue = Arc::new(Queue::new());
         let task = tokio::spawn(tunnel::carry(dialled.web, queue.clone(), Arc::downgrade(self)));
         self.carrier.attach(queue, dialled.proxy, task.abort_handle());
-        self.bound.send_replace(None);
+        self.unbound();
     }
 
     /// Goes over to UDP.
     pub(crate) fn use_udp(&self) {
         self.carrier.use_udp();
-        self.bound.send_replace(None);
+        self.unbound();
     }
 
     /// Asks over UDP whether the relay is there, without a consequence for the session.
@@ -252,7 +252,7 @@ impl PathSocket {
     /// Notes that a tunnel is over. If it was in use, the relay is asked over UDP for a sign of life at once.
     pub(crate) fn tunnel_ended(&self, queue: &Arc<Queue>) {
         if self.carrier.tunnel_ended(queue) {
-            self.bound.send_replace(None);
+            self.unbound();
             self.doubt.notify_one();
         }
     }
@@ -269,9 +269,19 @@ impl PathSocket {
         self.set_leg(Leg { relay, session: None });
     }
 
-    /// The newest answer to a BIND of the current session, and its changes.
+    /// What the newest answer to a BIND of the current session says, and its changes.
     pub fn bound(&self) -> watch::Receiver<Option<Bound>> {
         self.bound.subscribe()
+    }
+
+    /// The counter of the newest BIND of the current session that was answered.
+    pub fn answered(&self) -> watch::Receiver<u64> {
+        self.answered.subscribe()
+    }
+
+    fn unbound(&self) {
+        self.bound.send_replace(None);
+        self.answered.send_replace(0);
     }
 
     /// Sends a BIND of the current session, if there is one. It may get lost, as any datagram.
@@ -315,6 +325,7 @@ impl PathSocket {
         let socket = std::net::UdpSocket::from(fd);
         let state = UdpSocketState::new((&socket).into())?;
         let (bound, _) = watch::channel(None);
+        let (answered, _) = watch::channel(0);
         let (news, told) = mpsc::channel(MAX_NEWS);
         let socket = Self {
             io: tokio::net::UdpSocket::from_std(socket)?,
@@ -328,6 +339,7 @@ impl PathSocket {
             news,
             held: Mutex::default(),
             bound,
+            answered,
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
             data_ms: AtomicU64::new(0),
@@ -343,7 +355,7 @@ impl PathSocket {
     fn set_leg(&self, leg: Leg) {
         *self.leg.write().unwrap_or_else(PoisonError::into_inner) = leg;
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        self.bound.send_replace(None);
+        self.unbound();
     }
 
     fn now_ms(&self) -> u64 {
@@ -539,7 +551,9 @@ impl PathSocket {
             Kind::Bound => {
                 if let Some((counter, seen)) = relay::open_bound(datagram, &session.mac_key) {
                     let way = self.sessions.load(Ordering::Relaxed) + self.carrier.changes();
-                    self.bound.send_replace(Some(Bound { counter, seen, way }));
+                    let now = Some(Bound { seen, way });
+                    self.bound.send_if_modified(|known| std::mem::replace(known, now) != now);
+                    self.answered.send_replace(counter);
                 }
                 None
             }
@@ -853,10 +867,11 @@ mod tests {
         for (datagram, wanted) in [(forged, None), (authentic, Some((5, seen)))] {
             let (mut buffer, mut meta) = batch(&[datagram]);
             socket.take_in(&leg, &mut buffer, &mut meta);
-            assert_eq!((meta.len, socket.bound().borrow().map(|bound| (bound.counter, bound.seen))), (0, wanted));
+            let bound = socket.bound().borrow().map(|bound| (*socket.answered().borrow(), bound.seen));
+            assert_eq!((meta.len, bound), (0, wanted));
         }
         socket.end_session();
-        assert_eq!(*socket.bound().borrow(), None);
+        assert_eq!((*socket.bound().borrow(), *socket.answered().borrow()), (None, 0));
     }
 
     #[tokio::test]
@@ -878,6 +893,22 @@ mod tests {
         assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![b"@aaaa".as_slice()], peer_address(Slot(3))));
         assert_eq!(metas[0].ecn, Some(EcnCodepoint::Ce));
         assert_eq!((given(&buffers[1], &metas[1]), metas[1].addr), (vec![quic], RELAY));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_says_nothing_else_wakes_only_who_asked() {
+        let (socket, leg) = socket();
+        let (mut bound, mut answered) = (socket.bound(), socket.answered());
+        let mut changes = Vec::new();
+        for (counter, port) in [(1, 9), (2, 9), (3, 9), (4, 10)] {
+            let seen = SocketAddr::from(([203, 0, 113, 7], port));
+            let (mut buffer, mut meta) = batch(&[relay::bound_datagram(TOKEN, &KEY, counter, seen).to_vec()]);
+            socket.take_in(&leg, &mut buffer, &mut meta);
+            changes.push((bound.has_changed().expect("open"), answered.has_changed().expect("open")));
+            bound.mark_unchanged();
+            answered.mark_unchanged();
+        }
+        assert_eq!(changes, [(true, true), (false, true), (false, true), (true, true)]);
     }
 
     #[tokio::test]

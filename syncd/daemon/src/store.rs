@@ -21,21 +21,28 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Params, para
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use syncd_core::conflict;
-use syncd_core::disk::Handle;
+use syncd_core::disk::{Handle, Stat};
+use syncd_core::fingerprint::Fingerprint;
 use syncd_core::row;
-use syncd_core::store::{Base, Kept, Store, StoreError, StoreResult, Text};
+use syncd_core::store::{Base, BaseState, Kept, Store, StoreError, StoreResult, Text};
 
+pub use self::closing::distrust;
+use self::closing::{Closing, Found};
 use self::pending::{At, Bases, Cell, Rows};
 
+mod closing;
 mod pending;
 
 /// Numbered schema changes, oldest first.
-const SCHEMA: [&str; 4] = [
+const SCHEMA: [&str; 5] = [
     include_str!("../../../schemas/sql/0001_index.sql"),
     include_str!("../../../schemas/sql/0002_texts.sql"),
     include_str!("../../../schemas/sql/0003_places_of_rows.sql"),
-    include_str!("../../../schemas/sql/0004_smaller_indexes.sql"),
+    include_str!("../../../schemas/sql/0004_fingerprints.sql"),
+    include_str!("../../../schemas/sql/0005_smaller_indexes.sql"),
 ];
+/// The schema that has fingerprints.
+const FINGERPRINTS: usize = 4;
 /// Page cache in KiB.
 const CACHE_KIB: i64 = 4 << 10;
 /// Longest stored value, in bytes: what is read back was written by this program.
@@ -65,6 +72,10 @@ pub struct SqliteStore {
     bases: RefCell<Bases>,
     /// Nodes that were marked or unmarked and SQLite has yet to follow.
     marks: BTreeMap<NodeId, bool>,
+    /// What the fingerprints of directories have changed by since SQLite followed.
+    changed_by: BTreeMap<NodeId, Fingerprint>,
+    /// Dropped after the connection has ended.
+    closing: Closing,
 }
 
 /// What is known of the index without asking SQLite.
@@ -79,7 +90,15 @@ struct Saved {
 impl SqliteStore {
     /// Opens or makes the index. Where it was damaged, gives the path that the damaged file was moved to.
     pub fn open(path: &Path) -> Result<(Self, Option<PathBuf>), rusqlite::Error> {
-        match Self::try_open(path) {
+        let found = Found::take(path).unwrap_or_else(|error| {
+            tracing::warn!(%error, "it cannot be told how the index was left");
+            Found::Unknown
+        });
+        let opened = match found {
+            Found::Damaged => Err(damage()),
+            Found::Closed(_) | Found::Unknown => Self::try_open(path, found),
+        };
+        match opened {
             Ok(store) => Ok((store, None)),
             Err(error) if is_damage(&error) => {
                 let aside = aside(path);
@@ -89,13 +108,14 @@ impl SqliteStore {
                         std::fs::rename(&file, with_ending(&aside, ending)).map_err(|_| error_of(&error))?;
                     }
                 }
-                Ok((Self::try_open(path)?, Some(aside)))
+                Found::forget(path).map_err(|_| error_of(&error))?;
+                Ok((Self::try_open(path, Found::Unknown)?, Some(aside)))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn try_open(path: &Path) -> Result<Self, rusqlite::Error> {
+    fn try_open(path: &Path, found: Found) -> Result<Self, rusqlite::Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags)?;
         // Nobody else opens the index, so there is nothing to lock for every question.
@@ -110,14 +130,24 @@ impl SqliteStore {
         // Without it each value bound to a column with a partial index makes SQLite plan the statement again.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         db.set_prepared_statement_cache_capacity(64);
-        let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if sound != "ok" {
-            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None));
-        }
+        let checked = match found {
+            Found::Closed(checked) => Some(checked),
+            Found::Unknown | Found::Damaged => {
+                let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+                if sound != "ok" {
+                    return Err(damage());
+                }
+                None
+            }
+        };
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let version = usize::try_from(version).unwrap_or(0);
         for (number, change) in SCHEMA.iter().enumerate().skip(version) {
-            db.execute_batch(&format!("BEGIN; {change}; PRAGMA user_version = {}; COMMIT;", number + 1))?;
+            db.execute_batch(&format!("BEGIN; {change}; PRAGMA user_version = {}", number + 1))?;
+            if number + 1 == FINGERPRINTS {
+                sum_up(&db)?;
+            }
+            db.execute_batch("COMMIT")?;
         }
         let last_seq: i64 = db.query_row("SELECT coalesce(max(seq), 0) FROM rows", [], |row| row.get(0))?;
         let mut store = Self {
@@ -133,6 +163,8 @@ impl SqliteStore {
             rows: RefCell::default(),
             bases: RefCell::default(),
             marks: BTreeMap::new(),
+            changed_by: BTreeMap::new(),
+            closing: Closing::new(path, checked),
         };
         let single = |key: &str| store.single(key);
         let (known, digest) = (single("known")?, single("digest")?);
@@ -141,6 +173,11 @@ impl SqliteStore {
         store.unnumbered = unsigned(store.db.query_row(unnumbered, [], |row| row.get(0))?);
         store.digest = digest.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))).unwrap_or(0);
         Ok(store)
+    }
+
+    /// The index was found damaged: it is moved aside and begun anew when it is opened next.
+    pub fn distrust(&self) -> std::io::Result<()> {
+        self.closing.distrust()
     }
 
     fn single(&self, key: &str) -> Result<Option<Vec<u8>>, rusqlite::Error> {
@@ -253,7 +290,30 @@ impl SqliteStore {
             };
             run(db, sql, [&node.0[..]])?;
         }
+        for (dir, change) in std::mem::take(&mut self.changed_by) {
+            if change != Fingerprint::default() {
+                let mut sum = read_fingerprint(db, dir)?;
+                sum.add(change);
+                write_fingerprint(db, dir, sum)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Follows a change of base in the fingerprints of directories.
+    fn follow(&mut self, old: Option<&Base>, new: Option<&Base>) {
+        fn bears(base: &Base) -> (NodeId, BaseState, &Stat, &Name) {
+            (base.parent, base.state, &base.stat, &base.name)
+        }
+        if old.map(bears) == new.map(bears) {
+            return;
+        }
+        if let Some(old) = old {
+            self.changed_by.entry(old.parent).or_default().remove(Fingerprint::of_base(old));
+        }
+        if let Some(new) = new {
+            self.changed_by.entry(new.parent).or_default().add(Fingerprint::of_base(new));
+        }
     }
 
     /// Flushes where there is no transaction to wait for the end of, or too much waits.
@@ -271,6 +331,7 @@ impl SqliteStore {
         self.rows.take();
         self.bases.take();
         self.marks.clear();
+        self.changed_by.clear();
     }
 }
 
@@ -593,6 +654,23 @@ impl Store for SqliteStore {
         Ok(found)
     }
 
+    fn fingerprint(&self, parent: NodeId) -> StoreResult<Fingerprint> {
+        let mut sum = read_fingerprint(&self.db, parent)?;
+        sum.add(self.changed_by.get(&parent).copied().unwrap_or_default());
+        Ok(sum)
+    }
+
+    fn directories_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
+        // The partial index over entries without a hash leaves little but directories.
+        let sql = "SELECT data FROM bases WHERE parent = ?1 AND hash IS NULL";
+        let mut found = self.taken_in(self.bases_where(sql, [&parent.0[..]])?);
+        let bases = self.bases.borrow();
+        let waiting = in_directory(&bases.at, parent).flat_map(|(_, ids)| ids);
+        found.extend(waiting.filter_map(|id| bases.cells[id].value.clone()));
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found.into_iter().filter(|base| base.class == Class::Dir).map(|base| base.id).collect())
+    }
+
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
         let mut found = self.bases_where("SELECT data FROM bases WHERE inode = ?1", [handle.inode.cast_signed()])?;
         found.retain(|base| base.stat.handle == handle);
@@ -619,12 +697,14 @@ impl Store for SqliteStore {
     }
 
     fn put_base(&mut self, base: &Base) -> StoreResult<()> {
-        self.with_base(base.id, |bases| bases.put(base.id, Some(base)))?;
+        let old = self.with_base(base.id, |bases| bases.put(base.id, Some(base)))?;
+        self.follow(old.as_ref(), Some(base));
         self.written()
     }
 
     fn remove_base(&mut self, id: NodeId) -> StoreResult<()> {
-        self.with_base(id, |bases| bases.put(id, None))?;
+        let old = self.with_base(id, |bases| bases.put(id, None))?;
+        self.follow(old.as_ref(), None);
         self.written()
     }
 
@@ -762,6 +842,36 @@ impl Store for SqliteStore {
     }
 }
 
+/// Takes up the fingerprints of all directories.
+fn sum_up(db: &Connection) -> Result<(), rusqlite::Error> {
+    let mut sums: BTreeMap<NodeId, Fingerprint> = BTreeMap::new();
+    let mut all = db.prepare("SELECT data FROM bases")?;
+    let mut all = all.query([])?;
+    while let Some(row) = all.next()? {
+        let base: Base = codec::decode_own(&row.get::<_, Vec<u8>>(0)?).map_err(|_| damage())?;
+        sums.entry(base.parent).or_default().add(Fingerprint::of_base(&base));
+    }
+    let mut insert = db.prepare("INSERT INTO fingerprints (dir, sum) VALUES (?1, ?2)")?;
+    for (dir, sum) in sums {
+        insert.execute(params![&dir.0[..], &sum.0.to_le_bytes()[..]])?;
+    }
+    Ok(())
+}
+
+fn read_fingerprint(db: &Connection, dir: NodeId) -> StoreResult<Fingerprint> {
+    let mut statement = db.prepare_cached("SELECT sum FROM fingerprints WHERE dir = ?1").map_err(failed)?;
+    let sum: Option<[u8; 16]> = statement.query_row([&dir.0[..]], |row| row.get(0)).optional().map_err(failed)?;
+    Ok(sum.map_or_else(Fingerprint::default, |sum| Fingerprint(u128::from_le_bytes(sum))))
+}
+
+fn write_fingerprint(db: &Connection, dir: NodeId, sum: Fingerprint) -> StoreResult<()> {
+    if sum == Fingerprint::default() {
+        return run(db, "DELETE FROM fingerprints WHERE dir = ?1", [&dir.0[..]]);
+    }
+    let sql = "INSERT OR REPLACE INTO fingerprints (dir, sum) VALUES (?1, ?2)";
+    run(db, sql, params![&dir.0[..], &sum.0.to_le_bytes()[..]])
+}
+
 fn run(db: &Connection, sql: &str, params: impl Params) -> StoreResult<()> {
     db.prepare_cached(sql).and_then(|mut statement| statement.execute(params)).map(drop).map_err(failed)
 }
@@ -825,12 +935,17 @@ fn unsigned(number: i64) -> u64 {
 fn failed(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,
+        _ if is_damage(&error) => StoreError::Damaged(error.to_string()),
         _ => StoreError::Failed(error.to_string()),
     }
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn damage() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None)
 }
 
 /// The same error once more: rusqlite's cannot be cloned.
@@ -936,6 +1051,9 @@ mod tests {
             }
             let sql = "INSERT INTO singles (key, value) VALUES ('digest', ?1)";
             run(&db, sql, [&memory.digest().to_le_bytes()[..]]).expect("written");
+            if earlier >= FINGERPRINTS {
+                sum_up(&db).expect("summed up");
+            }
             drop(db);
             let (store, aside) = SqliteStore::open(&path).expect("the same index");
             assert_eq!((aside, answers(&store)), (None, answers(&memory)), "schema {earlier}");
@@ -951,6 +1069,87 @@ mod tests {
         let aside = aside.expect("the damaged file was moved");
         assert_eq!(std::fs::read(aside).expect("still there"), vec![0x5a; 8192]);
         assert_eq!(store.count_base().expect("readable"), 0);
+    }
+
+    #[test]
+    fn an_index_that_was_closed_in_order_is_not_checked_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index.db");
+        filled(&path);
+        // As if it had been checked a while ago.
+        let note = with_ending(&path, "-closed");
+        let text = std::fs::read_to_string(&note).expect("a note");
+        let (key, checked) = text.split_once(' ').expect("two parts");
+        let earlier = checked.parse::<u64>().expect("a time") - 1000;
+        std::fs::write(&note, format!("{key} {earlier}")).expect("written");
+        for _ in 0..2 {
+            let (store, aside) = SqliteStore::open(&path).expect("the same index");
+            assert!(aside.is_none() && !note.exists());
+            drop(store);
+            let text = std::fs::read_to_string(&note).expect("a note");
+            assert_eq!(text.split_once(' ').expect("two parts").1, earlier.to_string());
+        }
+        let (store, _) = SqliteStore::open(&path).expect("the same index");
+        // The process ends, and the connection with it.
+        std::mem::forget(store);
+        assert!(!note.exists());
+        assert_eq!(Found::take(&path).expect("readable"), Found::Unknown);
+    }
+
+    #[test]
+    fn an_index_that_somebody_has_written_to_is_checked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index.db");
+        filled(&path);
+        let mut bytes = std::fs::read(&path).expect("read");
+        let middle = bytes.len() / 2 / 4096 * 4096;
+        bytes[middle..middle + 4096].fill(0x5a);
+        std::fs::write(&path, bytes).expect("written");
+        let (store, aside) = SqliteStore::open(&path).expect("a fresh index");
+        assert!(aside.is_some());
+        assert_eq!(store.count_base().expect("readable"), 0);
+    }
+
+    #[test]
+    fn an_index_that_was_found_damaged_at_work_is_begun_anew_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index.db");
+        filled(&path);
+        let (store, _) = SqliteStore::open(&path).expect("the same index");
+        store.distrust().expect("noted");
+        drop(store);
+        let (mut store, aside) = SqliteStore::open(&path).expect("a fresh index");
+        assert!(aside.is_some_and(|aside| aside.exists()));
+        assert_eq!(store.count_base().expect("readable"), 0);
+        store.put_base(&base(1, 0, "x")).expect("written");
+        drop(store);
+        let (store, aside) = SqliteStore::open(&path).expect("the same index");
+        assert_eq!((store.count_base().expect("readable"), aside), (1, None));
+    }
+
+    #[test]
+    fn damage_that_is_met_at_work_is_told_as_such() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index.db");
+        filled(&path);
+        let (store, _) = SqliteStore::open(&path).expect("the same index");
+        let mut bytes = std::fs::read(&path).expect("read");
+        let pages = bytes.len();
+        bytes[4096..pages].fill(0x5a);
+        std::fs::write(&path, bytes).expect("written");
+        assert!(matches!(store.rows_after(0, 1000), Err(StoreError::Damaged(_))));
+    }
+
+    /// An index of some size, closed in order.
+    fn filled(path: &Path) {
+        let (mut store, _) = SqliteStore::open(path).expect("a fresh index");
+        store.begin().expect("begins");
+        for id in 1..2000 {
+            let (mut entry, mut row) = (base(1, id % 50, &format!("some name {id}")), row(1, 0, "x", id));
+            (entry.id, row.id) = (node(id), node(id));
+            store.put_base(&entry).and_then(|()| store.put_row(&row)).expect("written");
+        }
+        store.commit().expect("commits");
     }
 
     #[test]
@@ -1016,6 +1215,7 @@ mod tests {
         out.push(format!("{order:?}"));
         for id in 0..9 {
             let id = node(id);
+            out.push(format!("{:?} {:?}", store.fingerprint(id), store.directories_in(id)));
             let mut children = store.base_in(id).expect("read");
             children.sort_by_key(|child| child.id);
             out.push(format!("{:?} {:?}", store.row(id), store.base(id)));
@@ -1058,13 +1258,15 @@ mod tests {
     }
 
     fn base(id: u64, parent: u64, name: &str) -> Base {
+        let file = Value::File { hash: ContentHash([u8::try_from(id).expect("small"); 32]), size: 1 };
+        let (class, value) = if id.is_multiple_of(2) { (Class::Dir, Value::Dir) } else { (Class::Leaf, file) };
         Base {
             id: node(id),
             parent: node(parent),
             name: Name::new(name).expect("valid"),
-            class: if id.is_multiple_of(2) { Class::Dir } else { Class::Leaf },
+            class,
             members: vec![Member { node: node(id), dots: Dots::default(), origin: None }],
-            value: Value::File { hash: ContentHash([u8::try_from(id).expect("small"); 32]), size: 1 },
+            value,
             attributes: Attributes::default(),
             stat: Stat {
                 kind: Kind::File,

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hearth_schemas::item::Name;
@@ -37,6 +37,8 @@ const GATHERED: usize = 1 << 16;
 const GATHERING: Duration = Duration::from_millis(5);
 /// How long a barrier may take; the watcher is broken when it takes longer.
 const COOKIE_WAIT: Duration = Duration::from_secs(5);
+/// How long it is taken for granted how many watches the kernel grants.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Bytes of events that are read at once.
 const EVENTS: usize = 64 << 10;
 
@@ -76,6 +78,8 @@ struct Watched {
     table: Table,
     /// Those that there was no watch left for.
     beyond: BTreeSet<RelPath>,
+    /// How many watches may be used, and when that was found out.
+    granted: Option<(Instant, usize)>,
 }
 
 impl Watcher {
@@ -137,6 +141,11 @@ impl Watcher {
             tracing::error!(%error, "directories could not be watched");
             Vec::new()
         })
+    }
+
+    /// Watches a directory that is about to be looked at. Blocks for as long as the kernel takes.
+    pub fn watch_now(&self, dir: RelPath) {
+        self.0.add(vec![dir]);
     }
 
     /// Waits until everything that happened so far was taken out of [`Stirs`] and dealt with.
@@ -202,7 +211,6 @@ impl Watcher {
 
 impl Inner {
     fn add(&self, dirs: Vec<RelPath>) -> Vec<RelPath> {
-        let budget = self.budget.or_else(|| Some(granted()? / 2)).unwrap_or(usize::MAX);
         let mut added = Vec::new();
         for dir in dirs {
             let path = self.home_path.join(OsStr::from_bytes(&dir));
@@ -212,7 +220,7 @@ impl Inner {
             // Held so that nothing is read of a watch before it is known whose it is.
             let mut watched = lock(&self.watched);
             let watch = self.watch(&dir).and_then(|watch| {
-                let is_over = !watched.table.has(watch) && watched.table.len() >= budget;
+                let is_over = !watched.table.has(watch) && watched.table.len() >= self.budget(&mut watched.granted);
                 if is_over {
                     // It ends by itself with its directory otherwise.
                     let _ = inotify::remove_watch(&self.inotify, watch);
@@ -241,6 +249,17 @@ impl Inner {
             }
         }
         added
+    }
+
+    /// How many watches may be used. The kernel is asked anew once in a while.
+    fn budget(&self, granted_at: &mut Option<(Instant, usize)>) -> usize {
+        if let Some(budget) = self.budget {
+            return budget;
+        }
+        let known = granted_at.filter(|(at, _)| at.elapsed() < ASK_AGAIN);
+        let (at, budget) = known.unwrap_or_else(|| (Instant::now(), granted().map_or(usize::MAX, |all| all / 2)));
+        *granted_at = Some((at, budget));
+        budget
     }
 
     /// Sets a watch, or finds the one that is there, following no symlink below the home, however long the path.

@@ -3,12 +3,12 @@
 //!
 //! That is as it should be, and no problem. A person can see it in `status` and ask `why`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use crate::disk::{Kind, RelPath};
 use crate::observe::{Looked, Spot};
-use crate::path::{is_at_or_below, split};
+use crate::path::{above, split};
 use crate::store::{Store, StoreResult};
 
 /// So many are remembered, at most.
@@ -33,11 +33,13 @@ impl<S: Store> Engine<S> {
                     self.staying.0.remove(&path);
                 }
             }
-            let listed: Vec<&RelPath> = looked.watch.iter().map(|(_, dir)| dir).collect();
-            let gone: Vec<&RelPath> = looked.gone.iter().chain(looked.moved.iter().map(|(from, _)| from)).collect();
+            let listed: BTreeSet<&[u8]> = looked.listed.iter().map(Vec::as_slice).collect();
+            let gone = looked.gone.iter().chain(looked.moved.iter().map(|(from, _)| from));
+            let gone: BTreeSet<&[u8]> = gone.map(Vec::as_slice).collect();
             self.staying.0.retain(|path, _| {
-                !listed.iter().any(|dir| split(path).0 == dir.as_slice())
-                    && !gone.iter().any(|gone| is_at_or_below(path, gone))
+                !listed.contains(split(path).0)
+                    && !gone.contains(&path[..])
+                    && !above(path).any(|dir| gone.contains(dir))
             });
         }
         for (path, kind) in staying {

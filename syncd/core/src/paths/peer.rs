@@ -32,10 +32,10 @@ const LATE_MS: u64 = 300;
 const LATE_EXTRA_MS: u64 = 25;
 /// A path ends when nothing has been answered for this long.
 const DEAD_MS: u64 = 1_200;
-/// How often a quiet path is asked in the first minute, and later: firewalls forget what is quiet.
+/// How often a quiet path is asked at first, and later, when it has been there for as long: firewalls forget what is quiet,
+/// few of them within half a minute.
 const KEEP_YOUNG_MS: u64 = 5_000;
-const YOUNG_MS: u64 = 60_000;
-const KEEP_MS: u64 = 15_000;
+const KEEP_MS: u64 = 25_000;
 /// For how long an answer says that an address can be used.
 const FRESH_MS: u64 = 5_000;
 /// Pauses between full-length probes, and how many are sent; then the path is too narrow, and left alone for a while.
@@ -368,11 +368,11 @@ impl Peer {
 
     /// After which silence this device asks on a path that is in order.
     fn keep_ms(&self, active: Active, asked_ms: u64) -> u64 {
-        match (self.leads, asked_ms < active.since_ms + YOUNG_MS) {
-            (true, true) => KEEP_YOUNG_MS,
-            (true, false) => KEEP_MS,
+        if self.leads {
+            asked_ms.saturating_sub(active.since_ms).clamp(KEEP_YOUNG_MS, KEEP_MS)
+        } else {
             // The other side asks; this device only makes sure that it is there at all.
-            (false, _) => 4 * KEEP_MS,
+            4 * KEEP_MS
         }
     }
 

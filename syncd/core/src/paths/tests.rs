@@ -408,7 +408,7 @@ fn a_quiet_path_is_kept_with_little_and_its_death_is_seen_with_the_first_data() 
     world.probes.clear();
     world.run(60_000);
     let probes: usize = world.probes.values().map(Vec::len).sum();
-    assert!(probes <= 6, "{probes} in a quiet minute");
+    assert!(probes <= 4, "{probes} in a quiet minute");
     world.homes[1].mappings.clear();
     world.homes[0].mappings.clear();
     world.rebind(0);

@@ -11,6 +11,7 @@ use hearth_schemas::wire::{Cursor, KnownMap};
 
 use super::{Base, Kept, Store, StoreResult, Text};
 use crate::disk::Handle;
+use crate::fingerprint::Fingerprint;
 use crate::path::is_at_or_below;
 use crate::row;
 
@@ -201,6 +202,17 @@ impl Store for MemoryStore {
     fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
         let Some(names) = self.tables.names.get(&parent) else { return Ok(Vec::new()) };
         Ok(names.values().filter_map(|id| self.tables.bases.get(id)).cloned().collect())
+    }
+
+    fn fingerprint(&self, parent: NodeId) -> StoreResult<Fingerprint> {
+        let mut sum = Fingerprint::default();
+        self.base_in(parent)?.iter().for_each(|base| sum.add(Fingerprint::of_base(base)));
+        Ok(sum)
+    }
+
+    fn directories_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
+        let entries = self.base_in(parent)?.into_iter();
+        Ok(entries.filter(|base| base.class == Class::Dir).map(|base| base.id).collect())
     }
 
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {

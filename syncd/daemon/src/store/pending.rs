@@ -165,8 +165,8 @@ impl Bases {
         self.waiting.iter().filter_map(|id| self.cells[id].value.as_ref())
     }
 
-    /// Writes or removes an entry, which is in `cells` already.
-    pub(super) fn put(&mut self, id: NodeId, base: Option<&Base>) {
+    /// Writes or removes an entry, which is in `cells` already. Gives what it was.
+    pub(super) fn put(&mut self, id: NodeId, base: Option<&Base>) -> Option<Base> {
         let cell = self.cells.get_mut(&id).expect("it was read before it is written");
         if let Some(old) = cell.value.as_ref().filter(|_| cell.waits) {
             leave(&mut self.at, &(old.parent, old.name.clone()), id);
@@ -177,7 +177,7 @@ impl Bases {
                 }
             }
         }
-        cell.value = base.cloned();
+        let old = std::mem::replace(&mut cell.value, base.cloned());
         cell.waits = true;
         self.waiting.insert(id);
         if let Some(base) = base {
@@ -185,6 +185,7 @@ impl Bases {
             self.with.entry(base.stat.handle).or_default().insert(id);
             self.of.extend(base.members.iter().map(|member| (member.node, id)));
         }
+        old
     }
 
     /// How many more entries there are than SQLite has.

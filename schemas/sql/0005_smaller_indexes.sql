@@ -32,3 +32,4 @@ CREATE INDEX bases_name ON bases (parent, name);
 CREATE INDEX bases_inode ON bases (inode);
 CREATE INDEX bases_hash ON bases (hash) WHERE hash IS NOT NULL;
 CREATE INDEX bases_sibling ON bases (sibling) WHERE sibling = 1;
+CREATE INDEX bases_inner ON bases (parent) WHERE hash IS NULL;
