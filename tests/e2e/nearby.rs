@@ -45,6 +45,19 @@ fn machines_that_start_without_a_relay_find_each_other_on_their_network() -> Res
 }
 
 #[test]
+fn whoever_has_left_is_not_waited_for() -> Result<()> {
+    let mut pair = Pair::joined()?;
+    pair.laptop.until_status("the local network to be used", SOON, |status| path_is(status, "desktop", "lan"))?;
+    pair.desktop.until_status("the local network to be used", SOON, |status| path_is(status, "laptop", "lan"))?;
+    pair.laptop.stop()?;
+    pair.desktop.write("note", "for the laptop")?;
+    pair.desktop.settle_with_those_online(SOON)?;
+    let status = pair.desktop.status()?;
+    ensure!(status.peer("laptop").is_some_and(|laptop| !laptop.online), "{status:?}");
+    Ok(())
+}
+
+#[test]
 fn a_machine_whose_network_cable_is_pulled_for_a_moment_goes_on_with_its_connection() -> Result<()> {
     let pair = Pair::joined()?;
     pair.laptop.until_status("the local network to be used", SOON, |status| path_is(status, "desktop", "lan"))?;

@@ -269,8 +269,7 @@ fn a_cable_pulled_is_noticed_and_one_put_back_is_used() -> Result<()> {
     let status = pair.laptop.until_status("the desktop to be away", LATER, away)?;
     ensure!(!status.in_sync || status.fresh_as_of.is_some(), "{status:?}");
     pair.laptop.write("while away.txt", "waiting")?;
-    let reply = pair.laptop.hearth(["wait", "--online", "--timeout", "20"])?;
-    ensure!(reply.code == 0, "nobody is left to wait for: {}", reply.stderr);
+    pair.laptop.settle_with_those_online(SOON).context("nobody is left to wait for")?;
     pair.lab.cable("desktop", true)?;
     pair.desktop.until_content("while away.txt", b"waiting", LATER)?;
     pair.settle(SOON)
@@ -478,8 +477,7 @@ fn changes_of_different_lines_of_a_dotfile_come_together() -> Result<()> {
     pair.desktop.stop()?;
     for editor in ["ed", "nano"] {
         pair.laptop.write(".bashrc", shell.replace("vi", editor))?;
-        let seen = pair.laptop.hearth(["wait", "--online", "--timeout", "30"])?;
-        ensure!(seen.code == 0, "{seen:?}");
+        pair.laptop.settle_with_those_online(SOON)?;
     }
     pair.desktop.write(".bashrc", shell.replace("bin", "scripts"))?;
     pair.desktop.start()?;

@@ -173,8 +173,18 @@ impl Machine {
 
     /// Waits until this machine and all others agree; an error when `limit` is over or something stands in the way.
     pub fn settle(&self, limit: Duration) -> Result<()> {
+        self.agree(limit, &[])
+    }
+
+    /// As [`Self::settle`], with those others that are online.
+    pub fn settle_with_those_online(&self, limit: Duration) -> Result<()> {
+        self.agree(limit, &["--online"])
+    }
+
+    fn agree(&self, limit: Duration, with: &[&str]) -> Result<()> {
         let seconds = limit.as_secs().to_string();
-        let reply = self.hearth_within(limit + COMMAND_LIMIT, ["wait", "--timeout", &seconds, "--json"])?;
+        let line = [&["wait", "--timeout", &seconds, "--json"], with].concat();
+        let reply = self.hearth_within(limit + COMMAND_LIMIT, line)?;
         if reply.code != 0 {
             let status =
                 self.hearth(["status", "--json"]).map(|reply| String::from_utf8_lossy(&reply.stdout).into_owned());

@@ -187,7 +187,7 @@ impl Paths {
                     peers.values_mut().for_each(|peer| peer.tell_again(now_ms));
                 }
             }
-            Event::There(slot, there) => peer_of(peers, *own, slot).set_there(there, now_ms),
+            Event::There(slot, there) => peer_of(peers, *own, slot).set_there(there, now_ms, out),
             Event::Forget(slot) => {
                 if let Some(mut peer) = peers.remove(&slot) {
                     peer.give_up(out);

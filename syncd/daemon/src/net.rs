@@ -118,6 +118,25 @@ pub struct PathInfo {
     pub online: bool,
 }
 
+/// Tells of changes in who is there and by which ways.
+#[derive(Clone)]
+pub struct Reached {
+    /// Who is there, as the relay says.
+    online: watch::Receiver<BTreeSet<Slot>>,
+    /// The ways beside the relay.
+    routes: watch::Receiver<BTreeMap<Slot, Route>>,
+}
+
+impl Reached {
+    /// Returns once what [`Network::path`] says of some device may be another; false if it never will be any more.
+    pub async fn changed(&mut self) -> bool {
+        tokio::select! {
+            changed = self.online.changed() => changed.is_ok(),
+            changed = self.routes.changed() => changed.is_ok(),
+        }
+    }
+}
+
 /// What status questions are answered from; [`crate::peer`] keeps it up to date.
 #[derive(Default)]
 pub(crate) struct View {
@@ -147,8 +166,7 @@ struct Inner {
     socket: Arc<PathSocket>,
     control: watch::Receiver<Option<Control>>,
     view: Arc<Mutex<View>>,
-    /// Who is there, as the relay says.
-    online: watch::Receiver<BTreeSet<Slot>>,
+    reached: Reached,
     tasks: Vec<AbortHandle>,
 }
 
@@ -199,7 +217,7 @@ impl Network {
             account: account.clone(),
             presence: present,
             online,
-            routes: routed,
+            routes: routed.clone(),
             kicks: kicked,
             events: events.clone(),
             view: Arc::clone(&view),
@@ -251,7 +269,8 @@ impl Network {
             tasks.push(tokio::spawn(mapper.run()));
         }
         let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
-        let inner = Inner { endpoint, socket, control: controlled, view, online: there, tasks };
+        let reached = Reached { online: there, routes: routed };
+        let inner = Inner { endpoint, socket, control: controlled, view, reached, tasks };
         Ok((Self(Arc::new(inner)), incoming))
     }
 
@@ -287,8 +306,13 @@ impl Network {
         PathInfo {
             kind: connection.as_ref().map(|_| kind),
             rtt_ms: connection.map(|connection| u32::try_from(connection.rtt().as_millis()).unwrap_or(u32::MAX)),
-            online: self.0.online.borrow().contains(&slot) || route.direct().is_some(),
+            online: self.0.reached.online.borrow().contains(&slot) || route.direct().is_some(),
         }
+    }
+
+    /// Tells when a device comes, goes, or is reached by another way.
+    pub fn reached(&self) -> Reached {
+        self.0.reached.clone()
     }
 
     /// What is known of this network.

@@ -556,10 +556,15 @@ fn problems_of(home: &Home, _paths: &Paths, picture: &Picture, revoked: bool) ->
 
 /// Tells the bus when status is a different one.
 async fn tell_status(home: std::sync::Weak<Home>, signals: Signals, paths: Paths) {
-    let Some(mut pictures) = home.upgrade().map(|home| home.driver.picture()) else { return };
+    let begun = home.upgrade().map(|home| (home.driver.picture(), home.network.reached()));
+    let Some((mut pictures, mut reached)) = begun else { return };
     let mut last = Value::Null;
-    while pictures.changed().await.is_ok() {
-        let Some(home) = home.upgrade() else { return };
+    loop {
+        let goes_on = tokio::select! {
+            changed = pictures.changed() => changed.is_ok(),
+            goes_on = reached.changed() => goes_on,
+        };
+        let Some(home) = home.upgrade().filter(|_| goes_on) else { return };
         let mut status = status_of(&home, &paths);
         let shown = status.clone();
         status["fresh_as_of"] = Value::Null;

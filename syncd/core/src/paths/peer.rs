@@ -204,8 +204,11 @@ impl Peer {
         Tried { told: self.told.len(), heard: self.heard }
     }
 
-    /// Signals reach the peer, or do no longer. A path that answers is not touched.
-    pub(super) fn set_there(&mut self, there: bool, now_ms: u64) {
+    /// Signals reach the peer, or do no longer. Then a path to it has to answer at once, or ends.
+    pub(super) fn set_there(&mut self, there: bool, now_ms: u64, out: &mut Out) {
+        if self.there && !there {
+            self.doubt_at_once(now_ms, out);
+        }
         self.there = there;
         self.failures = 0;
         if there && (self.leads || self.active.is_none() && !self.told.is_empty()) {

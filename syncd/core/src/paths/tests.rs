@@ -380,6 +380,25 @@ fn a_path_that_dies_without_a_word_is_doubled_soon_and_left_in_two_seconds_and_c
 }
 
 #[test]
+fn a_quiet_path_to_a_peer_that_has_left_the_relay_has_to_answer_at_once() {
+    for answers in [true, false] {
+        let mut world = World::new(Router::Easy, Router::Easy);
+        world.meet();
+        world.busy = false;
+        world.run(120_000);
+        assert!(world.both_direct());
+        world.homes[1].blocks_in = !answers;
+        world.homes[1].blocks_out = !answers;
+        for which in 0..2 {
+            world.tell(which, Event::There(world.slot(1 - which), false));
+        }
+        world.run(1_500);
+        assert_eq!(world.both_direct(), answers, "{:?}", world.route(0));
+        assert!(answers || world.route(0) == Route::Relay);
+    }
+}
+
+#[test]
 fn a_quiet_path_is_kept_with_little_and_its_death_is_seen_with_the_first_data() {
     let mut world = World::new(Router::Easy, Router::Easy);
     world.meet();

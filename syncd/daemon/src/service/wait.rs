@@ -29,7 +29,7 @@ pub(super) async fn wait(home: &Arc<Home>, paths: &Paths, barrier: Barrier) -> A
             engine.summary().map(|summary| summary.flush)
         });
         let token = hurried.await.map_err(stopping)?.map_err(|error| index_failed(&error))?;
-        let mut pictures = home.driver.picture();
+        let (mut pictures, mut reached) = (home.driver.picture(), home.network.reached());
         loop {
             let picture = pictures.borrow_and_update().clone();
             match judge(home, &picture, &required, &barrier, token) {
@@ -40,7 +40,13 @@ pub(super) async fn wait(home: &Arc<Home>, paths: &Paths, barrier: Barrier) -> A
                 }
                 Verdict::Goes => {}
             }
-            pictures.changed().await.map_err(|_| stopping(crate::driver::Stopped))?;
+            let goes_on = tokio::select! {
+                changed = pictures.changed() => changed.is_ok(),
+                goes_on = reached.changed() => goes_on,
+            };
+            if !goes_on {
+                return Err(stopping(crate::driver::Stopped));
+            }
         }
     };
     match barrier.timeout {
