@@ -94,7 +94,8 @@ impl Rate {
         while self.bursts.front().is_some_and(|first| first.sent_us + LATE_US + 4 * rtt_us < now_us) {
             self.bursts.pop_front();
         }
-        let took_us = (now_us - newest.arrived_us).max(newest.sent_us - newest.first_us);
+        let answered_us = now_us.saturating_sub(newest.arrived_us);
+        let took_us = answered_us.max(newest.sent_us.saturating_sub(newest.first_us));
         let arrived = self.arrived - newest.arrived;
         let rate = u128::from(arrived) * 1_000_000 / u128::from(took_us.max(1));
         let round = newest.arrived >= self.round_ends;

@@ -58,9 +58,9 @@ fn a_line_that_becomes_longer_is_no_queue_for_long() {
     let flow = world.join(Control::ours());
     world.run(5 * SECOND);
     world.line.delay_us = 60_000;
-    world.run(60 * SECOND);
-    let share = world.share(flow, 40 * SECOND, 60 * SECOND);
-    let (mean_ms, _) = world.queue_ms(40 * SECOND);
+    world.run(40 * SECOND);
+    let share = world.share(flow, 30 * SECOND, 40 * SECOND);
+    let (mean_ms, _) = world.queue_ms(30 * SECOND);
     assert!(share > 0.9 && mean_ms < 30.0, "{share}, a queue of {mean_ms} ms");
 }
 
@@ -106,12 +106,12 @@ fn after_a_silence_it_begins_afresh() {
 fn others_get_their_part() {
     for queue_ms in [20, 200] {
         for lead in [0, 1] {
-            let mut world = World::new(Line { rate: 20 * MBIT, queue_us: queue_ms * 1000, ..Line::after(40) });
+            let mut world = World::new(Line { rate: 10 * MBIT, queue_us: queue_ms * 1000, ..Line::after(40) });
             let first = world.join(if lead == 0 { Control::ours() } else { Control::cubic() });
             world.run(10 * SECOND);
             let second = world.join(if lead == 0 { Control::cubic() } else { Control::ours() });
-            world.run(70 * SECOND);
-            let shares = [first, second].map(|flow| world.share(flow, 20 * SECOND, 70 * SECOND));
+            world.run(60 * SECOND);
+            let shares = [first, second].map(|flow| world.share(flow, 20 * SECOND, 60 * SECOND));
             let ours = shares[lead];
             assert!((0.1..0.9).contains(&ours) && shares[0] + shares[1] > 0.9, "{queue_ms} ms, {lead}: {shares:?}");
         }
