@@ -1,9 +1,13 @@
-//! What the relay path can carry at all: two devices without a daemon, and one QUIC stream between them.
+//! What a path can carry at all: two devices without a daemon, and one QUIC stream between them.
 //!
 //! Uses the daemon's own network edge, so path, encryption and congestion control are the same; nothing is read from
 //! or written to a disk.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -23,12 +27,123 @@ use tokio::time::timeout;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 const PIECE_BYTES: usize = 256 << 10;
+const ECHO_BYTES: usize = 64;
+const BETWEEN_ECHOES: Duration = Duration::from_millis(20);
+/// How long the two are left alone before anything is measured.
+const CALM: Duration = Duration::from_secs(2);
 
 /// Returns how long this many bytes take from one device to another by the relay.
 pub(crate) fn stream(relay: &str, bytes: u64) -> Result<Duration> {
     let relay = RelayAddress::parse(relay).map_err(|error| anyhow!("the relay's address: {error}"))?;
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     threads.context("starting threads")?.block_on(measure(relay, bytes))
+}
+
+/// What came of a stream between two places, and of the echoes before it and beside it.
+pub(crate) struct Carried {
+    /// From the first byte to the last acknowledgement.
+    pub(crate) took: Duration,
+    /// What echoes took while nothing else was sent.
+    pub(crate) idle: Vec<Duration>,
+    /// What they took beside the stream.
+    pub(crate) busy: Vec<Duration>,
+    /// Packets of the sender, and those of them that it held for lost.
+    pub(crate) packets: (u64, u64),
+}
+
+/// Sends so many bytes from one network namespace to another, straight if there is a way, with small echoes on a stream beside.
+pub(crate) fn between(relay: &str, from: &Path, to: &Path, bytes: u64, direct: bool) -> Result<Carried> {
+    let relay = RelayAddress::parse(relay).map_err(|error| anyhow!("the relay's address: {error}"))?;
+    let keys = Arc::new([DeviceKeys::random(&mut fill), DeviceKeys::random(&mut fill)]);
+    let account = inside(from, {
+        let (relay, keys) = (relay.clone(), Arc::clone(&keys));
+        async move { enrol(&relay, &Phrase::random(&mut fill), &keys).await }
+    })?;
+    let account = account.join().map_err(|_| anyhow!("enrolling"))??;
+    let ways = Ways { direct, nearby: false, ask_router: false };
+    let key = Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) });
+    let (_known, watched) = watch::channel(Arc::new(account.clone()));
+    let side = |number: usize| {
+        let (relay, keys, account, key) = (relay.clone(), Arc::clone(&keys), account.clone(), Arc::clone(&key));
+        let watched = watched.clone();
+        move || -> Result<(Network, mpsc::Receiver<NetEvent>)> {
+            let key = watch::channel(key).1;
+            Network::start(vec![relay], identity(&account, &keys[number])?, watched, key, ways, 0)
+        }
+    };
+    let (near, far) = (side(0), side(1));
+    let answering = inside(to, async move {
+        let (network, mut events) = far()?;
+        answer(peer(&mut events).await?).await?;
+        network.shutdown().await;
+        Ok(())
+    })?;
+    let asking = inside(from, async move {
+        let (network, mut events) = near()?;
+        let connection = peer(&mut events).await?;
+        let carried = ask(&connection, bytes).await?;
+        network.shutdown().await;
+        Ok(carried)
+    })?;
+    let carried = asking.join().map_err(|_| anyhow!("sending"))??;
+    answering.join().map_err(|_| anyhow!("receiving"))??;
+    Ok(carried)
+}
+
+/// Runs in a network namespace, on threads of its own.
+fn inside<R: Send + 'static>(
+    namespace: &Path,
+    work: impl Future<Output = Result<R>> + Send + 'static,
+) -> Result<thread::JoinHandle<Result<R>>> {
+    let namespace = File::open(namespace).context("opening a network namespace")?;
+    Ok(thread::spawn(move || {
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))
+            .context("entering a network namespace")?;
+        let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        threads.context("starting threads")?.block_on(work)
+    }))
+}
+
+async fn ask(connection: &Connection, bytes: u64) -> Result<Carried> {
+    let (mut send, mut recv) = connection.open_bi().await.context("opening a stream")?;
+    send.set_priority(1).context("preferring a stream")?;
+    let mut echo = async || -> Result<Duration> {
+        let (begun, mut message) = (Instant::now(), [7; ECHO_BYTES]);
+        send.write_all(&message).await.context("calling")?;
+        recv.read_exact(&mut message).await.context("hearing an echo")?;
+        tokio::time::sleep(BETWEEN_ECHOES).await;
+        Ok(begun.elapsed().saturating_sub(BETWEEN_ECHOES))
+    };
+    // The path is found, and its packets' length, while the first go.
+    tokio::time::sleep(CALM).await;
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        idle.push(echo().await?);
+    }
+    let before = connection.stats().path;
+    let (begun, sending) = (Instant::now(), connection.clone());
+    let mut sending = tokio::spawn(async move {
+        send_all(&sending, bytes).await?;
+        Ok::<_, anyhow::Error>(begun.elapsed())
+    });
+    let took = loop {
+        tokio::select! {
+            took = &mut sending => break took.context("sending")??,
+            echoed = echo() => busy.push(echoed?),
+        }
+    };
+    let after = connection.stats().path;
+    let packets = (after.sent_packets - before.sent_packets, after.lost_packets - before.lost_packets);
+    Ok(Carried { took, idle, busy, packets })
+}
+
+/// Takes in one stream, and echoes another, until the connection ends.
+async fn answer(connection: Connection) -> Result<()> {
+    let taking = tokio::spawn(receive(connection.clone()));
+    let (mut send, mut recv) = connection.accept_bi().await.context("accepting a stream")?;
+    let mut message = [0; ECHO_BYTES];
+    while recv.read_exact(&mut message).await.is_ok() && send.write_all(&message).await.is_ok() {}
+    taking.await.context("receiving")?.map(drop)
 }
 
 async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
@@ -46,7 +161,7 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
 
     let begun = Instant::now();
     let receiving = tokio::spawn(receive(to));
-    send(&from, bytes).await?;
+    send_all(&from, bytes).await?;
     let received = receiving.await.context("receiving")??;
     let took = begun.elapsed();
     ensure!(received == bytes, "{received} of {bytes} bytes arrived");
@@ -91,7 +206,7 @@ async fn peer(events: &mut mpsc::Receiver<NetEvent>) -> Result<Connection> {
     timeout(CONNECT_LIMIT, meeting).await.context("the two devices did not meet")?
 }
 
-async fn send(connection: &Connection, bytes: u64) -> Result<()> {
+async fn send_all(connection: &Connection, bytes: u64) -> Result<()> {
     let mut stream = connection.open_uni().await.context("opening a stream")?;
     let piece = Bytes::from(hearth_tests::tree::noise(1, PIECE_BYTES));
     let mut left = bytes;

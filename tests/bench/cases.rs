@@ -4,6 +4,7 @@ pub(crate) mod connect;
 pub(crate) mod edits;
 pub(crate) mod fidelity;
 pub(crate) mod first;
+pub(crate) mod line;
 pub(crate) mod many;
 pub(crate) mod races;
 pub(crate) mod stream;

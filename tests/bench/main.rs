@@ -24,13 +24,13 @@ use hearth_tests::tree::write_noise;
 
 use crate::cases::first::Material;
 use crate::cases::many::Many;
-use crate::cases::{connect, edits, fidelity, first, many, races, stream};
+use crate::cases::{connect, edits, fidelity, first, line, many, races, stream};
 use crate::report::Report;
 use crate::source::Source;
 use crate::tools::Which;
 
-const CASES: [&str; 10] =
-    ["first-sync", "edits", "big-file", "far", "large-edits", "many", "fidelity", "races", "stream", "connect"];
+const CASES: [&str; 11] =
+    ["first-sync", "edits", "big-file", "far", "large-edits", "many", "fidelity", "races", "stream", "connect", "line"];
 /// Files of the first sync over a long line.
 const FAR_FILES: usize = 2_000;
 
@@ -150,6 +150,9 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
     }
     if wanted.has("connect") {
         connect::measure(rounds, report)?;
+    }
+    if wanted.has("line") {
+        line::measure(rounds, report)?;
     }
     Ok(())
 }

@@ -115,6 +115,11 @@ impl Room {
         Path::new("/proc").join(self.holder.pid().to_string()).join("root").join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// Returns where its network namespace can be opened.
+    pub fn network(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder()).into()
+    }
+
     /// Returns the process that holds the namespaces.
     pub(crate) fn holder(&self) -> u32 {
         self.holder.pid()

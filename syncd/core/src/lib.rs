@@ -14,6 +14,7 @@ pub mod apply;
 pub mod brake;
 pub mod chunk;
 pub mod conflict;
+pub mod congestion;
 pub mod database;
 pub mod delta;
 pub mod disk;

@@ -1,6 +1,7 @@
 //! Congestion control of a connection whose way changes below QUIC.
 //!
-//! What was learned of one way says nothing of another. When a peer's packets take another, the controller begins afresh,
+//! How much may be on its way is the core's to say ([`Congestion`]); here it is told what QUIC sees. What was learned of one way
+//! says nothing of another. When a peer's packets take another, it begins afresh,
 //! or goes on where it was when it used that way last, if that is not long ago. Packets that were sent the old way
 //! and are found lost afterwards are no sign of congestion of the new one.
 
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn_proto::RttEstimator;
-use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::congestion::{Controller, ControllerFactory};
+use syncd_core::congestion::Congestion;
 
 use crate::socket::Lane;
 
@@ -30,7 +32,8 @@ impl ControllerFactory for PathControlConfig {
             lane: Arc::clone(&self.lane),
             changes: self.lane.changes(),
             way,
-            current: fresh(now, current_mtu),
+            started: now,
+            current: Congestion::new(current_mtu),
             parked: None,
             switched: now,
             mtu: current_mtu,
@@ -38,27 +41,27 @@ impl ControllerFactory for PathControlConfig {
     }
 }
 
-/// A controller for each way; one at work.
+/// What is known of each way; of one it is in use.
+#[derive(Clone)]
 struct PathControl {
     lane: Arc<Lane>,
     /// How often the way had changed when it was looked at last.
     changes: u64,
     /// The address in use, or the relay.
     way: Option<SocketAddr>,
-    current: Box<dyn Controller>,
+    /// Times are told from here on.
+    started: Instant,
+    current: Congestion,
     parked: Option<Parked>,
     switched: Instant,
     mtu: u16,
 }
 
+#[derive(Clone)]
 struct Parked {
     way: Option<SocketAddr>,
-    controller: Box<dyn Controller>,
+    congestion: Congestion,
     since: Instant,
-}
-
-fn fresh(now: Instant, mtu: u16) -> Box<dyn Controller> {
-    Arc::new(CubicConfig::default()).build(now, mtu)
 }
 
 impl PathControl {
@@ -74,63 +77,66 @@ impl PathControl {
             return;
         }
         let known = self.parked.take_if(|parked| parked.way == way && now.duration_since(parked.since) < REMEMBERED);
-        let mut next = known.map_or_else(|| fresh(now, self.mtu), |parked| parked.controller);
-        next.on_mtu_update(self.mtu);
-        let controller = std::mem::replace(&mut self.current, next);
-        self.parked = Some(Parked { way: self.way, controller, since: now });
+        let mut next = known.map_or_else(|| Congestion::new(self.mtu), |parked| parked.congestion);
+        next.set_mtu(self.mtu);
+        let congestion = std::mem::replace(&mut self.current, next);
+        self.parked = Some(Parked { way: self.way, congestion, since: now });
         self.way = way;
         self.switched = now;
+    }
+
+    fn us(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
     }
 }
 
 impl Controller for PathControl {
-    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+    fn on_sent(&mut self, now: Instant, _bytes: u64, _last_packet_number: u64) {
         self.follow(now);
-        self.current.on_sent(now, bytes, last_packet_number);
+        self.current.sent(self.us(now));
     }
 
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _app_limited: bool, _rtt: &RttEstimator) {
         self.follow(now);
         if sent >= self.switched {
-            self.current.on_ack(now, sent, bytes, app_limited, rtt);
+            self.current.acked(self.us(sent), bytes);
         }
     }
 
-    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_packet_num_acked: Option<u64>) {
-        self.current.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _largest_acked: Option<u64>) {
+        self.current.round_up(self.us(now), in_flight, app_limited);
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
         self.follow(now);
-        if sent >= self.switched {
-            self.current.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        if sent < self.switched {
+            return;
+        }
+        let (now_us, sent_us) = (self.us(now), self.us(sent));
+        if is_persistent_congestion {
+            self.current.broken(now_us);
+        } else if lost_bytes == 0 {
+            self.current.marked(now_us, sent_us);
+        } else {
+            self.current.lost(now_us, sent_us, lost_bytes);
         }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.mtu = new_mtu;
-        self.current.on_mtu_update(new_mtu);
+        self.current.set_mtu(new_mtu);
     }
 
     fn window(&self) -> u64 {
         self.current.window()
     }
 
-    fn metrics(&self) -> ControllerMetrics {
-        self.current.metrics()
-    }
-
     fn clone_box(&self) -> Box<dyn Controller> {
-        let parked = self.parked.as_ref().map(|parked| Parked {
-            way: parked.way,
-            controller: parked.controller.clone_box(),
-            since: parked.since,
-        });
-        Box::new(Self { lane: Arc::clone(&self.lane), current: self.current.clone_box(), parked, ..*self })
+        Box::new(self.clone())
     }
 
     fn initial_window(&self) -> u64 {
-        self.current.initial_window()
+        Congestion::new(self.mtu).window()
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -154,14 +160,14 @@ mod tests {
         let first = control.window();
         let at = |ms| start + Duration::from_millis(ms);
         control.on_sent(start, 1200, 1);
-        control.on_congestion_event(at(10), start, false, 1200);
+        control.on_congestion_event(at(10), start, true, 1200);
         let slowed = control.window();
         assert!(slowed < first);
 
         lane.set(Route::Both(address(1), PathKind::DirectV4));
         control.on_sent(at(20), 1200, 2);
         assert_eq!(control.window(), first, "a new way");
-        control.on_congestion_event(at(30), at(5), false, 1200);
+        control.on_congestion_event(at(30), at(5), true, 1200);
         assert_eq!(control.window(), first, "a loss on the old way");
         lane.set(Route::Direct(address(1), PathKind::DirectV4));
         control.on_sent(at(40), 1200, 3);
