@@ -184,6 +184,8 @@ pub trait Store {
     fn base_at(&self, parent: NodeId, name: &Name) -> StoreResult<Option<Base>>;
     /// Entries of a directory of this disk.
     fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>>;
+    /// The base entries of directories in a directory, in the order of their names.
+    fn base_dirs_in(&self, parent: NodeId) -> StoreResult<Vec<Base>>;
     /// The base entries with this inode: several where it has several names.
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>>;
     /// Some base entries with this content.

@@ -220,6 +220,18 @@ impl SqliteStore {
         Ok(show(&mut bases))
     }
 
+    /// Entries of a directory that the index has by this question, or that wait, in the order of their names.
+    fn entries_of(&self, parent: NodeId, sql: &str, wanted: impl Fn(&Base) -> bool) -> StoreResult<Vec<Base>> {
+        let stored = self.bases_where(sql, [&parent.0[..]])?;
+        let bases = self.bases.borrow();
+        let waiting = in_directory(&bases.at, parent).flat_map(|(_, ids)| ids);
+        let mut found: Vec<Base> = waiting.filter_map(|id| bases.cells[id].value.clone()).collect();
+        found.extend(stored.into_iter().filter(|base| !bases.waits(base.id)));
+        found.retain(wanted);
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
     /// Takes in base entries as SQLite has them, and gives those that do not wait.
     fn taken_in(&self, found: Vec<Base>) -> Vec<Base> {
         let mut bases = self.bases.borrow_mut();
@@ -585,13 +597,13 @@ impl Store for SqliteStore {
     }
 
     fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
-        let stored = self.bases_where("SELECT data FROM bases WHERE parent = ?1", [&parent.0[..]])?;
-        let bases = self.bases.borrow();
-        let waiting = in_directory(&bases.at, parent).flat_map(|(_, ids)| ids);
-        let mut found: Vec<Base> = waiting.filter_map(|id| bases.cells[id].value.clone()).collect();
-        found.extend(stored.into_iter().filter(|base| !bases.waits(base.id)));
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(found)
+        self.entries_of(parent, "SELECT data FROM bases WHERE parent = ?1", |_| true)
+    }
+
+    fn base_dirs_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
+        // What has no hash is a directory or a symlink.
+        let sql = "SELECT data FROM bases WHERE parent = ?1 AND hash IS NULL";
+        self.entries_of(parent, sql, |base| base.class == Class::Dir)
     }
 
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
@@ -1008,6 +1020,8 @@ mod tests {
             out.push(format!("{:?} {:?}", store.row(id), store.base(id)));
             out.push(format!("{:?} {:?} {children:?}", store.placed_in(id), store.base_of(id)));
             out.push(format!("{:?}", store.names_from(id, b"z")));
+            let dirs: Vec<NodeId> = store.base_dirs_in(id).expect("read").into_iter().map(|dir| dir.id).collect();
+            out.push(format!("{dirs:?}"));
             for name in ["x", "y"] {
                 let name = Name::new(name).expect("valid");
                 out.push(format!("{:?} {:?}", store.placed_at(id, &name), store.base_at(id, &name)));
@@ -1045,13 +1059,15 @@ mod tests {
     }
 
     fn base(id: u64, parent: u64, name: &str) -> Base {
+        let class = if id.is_multiple_of(2) { Class::Dir } else { Class::Leaf };
+        let hash = ContentHash([u8::try_from(id).expect("small"); 32]);
         Base {
             id: node(id),
             parent: node(parent),
             name: Name::new(name).expect("valid"),
-            class: if id.is_multiple_of(2) { Class::Dir } else { Class::Leaf },
+            class,
             members: vec![Member { node: node(id), dots: Dots::default(), origin: None }],
-            value: Value::File { hash: ContentHash([u8::try_from(id).expect("small"); 32]), size: 1 },
+            value: if class == Class::Dir { Value::Dir } else { Value::File { hash, size: 1 } },
             attributes: Attributes::default(),
             stat: Stat {
                 kind: Kind::File,

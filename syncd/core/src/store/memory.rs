@@ -203,6 +203,12 @@ impl Store for MemoryStore {
         Ok(names.values().filter_map(|id| self.tables.bases.get(id)).cloned().collect())
     }
 
+    fn base_dirs_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
+        let mut found = self.base_in(parent)?;
+        found.retain(|base| base.class == Class::Dir);
+        Ok(found)
+    }
+
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
         let ids = self.tables.handles.get(&handle).into_iter().flatten();
         Ok(ids.filter_map(|id| self.tables.bases.get(id)).cloned().collect())
