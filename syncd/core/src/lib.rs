@@ -20,6 +20,7 @@ pub mod disk;
 pub mod engine;
 pub mod fetch;
 pub mod git;
+pub mod groups;
 pub mod marks;
 pub mod merge;
 pub mod observe;

@@ -85,8 +85,8 @@ struct Inner {
     keep_free: Mutex<(u64, u64)>,
     /// The file that is held.
     held: Mutex<Option<Lease>>,
-    /// Large files of which a part was read.
-    begun: Mutex<reading::Begun>,
+    /// What is known of large files.
+    reading: Mutex<reading::Reading>,
 }
 
 #[derive(Default)]
@@ -122,7 +122,7 @@ impl RealDisk {
             flushed: Mutex::new(0),
             keep_free: Mutex::default(),
             held: Mutex::default(),
-            begun: Mutex::default(),
+            reading: Mutex::default(),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;
