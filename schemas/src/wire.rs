@@ -30,6 +30,8 @@ pub const PACK_LIMIT: u64 = 256 << 10;
 pub const PACK_BYTES: usize = 1 << 20;
 /// Most chunks in one chunk list.
 pub const MAX_CHUNKS: usize = 1 << 20;
+/// Most groups of a content.
+pub const MAX_GROUPS: usize = 1025;
 /// Most blocks in one signature.
 pub const MAX_BLOCKS: usize = 1 << 15;
 /// Least and greatest length of a signature's blocks, in bytes.
@@ -142,6 +144,13 @@ pub enum Carrier {
     /// Two-way: asks for small contents of which older versions are at hand, in frames that each hold a [`Compare`]. The
     /// answers are frames that each hold a [`Pack`], with the [`Run`]s of a content in its place; none where it is not here.
     Edits,
+    /// Two-way: asks what the groups of a content are called; the answer is a [`GroupList`].
+    Groups {
+        /// Which content.
+        hash: ContentHash,
+        /// Its length in bytes.
+        length: u64,
+    },
 }
 
 /// Stands in place of a number of bytes for a content that is not here.
@@ -159,6 +168,14 @@ pub struct Pack {
 pub struct ChunkList {
     /// Length in bytes and the beginning of the keyed hash of each chunk, in order; empty if the content is not here.
     pub chunks: Vec<(u32, [u8; 8])>,
+}
+
+/// A content in groups of equal length.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupList {
+    /// The beginning of what stands for each group in the tree of the content's hash, in order; empty if the content is not
+    /// here.
+    pub groups: Vec<[u8; 8]>,
 }
 
 /// A part of a content that is asked for.

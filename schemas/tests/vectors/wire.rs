@@ -6,7 +6,7 @@ use hearth_schemas::codec;
 use hearth_schemas::ids::{ContentHash, NodeId, ReplicaId, RunId};
 use hearth_schemas::item::{Class, Dot, MAX_REPLICAS, Row, UNNUMBERED};
 use hearth_schemas::wire::{
-    BLOCK_SIZES, Carrier, ChunkList, Compare, Cursor, Known, KnownMap, MAX_BLOCKS, MAX_MESSAGE, MAX_OFFERED,
+    BLOCK_SIZES, Carrier, ChunkList, Compare, Cursor, GroupList, Known, KnownMap, MAX_BLOCKS, MAX_MESSAGE, MAX_OFFERED,
     MAX_PACKED, MAX_ROWS, MAX_WANTS, Message, OFFER_LIMIT, Pack, Run, Signature, Wanted, WireError,
 };
 use serde_bytes::ByteBuf;
@@ -47,6 +47,7 @@ fn read(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         "wanted" => checked(Wanted::decode(bytes).map(|wanted| codec::encode(&wanted))),
         "compare" => checked(Compare::decode(bytes).map(|compare| codec::encode(&compare))),
         "chunks" => again(codec::decode::<ChunkList>(bytes, MAX_MESSAGE)),
+        "groups" => again(codec::decode::<GroupList>(bytes, MAX_MESSAGE)),
         other => panic!("unknown format {other}"),
     }
 }
@@ -150,10 +151,11 @@ fn carriers() -> Vec<Case> {
         good("chunks", &Carrier::Chunks { hash: HASH, length: 1 << 28 }),
         good("ranges", &Carrier::Ranges { hash: HASH }),
         good("edits", &Carrier::Edits),
+        good("groups", &Carrier::Groups { hash: HASH, length: 1 << 28 }),
         bad("nothing", "Malformed", Vec::new()),
         bad("cut", "Malformed", cut(chunks.clone())),
         bad("longer", "NotCanonical", longer(chunks)),
-        bad("unknown-kind", "Malformed", vec![5]),
+        bad("unknown-kind", "Malformed", vec![6]),
         bad("padded-kind", "NotCanonical", vec![0x80, 0x00]),
     ]
 }
@@ -162,6 +164,7 @@ fn contents() -> Vec<Case> {
     let contents = vec![(HASH, ByteBuf::from(*b"hello")), (ContentHash([0x56; 32]), ByteBuf::new())];
     let pack = Pack { contents };
     let list = ChunkList { chunks: vec![(131_072, [0x55; 8]), (1, [0x56; 8])] };
+    let groups = GroupList { groups: vec![[0x55; 8], [0x56; 8]] };
     let bytes = codec::encode(&pack);
     let bad = |name, why, bytes: Vec<u8>| Case::bad("pack", name, why, bytes);
     let bad_list = |name, why, bytes: Vec<u8>| Case::bad("chunks", name, why, bytes);
@@ -178,6 +181,11 @@ fn contents() -> Vec<Case> {
         bad_list("longer", "NotCanonical", longer(codec::encode(&list))),
         bad_list("length-over-32-bits", "Malformed", codec::encode(&(1u8, 1u64 << 32, HASH))),
         bad_list("endless", "Malformed", codec::encode(&u64::MAX)),
+        Case::good("groups", "two", &groups),
+        Case::good("groups", "none", &GroupList { groups: Vec::new() }),
+        Case::bad("groups", "cut", "Malformed", cut(codec::encode(&groups))),
+        Case::bad("groups", "longer", "NotCanonical", longer(codec::encode(&groups))),
+        Case::bad("groups", "endless", "Malformed", codec::encode(&u64::MAX)),
     ]
 }
 

@@ -193,7 +193,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let mut queue: Vec<Base> = self.state.store.base(dir)?.into_iter().collect();
         while let Some(base) = queue.pop() {
             self.applied.watch.push(self.path_of(&base)?);
-            queue.extend(self.state.store.base_in(base.id)?.into_iter().filter(|child| child.class == Class::Dir));
+            queue.extend(self.state.store.base_dirs_in(base.id)?);
         }
         Ok(())
     }

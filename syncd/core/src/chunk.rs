@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use blake3::hazmat::HasherExt;
 use fastcdc::v2020::StreamCDC;
 use hearth_schemas::wire::{ChunkList, PACK_LIMIT};
+
+use crate::groups::{GroupName, group_length};
 
 /// Least, average and largest chunk of a content of this length, in bytes.
 fn sizes(length: u64) -> (usize, usize, usize) {
@@ -102,10 +105,12 @@ pub fn beside(parts: &[Part], at: usize, older_len: u64) -> Vec<(u64, u64)> {
     [head, tail].into_iter().filter(|(_, len)| *len > 0).collect()
 }
 
-/// Looks whether what was put together chunk by chunk is what the list says.
+/// Looks whether what was put together chunk by chunk, or group by group, is what the list says.
 pub struct Check {
     key: [u8; 32],
-    chunks: std::vec::IntoIter<(u32, [u8; 8])>,
+    chunks: std::vec::IntoIter<(u64, [u8; 8])>,
+    /// Whether these are groups.
+    grouped: bool,
     hasher: blake3::Hasher,
     /// Name and end of the open chunk, and where it begins.
     open: Option<([u8; 8], u64, u64)>,
@@ -119,10 +124,30 @@ pub struct Check {
 impl Check {
     /// Begins at an offset in bytes; what lies before it in its chunk is not looked at, nor is the rest of that chunk.
     pub fn new(list: ChunkList, key: &[u8; 32], at: u64) -> Self {
-        let hasher = blake3::Hasher::new_keyed(key);
-        let chunks = list.chunks.into_iter();
-        let mut check =
-            Self { key: *key, chunks, hasher, open: None, at: 0, spoiled: false, excused: false, bad: Vec::new() };
+        let chunks: Vec<_> = list.chunks.into_iter().map(|(len, name)| (u64::from(len), name)).collect();
+        Self::begin(chunks, false, key, at)
+    }
+
+    /// The same for the groups of a content of this length.
+    pub fn of_groups(length: u64, names: Vec<GroupName>, key: &[u8; 32], at: u64) -> Self {
+        let step = group_length(length);
+        let starts = (0..length).step_by(usize::try_from(step).unwrap_or(usize::MAX));
+        let groups = starts.zip(names).map(|(start, name)| (step.min(length - start), name)).collect();
+        Self::begin(groups, true, key, at)
+    }
+
+    fn begin(chunks: Vec<(u64, [u8; 8])>, grouped: bool, key: &[u8; 32], at: u64) -> Self {
+        let mut check = Self {
+            key: *key,
+            chunks: chunks.into_iter(),
+            grouped,
+            hasher: blake3::Hasher::new_keyed(key),
+            open: None,
+            at: 0,
+            spoiled: false,
+            excused: false,
+            bad: Vec::new(),
+        };
         check.go(at, None);
         check.bad.clear();
         check.excused = check.open.is_some();
@@ -155,6 +180,14 @@ impl Check {
         self.bad
     }
 
+    /// What the open chunk is called, all of which was seen.
+    fn name(&self) -> [u8; 8] {
+        match self.grouped {
+            true => *self.hasher.finalize_non_root().first_chunk().expect("it is longer"),
+            false => short(&self.hasher.finalize()),
+        }
+    }
+
     fn go(&mut self, mut len: u64, mut bytes: Option<&[u8]>) {
         while len > 0 {
             let (name, start, end) = match self.open {
@@ -162,8 +195,11 @@ impl Check {
                 None => {
                     let Some((len, name)) = self.chunks.next() else { return };
                     self.hasher = blake3::Hasher::new_keyed(&self.key);
+                    if self.grouped {
+                        self.hasher.set_input_offset(self.at);
+                    }
                     self.spoiled = false;
-                    (name, self.at, self.at + u64::from(len))
+                    (name, self.at, self.at + len)
                 }
             };
             self.open = Some((name, start, end));
@@ -180,7 +216,7 @@ impl Check {
             len -= step;
             if self.at == end {
                 self.open = None;
-                let bad = self.spoiled || short(&self.hasher.finalize()) != name;
+                let bad = self.spoiled || self.name() != name;
                 if bad && !std::mem::take(&mut self.excused) {
                     match self.bad.last_mut() {
                         Some((from, len)) if *from + *len == start => *len += end - start,
@@ -195,6 +231,7 @@ impl Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::groups::GroupHasher;
 
     #[test]
     fn an_insertion_moves_only_the_chunks_around_it() {
@@ -279,6 +316,30 @@ mod tests {
         let mut check = Check::new(zeros, &[3; 32], 0);
         check.zeros(1 << 20);
         assert_eq!(check.finish(), []);
+    }
+
+    #[test]
+    fn groups_that_are_not_what_they_should_be_are_told() {
+        let (content, step) = (bytes((5 << 16) + 100), 1 << 16);
+        let length = content.len() as u64;
+        let name = |(index, piece): (usize, &[u8])| {
+            let mut hasher = GroupHasher::new(&[3; 32], index as u64 * step);
+            hasher.update(piece);
+            hasher.finish().expect("not empty").name()
+        };
+        let names: Vec<_> = content.chunks(1 << 16).enumerate().map(name).collect();
+        let check = |from: usize, content: &[u8]| {
+            let mut check = Check::of_groups(length, names.clone(), &[3; 32], from as u64);
+            content[from..].chunks(10_000).for_each(|piece| check.update(piece));
+            check.finish()
+        };
+        assert_eq!(check(0, &content), []);
+        assert_eq!(check(70_000, &content), []);
+        let mut other = content.clone();
+        other[3 << 16] ^= 1;
+        other[5 << 16] ^= 1;
+        assert_eq!(check(0, &other), [(3 << 16, 1 << 16), (5 << 16, 100)]);
+        assert_eq!(check((3 << 16) + 1, &other), [(5 << 16, 100)], "of the first not all is seen");
     }
 
     fn cut_all(content: &[u8]) -> ChunkList {

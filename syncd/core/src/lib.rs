@@ -22,6 +22,7 @@ pub mod engine;
 pub mod fetch;
 pub mod fingerprint;
 pub mod git;
+pub mod groups;
 pub mod marks;
 pub mod merge;
 pub mod observe;

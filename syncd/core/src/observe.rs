@@ -279,7 +279,8 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 self.note_raised(join(&dir_path, &name), &stat);
             }
             if deep {
-                self.looked.more.extend(self.state.store.directories_in(dir)?.into_iter().map(Spot::Deep));
+                let inner = self.state.store.base_dirs_in(dir)?;
+                self.looked.more.extend(inner.into_iter().map(|dir| Spot::Deep(dir.id)));
             }
             return self.ask_right_below(&dir_path);
         }

@@ -191,8 +191,8 @@ pub trait Store {
     /// The sum of [`Fingerprint::of_base`] over the entries of a directory of this disk; asked for each directory at the
     /// start, so it must not cost reading them.
     fn fingerprint(&self, parent: NodeId) -> StoreResult<Fingerprint>;
-    /// The directories among the entries of a directory of this disk, by their keys.
-    fn directories_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>>;
+    /// The base entries of directories in a directory, in the order of their names.
+    fn base_dirs_in(&self, parent: NodeId) -> StoreResult<Vec<Base>>;
     /// The base entries with this inode: several where it has several names.
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>>;
     /// Some base entries with this content.

@@ -87,10 +87,10 @@ struct Inner {
     keep_free: Mutex<(u64, u64)>,
     /// The file that is held.
     held: Mutex<Option<Lease>>,
-    /// Large files of which a part was read.
-    begun: Mutex<reading::Begun>,
     /// Who watches the home, once somebody does.
     watcher: OnceLock<Watcher>,
+    /// What is known of large files.
+    reading: Mutex<reading::Reading>,
 }
 
 #[derive(Default)]
@@ -126,8 +126,8 @@ impl RealDisk {
             flushed: Mutex::new(0),
             keep_free: Mutex::default(),
             held: Mutex::default(),
-            begun: Mutex::default(),
             watcher: OnceLock::new(),
+            reading: Mutex::default(),
         };
         let disk = Self(Arc::new(inner));
         disk.tidy()?;

@@ -495,6 +495,10 @@ async fn answer(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream) -
             let file = open(shared, hash).await;
             large::send_parts(send, recv, file, key).await?;
         }
+        Carrier::Groups { hash, length } => {
+            let file = open(shared, hash).await;
+            large::send_groups(send, file, shared.disk.clone(), (hash, length)).await?;
+        }
         Carrier::Edits => edits::answer(shared, send, recv).await?,
         Carrier::Control | Carrier::Packs => return Err(FrameError::Nonsense("a second control stream")),
     }

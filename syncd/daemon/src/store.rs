@@ -258,6 +258,18 @@ impl SqliteStore {
         Ok(show(&mut bases))
     }
 
+    /// Entries of a directory that the index has by this question, or that wait, in the order of their names.
+    fn entries_of(&self, parent: NodeId, sql: &str, wanted: impl Fn(&Base) -> bool) -> StoreResult<Vec<Base>> {
+        let stored = self.bases_where(sql, [&parent.0[..]])?;
+        let bases = self.bases.borrow();
+        let waiting = in_directory(&bases.at, parent).flat_map(|(_, ids)| ids);
+        let mut found: Vec<Base> = waiting.filter_map(|id| bases.cells[id].value.clone()).collect();
+        found.extend(stored.into_iter().filter(|base| !bases.waits(base.id)));
+        found.retain(wanted);
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
     /// Takes in base entries as SQLite has them, and gives those that do not wait.
     fn taken_in(&self, found: Vec<Base>) -> Vec<Base> {
         let mut bases = self.bases.borrow_mut();
@@ -645,30 +657,19 @@ impl Store for SqliteStore {
     }
 
     fn base_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
-        let stored = self.bases_where("SELECT data FROM bases WHERE parent = ?1", [&parent.0[..]])?;
-        let bases = self.bases.borrow();
-        let waiting = in_directory(&bases.at, parent).flat_map(|(_, ids)| ids);
-        let mut found: Vec<Base> = waiting.filter_map(|id| bases.cells[id].value.clone()).collect();
-        found.extend(stored.into_iter().filter(|base| !bases.waits(base.id)));
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(found)
+        self.entries_of(parent, "SELECT data FROM bases WHERE parent = ?1", |_| true)
+    }
+
+    fn base_dirs_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
+        // What has no hash is a directory or a symlink.
+        let sql = "SELECT data FROM bases WHERE parent = ?1 AND hash IS NULL";
+        self.entries_of(parent, sql, |base| base.class == Class::Dir)
     }
 
     fn fingerprint(&self, parent: NodeId) -> StoreResult<Fingerprint> {
         let mut sum = read_fingerprint(&self.db, parent)?;
         sum.add(self.changed_by.get(&parent).copied().unwrap_or_default());
         Ok(sum)
-    }
-
-    fn directories_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
-        // The partial index over entries without a hash leaves little but directories.
-        let sql = "SELECT data FROM bases WHERE parent = ?1 AND hash IS NULL";
-        let mut found = self.taken_in(self.bases_where(sql, [&parent.0[..]])?);
-        let bases = self.bases.borrow();
-        let waiting = in_directory(&bases.at, parent).flat_map(|(_, ids)| ids);
-        found.extend(waiting.filter_map(|id| bases.cells[id].value.clone()));
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(found.into_iter().filter(|base| base.class == Class::Dir).map(|base| base.id).collect())
     }
 
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {
@@ -1215,12 +1216,14 @@ mod tests {
         out.push(format!("{order:?}"));
         for id in 0..9 {
             let id = node(id);
-            out.push(format!("{:?} {:?}", store.fingerprint(id), store.directories_in(id)));
+            out.push(format!("{:?}", store.fingerprint(id)));
             let mut children = store.base_in(id).expect("read");
             children.sort_by_key(|child| child.id);
             out.push(format!("{:?} {:?}", store.row(id), store.base(id)));
             out.push(format!("{:?} {:?} {children:?}", store.placed_in(id), store.base_of(id)));
             out.push(format!("{:?}", store.names_from(id, b"z")));
+            let dirs: Vec<NodeId> = store.base_dirs_in(id).expect("read").into_iter().map(|dir| dir.id).collect();
+            out.push(format!("{dirs:?}"));
             for name in ["x", "y"] {
                 let name = Name::new(name).expect("valid");
                 out.push(format!("{:?} {:?}", store.placed_at(id, &name), store.base_at(id, &name)));

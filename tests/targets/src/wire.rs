@@ -3,9 +3,10 @@
 use hearth_schemas::item::{Row, UNNUMBERED};
 use hearth_schemas::ready::{MAX_READY, Ready};
 use hearth_schemas::wire::{
-    Carrier, ChunkList, MAX_MESSAGE, MAX_OFFERED, MAX_ROWS, MAX_WANTS, Message, OFFER_LIMIT, Pack, Run,
+    Carrier, ChunkList, GroupList, MAX_MESSAGE, MAX_OFFERED, MAX_ROWS, MAX_WANTS, Message, OFFER_LIMIT, Pack, Run,
 };
 use syncd_core::chunk::{self, Check, Part};
+use syncd_core::groups::{group_length, in_place};
 use syncd_core::row;
 
 use crate::decodes;
@@ -61,8 +62,23 @@ fn checked(row: &Row) {
     let _ = (row::digest(row), row::all_flagged(row), syncd_core::view::attributes(row));
 }
 
+/// A content is put together from two group lists without a gap.
+fn groups(bytes: &[u8]) {
+    let Some(GroupList { groups }) = decodes::<GroupList>(bytes, MAX_MESSAGE) else { return };
+    let (wanted, older) = groups.split_at(groups.len() / 2);
+    let length = (wanted.len() as u64 * group_length(0)).saturating_sub(u64::from(!older.is_empty()));
+    let Some(parts) = in_place(length, wanted, older) else { return };
+    let end = parts.iter().fold(0, |end, part| {
+        let (Part::Older { to, len, .. } | Part::Missing { to, len }) = part;
+        assert!(*to == end && !matches!(part, Part::Older { from, .. } if from != to), "not in place");
+        end + len
+    });
+    assert_eq!(end, length, "the parts are not the whole");
+}
+
 /// A content is put together from two chunk lists without a gap.
 fn chunks(bytes: &[u8]) {
+    groups(bytes);
     let half = bytes.len() / 2;
     let lists = [&bytes[..half], &bytes[half..]].map(|bytes| decodes::<ChunkList>(bytes, MAX_MESSAGE));
     let whole = decodes::<ChunkList>(bytes, MAX_MESSAGE);

@@ -210,9 +210,10 @@ impl Store for MemoryStore {
         Ok(sum)
     }
 
-    fn directories_in(&self, parent: NodeId) -> StoreResult<Vec<NodeId>> {
-        let entries = self.base_in(parent)?.into_iter();
-        Ok(entries.filter(|base| base.class == Class::Dir).map(|base| base.id).collect())
+    fn base_dirs_in(&self, parent: NodeId) -> StoreResult<Vec<Base>> {
+        let mut found = self.base_in(parent)?;
+        found.retain(|base| base.class == Class::Dir);
+        Ok(found)
     }
 
     fn bases_with(&self, handle: Handle) -> StoreResult<Vec<Base>> {

@@ -2,11 +2,13 @@
 //! and gone on with after a break.
 //!
 //! It is written around the page cache where the file system can: what a person was just working with stays in
-//! memory, copying costs nothing, and little is left to wait for when it is made durable.
+//! memory, copying costs nothing, and little is left to wait for when it is made durable. A thread of its own waits for
+//! the disk, while the next block is read, verified and hashed.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use hearth_schemas::ids::ContentHash;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -62,16 +64,18 @@ impl Unfinished {
 
     /// Forgets all that is there.
     pub fn restart(&mut self) -> io::Result<()> {
+        // Whatever becomes of what is under way, it is cut off.
+        let _ = self.block.wait(&self.file);
         self.file.set_len(0)?;
         self.hasher.reset();
-        self.block.filled = 0;
+        (self.block.filled, self.block.lost) = (0, None);
         (self.in_order, self.end, self.misled) = (0, 0, false);
         Ok(())
     }
 
     /// Takes away what was written to a part, which is to come again.
     pub fn erase(&mut self, at: u64, len: u64) -> io::Result<()> {
-        self.block.spill(&self.file)?;
+        self.block.settle(&self.file)?;
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         if rustix::fs::fallocate(&self.file, punch, at, len).is_err() {
             let zeros = vec![0; BLOCK];
@@ -127,7 +131,7 @@ impl Unfinished {
 
     /// Verifies the content and makes it durable; gives its name in staging, `None` if it is not what it is called.
     pub fn finish(mut self, size: u64) -> io::Result<Option<StageName>> {
-        self.block.spill(&self.file)?;
+        self.block.settle(&self.file)?;
         // What is whole already may be on its way to its place, with its own time.
         if self.file.metadata()?.len() != size {
             self.file.set_len(size)?;
@@ -150,8 +154,8 @@ impl Unfinished {
 impl Drop for Unfinished {
     /// Leaves what is there without a gap, for a length with holes before it would not say how much that is.
     fn drop(&mut self) {
-        let written = self.block.spill(&self.file).is_ok();
-        let there = if written { self.in_order } else { self.in_order.min(self.block.at) };
+        let written = self.block.settle(&self.file).is_ok();
+        let there = if written { self.in_order } else { self.in_order.min(self.block.written_upto()) };
         if self.file.metadata().is_ok_and(|stat| stat.len() != there) {
             // What cannot be cut off is found out by its hash, and brought again.
             let _ = self.file.set_len(there);
@@ -161,8 +165,10 @@ impl Drop for Unfinished {
 
 /// Bytes that wait to be written together.
 struct Block {
-    /// The file, opened to be written around the page cache; `None` where that cannot be.
+    /// The file, opened to be written around the page cache, until it is known that there is so much to write.
     direct: Option<File>,
+    /// Who writes to it then; `None` where that cannot be.
+    writer: Option<Writer>,
     /// Has the block in it, at the first aligned address.
     room: Vec<u8>,
     /// Where the block begins in the file.
@@ -170,11 +176,13 @@ struct Block {
     filled: usize,
     /// Bytes written since it was asked whether there is room.
     unasked: u64,
+    /// Where the first block begins that could not be written.
+    lost: Option<u64>,
 }
 
 impl Block {
     fn new(direct: Option<File>) -> Self {
-        Self { direct, room: vec![0; BLOCK + ALIGNMENT], at: 0, filled: 0, unasked: 0 }
+        Self { direct, writer: None, room: new_room(), at: 0, filled: 0, unasked: 0, lost: None }
     }
 
     fn write(&mut self, file: &File, mut piece: &[u8], at: u64) -> io::Result<()> {
@@ -185,7 +193,7 @@ impl Block {
         while !piece.is_empty() {
             // The first block is shorter, and ends where an aligned one can begin.
             let off = usize::try_from(self.at % ALIGNMENT as u64).expect("less than a block");
-            let (start, limit) = (self.room.as_ptr().align_offset(ALIGNMENT), BLOCK - off);
+            let (start, limit) = (start_of(&self.room), BLOCK - off);
             let (now, later) = piece.split_at(piece.len().min(limit - self.filled));
             self.room[start + self.filled..][..now.len()].copy_from_slice(now);
             self.filled += now.len();
@@ -197,29 +205,128 @@ impl Block {
         Ok(())
     }
 
-    /// Writes what there is. Zeros are left out: nothing was ever written where they belong, and the length is set in the
-    /// end.
+    /// Writes what there is, or has it written. Zeros are left out: nothing was ever written where they belong, and the
+    /// length is set in the end.
     fn spill(&mut self, file: &File) -> io::Result<()> {
-        let start = self.room.as_ptr().align_offset(ALIGNMENT);
-        let block = &self.room[start..][..self.filled];
-        if block.iter().all(|&byte| byte == 0) {
-            self.at += self.filled as u64;
-            self.filled = 0;
+        let (at, filled) = (self.at, std::mem::take(&mut self.filled));
+        self.at += filled as u64;
+        let start = start_of(&self.room);
+        if self.room[start..][..filled].iter().all(|&byte| byte == 0) {
             return Ok(());
         }
-        self.unasked += self.filled as u64;
-        let aligned = self.filled == BLOCK && self.at.is_multiple_of(ALIGNMENT as u64);
-        if let Some(direct) = self.direct.as_ref().filter(|_| aligned)
-            && direct.write_all_at(block, self.at).is_err()
-        {
-            // A file system that cannot do this after all; what else is wrong shows at once.
-            self.direct = None;
+        self.unasked += filled as u64;
+        self.wait(file)?;
+        if filled == BLOCK && at.is_multiple_of(ALIGNMENT as u64) {
+            if let Some(direct) = self.direct.take() {
+                self.writer = Writer::begin(direct);
+            }
+            if let Some(writer) = &mut self.writer {
+                self.room = writer.write(std::mem::take(&mut self.room), at);
+                return Ok(());
+            }
         }
-        if self.direct.is_none() || !aligned {
-            file.write_all_at(block, self.at)?;
+        self.through_cache(file, start, filled, at)
+    }
+
+    /// Waits for what is being written.
+    fn wait(&mut self, file: &File) -> io::Result<()> {
+        match self.writer.as_mut().and_then(Writer::wait) {
+            None => Ok(()),
+            Some(Unwritten { block: Some(block), at }) => {
+                // A file system that cannot do this after all; what else is wrong shows at once.
+                self.writer = None;
+                let open = std::mem::replace(&mut self.room, block);
+                let written = self.through_cache(file, start_of(&self.room), BLOCK, at);
+                self.room = open;
+                written
+            }
+            Some(Unwritten { block: None, at }) => {
+                self.writer = None;
+                self.lost.get_or_insert(at);
+                Err(io::Error::other("a writing thread ended"))
+            }
         }
-        self.at += self.filled as u64;
-        self.filled = 0;
-        Ok(())
+    }
+
+    fn through_cache(&mut self, file: &File, start: usize, len: usize, at: u64) -> io::Result<()> {
+        let written = file.write_all_at(&self.room[start..][..len], at);
+        if written.is_err() {
+            self.lost.get_or_insert(at);
+        }
+        written
+    }
+
+    /// Writes all that there is, and waits until that is done.
+    fn settle(&mut self, file: &File) -> io::Result<()> {
+        self.spill(file)?;
+        self.wait(file)
+    }
+
+    /// Up to where all was written that came before the block.
+    fn written_upto(&self) -> u64 {
+        self.lost.map_or(self.at, |lost| lost.min(self.at))
+    }
+}
+
+fn new_room() -> Vec<u8> {
+    vec![0; BLOCK + ALIGNMENT]
+}
+
+/// Where a block begins in its room.
+fn start_of(room: &[u8]) -> usize {
+    room.as_ptr().align_offset(ALIGNMENT)
+}
+
+/// Writes whole blocks around the page cache, one at a time, on a thread of its own.
+struct Writer {
+    blocks: Sender<(Vec<u8>, u64)>,
+    written: Receiver<(Vec<u8>, io::Result<()>)>,
+    /// Where the block belongs that is being written.
+    busy: Option<u64>,
+    spare: Option<Vec<u8>>,
+}
+
+/// A block that was not written; `None` if it is lost with its thread.
+struct Unwritten {
+    block: Option<Vec<u8>>,
+    at: u64,
+}
+
+impl Writer {
+    /// `None` where there is no thread to be had.
+    fn begin(file: File) -> Option<Self> {
+        let (blocks, to_write) = channel::<(Vec<u8>, u64)>();
+        let (done, written) = channel();
+        let run = move || {
+            for (room, at) in to_write {
+                let result = file.write_all_at(&room[start_of(&room)..][..BLOCK], at);
+                if done.send((room, result)).is_err() {
+                    break;
+                }
+            }
+        };
+        std::thread::Builder::new().name("writer".to_owned()).spawn(run).ok()?;
+        Some(Self { blocks, written, busy: None, spare: None })
+    }
+
+    /// Has a block written, none of which may be under way; gives room for the next one.
+    fn write(&mut self, room: Vec<u8>, at: u64) -> Vec<u8> {
+        self.busy = Some(at);
+        // If nobody takes it, nobody answers for it either.
+        let _ = self.blocks.send((room, at));
+        self.spare.take().unwrap_or_else(new_room)
+    }
+
+    /// Waits until the block is written; gives it if it could not be.
+    fn wait(&mut self) -> Option<Unwritten> {
+        let at = self.busy.take()?;
+        match self.written.recv() {
+            Ok((room, Ok(()))) => {
+                self.spare = Some(room);
+                None
+            }
+            Ok((room, Err(_))) => Some(Unwritten { block: Some(room), at }),
+            Err(_) => Some(Unwritten { block: None, at }),
+        }
     }
 }

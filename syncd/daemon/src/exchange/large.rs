@@ -1,7 +1,7 @@
 //! Brings large contents, and answers who brings one from here.
 //!
-//! Where an older version lies here, the two are compared chunk by chunk, and what is missing then with the signature of
-//! what the older version has in its place. The content is put together in its own order, so that it is verified as it
+//! Where an older version lies here, the two are compared group by group, or chunk by chunk where much has moved, and what is
+//! missing then with the signature of what the older version has in its place. The content is put together in its own order, so that it is verified as it
 //! comes, and what broke off is gone on with. A chunk that is not what it should be is asked for once more, plainly.
 
 use std::fs::File;
@@ -12,11 +12,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_schemas::codec;
 use hearth_schemas::ids::ContentHash;
-use hearth_schemas::wire::{Carrier, ChunkList, MAX_CHUNKS, MAX_PACKED, NOT_HERE, Run, Wanted};
+use hearth_schemas::wire::{Carrier, ChunkList, GroupList, MAX_CHUNKS, MAX_GROUPS, MAX_PACKED, NOT_HERE, Run, Wanted};
 use quinn::{Connection, RecvStream, SendStream};
 use syncd_core::chunk::{Check, Part, assemble, beside, cut};
 use syncd_core::delta::{Piece, Search, read_runs, sign};
 use syncd_core::disk::{RelPath, Source, StageName};
+use syncd_core::groups::{GROUPED, GroupName, in_place};
 use tokio::sync::mpsc;
 
 use super::{Failed, Shared, blocking};
@@ -29,6 +30,8 @@ use crate::stream::{FrameError, pack, read_frame, unpack, write_head};
 const BLOCK: usize = 256 << 10;
 /// Length of an encoded chunk list, at most, in bytes.
 const MAX_LIST: usize = MAX_CHUNKS * 16;
+/// The same for a group list.
+const MAX_GROUP_LIST: usize = MAX_GROUPS * 8 + 8;
 
 /// How to put a content together, in its own order.
 #[derive(Default)]
@@ -63,6 +66,10 @@ impl Plan {
     /// Takes from the older version what it has, of the content from `have` on.
     fn compared(older: Arc<File>, older_len: u64, list: ChunkList, own: &ChunkList, have: u64, key: &[u8; 32]) -> Self {
         let parts = assemble(&list, own);
+        Self::of_parts(older, older_len, &parts, Check::new(list, key, have), have)
+    }
+
+    fn of_parts(older: Arc<File>, older_len: u64, parts: &[Part], check: Check, have: u64) -> Self {
         let mut steps = Vec::new();
         for (at, part) in parts.iter().enumerate() {
             let (Part::Older { to, len, .. } | Part::Missing { to, len }) = *part;
@@ -73,10 +80,10 @@ impl Plan {
             let (to, len) = (to + done, len - done);
             steps.push(match *part {
                 Part::Older { from, .. } => Step::Copy { from: from + done, to, len },
-                Part::Missing { .. } => Step::Bring(Missing { to, len, beside: beside(&parts, at, older_len) }),
+                Part::Missing { .. } => Step::Bring(Missing { to, len, beside: beside(parts, at, older_len) }),
             });
         }
-        Self { older: Some(older), steps, check: Some(Check::new(list, key, have)) }
+        Self { older: Some(older), steps, check: Some(check) }
     }
 }
 
@@ -99,7 +106,12 @@ pub(super) async fn bring(
     let mut content = opened.await?;
     let have = content.in_order();
     let plan = match older {
-        Some(older) if have < size => compare(shared, connection, hash, (have, size), older).await?,
+        Some(older) if have < size => {
+            match compare_in_place(shared, connection, hash, (have, size), older.clone()).await? {
+                None => compare(shared, connection, hash, (have, size), older).await?,
+                some => some,
+            }
+        }
         _ => None,
     };
     let plan = plan.unwrap_or_else(|| Plan::plain(&[(have, size - have)]));
@@ -115,6 +127,42 @@ pub(super) async fn bring(
         (content, _) = put_together(shared, connection, hash, content, Plan::plain(&wrong)).await?;
     }
     Ok(blocking(move || content.finish(size)).await?)
+}
+
+/// Compares the older version with the content, group by group; `None` if that cannot be done, or is not worth it.
+async fn compare_in_place(
+    shared: &Shared,
+    connection: &Connection,
+    hash: ContentHash,
+    (have, size): (u64, u64),
+    older: RelPath,
+) -> Result<Option<Plan>, Failed> {
+    if size < GROUPED {
+        return Ok(None);
+    }
+    let disk = shared.disk.clone();
+    let reading = blocking(move || {
+        let older = Arc::new(disk.open_source(&Source::Copy(older))?);
+        let len = older.metadata()?.len();
+        let groups = disk.groups_of(&older, size)?;
+        Ok((older, len, groups))
+    });
+    let (list, own) = tokio::join!(fetch_groups(connection, hash, size), reading);
+    let (list, Ok((older, older_len, own))) = (list?, own) else { return Ok(None) };
+    let Some(parts) = in_place(size, &list, &own) else { return Ok(None) };
+    let check = Check::of_groups(size, list, &shared.content_key, have);
+    Ok(Some(Plan::of_parts(older, older_len, &parts, check, have)))
+}
+
+async fn fetch_groups(connection: &Connection, hash: ContentHash, length: u64) -> Result<Vec<GroupName>, FrameError> {
+    let ended = |error: String| FrameError::Ended(error);
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
+    write_head(&mut send, &Carrier::Groups { hash, length }).await?;
+    let _ = send.finish();
+    let bytes = recv.read_to_end(MAX_GROUP_LIST).await.map_err(|error| ended(error.to_string()))?;
+    let list: GroupList =
+        codec::decode(&bytes, MAX_GROUP_LIST).map_err(|_| FrameError::Nonsense("a malformed group list"))?;
+    Ok(list.groups)
 }
 
 /// Compares the older version with the content, chunk by chunk; `None` if it cannot be read.
@@ -425,6 +473,21 @@ pub(super) async fn send_list(
     Ok(send.write_all(&codec::encode(&list.unwrap_or(ChunkList { chunks: Vec::new() }))).await?)
 }
 
+/// Answers what the groups of a content are called; that it is not here where there is no file.
+pub(super) async fn send_groups(
+    send: &mut SendStream,
+    file: io::Result<File>,
+    disk: RealDisk,
+    (hash, length): (ContentHash, u64),
+) -> Result<(), FrameError> {
+    let groups = blocking(move || match disk.known_groups(hash, length) {
+        Some(known) => Ok(known),
+        None => disk.groups_of(&file?, length),
+    });
+    let groups = groups.await.ok().filter(|groups| groups.len() <= MAX_GROUPS).unwrap_or_default();
+    Ok(send.write_all(&codec::encode(&GroupList { groups })).await?)
+}
+
 /// Answers requests for parts of a content, one after the other.
 pub(super) async fn send_parts(
     send: &mut SendStream,
@@ -507,6 +570,8 @@ fn say_data(block: Bytes, squeeze: &mut Squeeze, say: &mut impl FnMut(Bytes) -> 
 
 #[cfg(test)]
 mod tests {
+    use syncd_core::disk::Disk;
+
     use super::*;
 
     const KEY: [u8; 32] = [7; 32];
@@ -537,6 +602,52 @@ mod tests {
             let (content, wrong) = world.take(content, Plan::plain(&wrong), &new);
             assert_eq!(wrong, []);
             assert!(content.finish(new.len() as u64).expect("staged").is_some());
+        }
+    }
+
+    #[test]
+    fn of_a_large_content_that_changed_in_place_only_that_is_brought_and_nothing_is_cut() {
+        let world = World::new();
+        let mut old = vec![0; 17 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut old);
+        let mut new = old.clone();
+        new[9 << 20..][..4096].fill(1);
+        new.extend_from_slice(&old[..50_000]);
+        let path = |name| world.folder.path().join("home").join(name);
+        std::fs::write(path("old"), &old).expect("written");
+        std::fs::write(path("new"), &new).expect("written");
+        let size = new.len() as u64;
+        // Whoever has the new one remembers its groups from when it was hashed.
+        let mut disk = world.disk.clone();
+        let found = loop {
+            match disk.content(b"new") {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => break read.expect("read"),
+            }
+        };
+        assert_eq!(found.content.hash.0, *blake3::keyed_hash(&KEY, &new).as_bytes());
+        let list = disk.known_groups(found.content.hash, size).expect("remembered");
+        assert_eq!(list, disk.groups_of(&File::open(path("new")).expect("opens"), size).expect("read"));
+        for changes in [false, true] {
+            let older = Arc::new(File::options().read(true).write(true).open(path("old")).expect("opens"));
+            let own = disk.groups_of(&older, size).expect("read");
+            let parts = in_place(size, &list, &own).expect("nearly alike");
+            let check = Check::of_groups(size, list.clone(), &KEY, 0);
+            let plan = Plan::of_parts(Arc::clone(&older), old.len() as u64, &parts, check, 0);
+            let answers = world.answers(&plan, &new);
+            let said: usize = answers.iter().map(Bytes::len).sum();
+            assert!(said < 60_000, "{said} bytes for 54,096 new ones");
+            if changes {
+                older.write_all_at(&[1; 5000], 3 << 20).expect("written");
+            }
+            let (mut content, wrong) = write_all(world.part(&new), plan, incoming(answers)).expect("written");
+            assert_eq!(wrong, if changes { vec![(3 << 20, 64 << 10)] } else { Vec::new() });
+            if changes {
+                wrong.iter().for_each(|&(at, len)| content.erase(at, len).expect("erased"));
+                (content, _) = world.take(content, Plan::plain(&wrong), &new);
+            }
+            assert!(content.finish(size).expect("staged").is_some());
+            disk.drop_part(found.content.hash).expect("dropped");
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! A watch belongs to an inode and goes along wherever that is moved. A directory is known here by the watch of the one
 //! that it is in, so that all below a moved one moves by itself. The engine knows a directory by the path that it last
-//! named it by: what was elsewhere meanwhile is looked at again once it is named anew, or at once if it comes back. Knows
-//! nothing of inotify but the order in which a rename is told: from, to, and then by the moved directory itself.
+//! named it by: what was out of sight meanwhile, or had a third path, is looked at again once it is named anew, or at once if
+//! it comes back. Knows nothing of inotify but the order in which a rename is told: from, to, and then by the moved directory itself.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -35,8 +35,20 @@ struct Entry {
     place: Place,
     /// Where it was when the engine last named it.
     named: Place,
-    /// It, or one above it, has been elsewhere since.
-    moved: bool,
+    since: Since,
+    /// The engine named it by a path that no move of it was told to yet: it moved it there itself, or was quicker.
+    ahead: bool,
+}
+
+/// What has become of a directory, or of one above it, since the engine last named it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Since {
+    /// It is where it was.
+    Still,
+    /// It was moved once: all that happened in it was told by the path that it had, or by that which it has.
+    Moved,
+    /// It was out of sight, or moved again: what happened in it may have been told by a path that the engine never heard.
+    Elsewhere,
 }
 
 /// A rename of a directory that was told, but not yet by the directory itself.
@@ -95,16 +107,27 @@ impl Table {
         (names.len() < DEEPEST).then(|| names.join(&b'/'))
     }
 
-    /// The engine names a directory by its path. Gives whether it had no watch there all the time since it was last named.
+    /// The engine names a directory by its path. Gives whether something may have happened in it since it was last named
+    /// that was told by neither of the two paths.
     pub(super) fn name(&mut self, watch: Watch, path: &[u8]) -> bool {
         let place = self.place_of(path);
         if place == Place::Root {
             self.root = Some(watch);
         }
-        let is_news = self.entries.get(&watch).is_none_or(|entry| entry.moved || entry.named != place);
+        let (mut is_news, mut ahead) = (true, false);
+        if let Some(entry) = self.entries.get(&watch) {
+            let is_there = entry.place == place;
+            let is_known = match entry.since {
+                Since::Still => is_there || !(entry.ahead || matches!(entry.place, Place::Alone(_))),
+                Since::Moved => is_there,
+                Since::Elsewhere => false,
+            };
+            is_news = !is_known;
+            ahead = is_known && (entry.ahead || !is_there);
+        }
         self.put(watch, place.clone());
         if let Some(entry) = self.entries.get_mut(&watch) {
-            (entry.named, entry.moved) = (place, false);
+            (entry.named, entry.since, entry.ahead) = (place, Since::Still, ahead);
         }
         is_news
     }
@@ -133,15 +156,28 @@ impl Table {
         let only = || (self.moves.len() == 1).then_some(0);
         let found = self.moves.iter().position(told_by).or_else(|| self.moves.iter().position(known_to)).or_else(only);
         let place = self.moves.remove(found.ok_or(Lost)?).to.unwrap_or(Place::Away);
+        if entry.ahead && entry.since == Since::Still && place == entry.place {
+            // The engine knows, and knew before anything was told by that path.
+            self.entries.entry(watch).and_modify(|entry| entry.ahead = false);
+            return Ok(Vec::new());
+        }
         let is_back = place == entry.named && !self.is_moved_above(&place);
-        if place == Place::Away {
+        let was_ahead = entry.ahead;
+        let is_away = place == Place::Away;
+        if is_away {
             self.away.push_back(watch);
         }
         self.put(watch, place);
         let below = self.at_and_below(watch);
-        for watch in &below {
-            if let Some(entry) = self.entries.get_mut(watch) {
-                entry.moved = !is_back;
+        for &at in &below {
+            if let Some(entry) = self.entries.get_mut(&at) {
+                let again = is_away || entry.since != Since::Still || (at == watch && was_ahead);
+                entry.since = match (is_back, again) {
+                    (true, _) => Since::Still,
+                    (false, true) => Since::Elsewhere,
+                    (false, false) => Since::Moved,
+                };
+                entry.ahead &= at != watch;
             }
         }
         Ok(if is_back { below.into_iter().filter_map(|watch| self.path(watch)).collect() } else { Vec::new() })
@@ -191,7 +227,8 @@ impl Table {
         entry.and_modify(|entry| entry.place = place.clone()).or_insert(Entry {
             named: place.clone(),
             place,
-            moved: false,
+            since: Since::Still,
+            ahead: false,
         });
     }
 
@@ -207,7 +244,7 @@ impl Table {
 
     fn is_moved_above(&self, place: &Place) -> bool {
         let Place::In(parent, _) = place else { return false };
-        self.entries.get(parent).is_some_and(|entry| entry.moved)
+        self.entries.get(parent).is_some_and(|entry| entry.since != Since::Still)
     }
 
     fn at_and_below(&self, watch: Watch) -> Vec<Watch> {
@@ -235,8 +272,10 @@ mod tests {
         table.moved_to(7, 4, b"c");
         assert_eq!(table.moved(2), Ok(vec![]), "the engine names it anew");
         assert_eq!(paths(&table, &[2, 3, 4]), ["ab/c", "ab/c/b", "ab"]);
-        assert!(table.name(2, b"ab/c") && table.name(3, b"ab/c/b") && !table.name(4, b"ab"));
-        assert!(!table.name(3, b"ab/c/b"), "once");
+        assert!(
+            !table.name(2, b"ab/c") && !table.name(3, b"ab/c/b") && !table.name(4, b"ab"),
+            "one path, then the other"
+        );
     }
 
     #[test]
@@ -259,7 +298,7 @@ mod tests {
             assert_eq!(table.moved(watch), Ok(vec![]));
         }
         assert_eq!(paths(&table, &[3]), ["z/b"]);
-        assert!(table.name(2, b"z") && table.name(3, b"z/b"));
+        assert!(!table.name(2, b"z") && table.name(3, b"z/b") && !table.name(3, b"z/b"), "news, once");
     }
 
     #[test]
@@ -290,7 +329,7 @@ mod tests {
     #[test]
     fn what_the_engine_named_by_its_later_path_stays_there() {
         let mut table = with(&[(2, "a"), (3, "a/b")]);
-        assert!(table.name(2, b"c"));
+        assert!(!table.name(2, b"c"), "nothing was told by a third path so far");
         // Another one has taken its name before its move was read.
         assert!(table.name(9, b"a"));
         for (cookie, from, to) in [(7, "a", "b"), (8, "b", "c")] {
@@ -299,6 +338,41 @@ mod tests {
             assert_eq!(table.moved(2), Ok(if to == "c" { vec![b"c".to_vec(), b"c/b".to_vec()] } else { vec![] }));
         }
         assert_eq!(paths(&table, &[2, 3, 9]), ["c", "c/b", "a"]);
+    }
+
+    #[test]
+    fn what_the_engine_has_moved_itself_is_no_news_whoever_is_quicker() {
+        for engine_first in [true, false] {
+            let mut table = with(&[(2, "a"), (3, "a/b")]);
+            let name = |table: &mut Table| !table.name(2, b"c") && !table.name(3, b"c/b");
+            assert!(!engine_first || name(&mut table));
+            table.moved_from(7, ROOT, b"a");
+            table.moved_to(7, ROOT, b"c");
+            assert_eq!(table.moved(2), Ok(vec![]));
+            assert!(engine_first || name(&mut table));
+            assert_eq!(paths(&table, &[2, 3]), ["c", "c/b"]);
+            // Somebody takes it to a name that the engine never hears of, and back.
+            for (cookie, from, to) in [(8, "c", "d"), (9, "d", "c")] {
+                table.moved_from(cookie, ROOT, from.as_bytes());
+                table.moved_to(cookie, ROOT, to.as_bytes());
+                assert_eq!(table.moved(2), Ok(if to == "c" { vec![b"c".to_vec(), b"c/b".to_vec()] } else { vec![] }));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_at_a_name_in_between_is_looked_at_when_it_is_named() {
+        let mut table = with(&[(2, "a"), (3, "a/b"), (4, "e")]);
+        for (cookie, from, to) in [(7, "a", "b"), (8, "b", "c")] {
+            table.moved_from(cookie, ROOT, from.as_bytes());
+            table.moved_to(cookie, ROOT, to.as_bytes());
+            assert_eq!(table.moved(2), Ok(vec![]));
+        }
+        assert!(table.name(2, b"c") && table.name(3, b"c/b") && !table.name(2, b"c"));
+        table.moved_from(9, ROOT, b"e");
+        table.moved_to(9, ROOT, b"f");
+        assert_eq!(table.moved(4), Ok(vec![]));
+        assert!(table.name(4, b"g"), "the engine has heard of a later move");
     }
 
     #[test]

@@ -44,7 +44,7 @@ async fn what_happens_after_a_directory_was_moved_is_told_by_its_later_path() {
     home.watch(&["old", "old/sub"]).await;
     fs::rename(home.path("old"), home.path("new")).expect("moved");
     assert!(home.stirred().await.is_superset(&paths(&["old", "new"])));
-    assert_eq!(home.watch(&["new", "new/sub"]).await, paths(&["new", "new/sub"]));
+    assert_eq!(home.watch(&["new", "new/sub"]).await, paths(&[]), "all was told by the one path or the other");
     fs::write(home.path("new/file"), "x").expect("written");
     fs::write(home.path("new/sub/file"), "x").expect("written");
     assert_eq!(home.stirred().await, paths(&["new/file", "new/sub/file"]));
