@@ -55,6 +55,25 @@ fn a_change_made_while_a_directory_is_begun_to_be_watched_is_seen() {
 }
 
 #[test]
+fn what_is_told_late_of_one_of_many_moved_directories_is_seen() {
+    let mut world = World::new(421);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    for at in 0..100 {
+        world.write(laptop, &format!("{at}/notes.txt"), "text");
+    }
+    world.settle();
+    world.write(desktop, "0/notes.txt", "typed before the move");
+    let late = std::mem::take(&mut world.machines[desktop.0].disk.stirred);
+    for at in 0..100 {
+        world.rename(laptop, &at.to_string(), &format!("moved {at}"));
+    }
+    world.run_until_quiet();
+    world.machines[desktop.0].disk.stirred.extend(late);
+    world.settle();
+    world.assert_same_everywhere("moved 0/notes.txt", "typed before the move");
+}
+
+#[test]
 fn an_import_waits_while_a_peer_tells_what_it_finds() {
     let said = |clean, rows| {
         let mut world = World::new(420);

@@ -55,6 +55,9 @@ const SETTLE_MS: u64 = 100;
 const UNMARKED_MAX_MS: u64 = 60_000;
 /// Directories remembered by the path that they had: the watcher may still tell of them under it.
 const REMEMBERED_MOVES: usize = 64;
+/// For how long the watcher may do so, in milliseconds. Of more moves than are remembered in that time, the first ones are
+/// looked at instead.
+const TOLD_LATE_MS: u64 = 10_000;
 /// How long directories that were made here may wait to be watched while more is on its way, in milliseconds. What is
 /// applied in them until then stirs nothing; in the end they are looked at once.
 const WATCH_LATER_MS: u64 = 30_000;
@@ -267,7 +270,8 @@ pub struct Engine<S> {
     open: BTreeMap<Spot, (u64, u64)>,
     queue: VecDeque<Spot>,
     missing: Missing,
-    moved: VecDeque<(RelPath, NodeId)>,
+    /// Directories that were moved, each with the path that it had and when that was.
+    moved: VecDeque<(RelPath, NodeId, u64)>,
     /// Directories that are to be watched when things have calmed down, and since when they wait.
     to_watch: (Vec<RelPath>, u64),
     /// Watches that were asked for and are not there yet.
@@ -848,7 +852,7 @@ impl<S: Store> Engine<S> {
     /// The paths that a path may have by the time that it is told: directories above it may just have been moved.
     fn later_paths(&self, path: &[u8]) -> StoreResult<Vec<RelPath>> {
         let mut later = Vec::new();
-        for (old, dir) in &self.moved {
+        for (old, dir, _) in &self.moved {
             if let Some(rest) = path.strip_prefix(old.as_slice()).filter(|rest| rest.starts_with(b"/"))
                 && let Some(base) = self.state.store.base(*dir)?
             {
@@ -858,10 +862,11 @@ impl<S: Store> Engine<S> {
         Ok(later)
     }
 
-    fn remember_moved(&mut self, moved: Vec<(RelPath, NodeId)>) {
-        self.moved.extend(moved);
+    fn remember_moved(&mut self, moved: Vec<(RelPath, NodeId)>, now_ms: u64) {
+        self.moved.extend(moved.into_iter().map(|(path, dir)| (path, dir, now_ms)));
         let too_many = self.moved.len().saturating_sub(REMEMBERED_MOVES);
-        self.moved.drain(..too_many);
+        let forgotten = self.moved.drain(..too_many).filter(|(_, _, at)| at + TOLD_LATE_MS > now_ms);
+        self.queue.extend(forgotten.map(|(_, dir, _)| Spot::Deep(dir)));
     }
 
     /// Has directories looked at.
@@ -1115,7 +1120,7 @@ impl<S: Store> Engine<S> {
         for path in looked.gone.iter().chain(looked.moved.iter().map(|(path, _)| path)) {
             self.forget_problems(path);
         }
-        self.remember_moved(looked.moved);
+        self.remember_moved(looked.moved, now_ms);
         self.databases.are_plain(&looked.plain, now_ms);
         for dir in looked.unmarked {
             self.unmarked.entry(dir).or_insert((now_ms + UNMARKED_MS, now_ms));
@@ -1646,7 +1651,7 @@ impl<S: Store> Engine<S> {
             self.forget_problems(path);
         }
         self.marks_follow(&applied.made, &applied.moved)?;
-        self.remember_moved(applied.moved);
+        self.remember_moved(applied.moved, now.wall_ms);
         self.watch(applied.watch);
         if self.to_watch.0.is_empty() {
             self.to_watch.1 = now.wall_ms;
