@@ -127,7 +127,7 @@ fn what_was_meant_is_released_after_a_restart() -> Result<()> {
 #[test]
 fn a_machine_holds_what_another_one_with_other_limits_lets_through() -> Result<()> {
     let pair = Pair::joined_with(|laptop, _| {
-        laptop.write(".config/hearth/config.toml", "[brakes]\nenabled = false\n")?;
+        laptop.configure("[brakes]\nenabled = false\n")?;
         photographs(laptop)
     })?;
     fs::remove_dir_all(pair.laptop.path("pictures"))?;

@@ -78,7 +78,7 @@ impl Machine {
                 .with_context(|| format!("making {}", folder.display()))?;
         }
         // However full the disk is that the tests run on.
-        machine.write(".config/hearth/config.toml", NOTHING_FREE)?;
+        machine.configure("")?;
         if machine.kind.session_bus {
             machine.start_bus()?;
         }
@@ -131,6 +131,11 @@ impl Machine {
     /// Ends the daemon as a power cut would.
     pub fn kill(&mut self) -> Result<()> {
         self.daemon.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Writes the machine's configuration: it may fill its disk, and this.
+    pub fn configure(&self, more: &str) -> Result<()> {
+        self.write(".config/hearth/config.toml", format!("{NOTHING_FREE}{more}"))
     }
 
     /// Returns the daemon's process id while it runs.

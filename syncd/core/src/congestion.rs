@@ -247,7 +247,7 @@ impl Congestion {
         if rate == 0 {
             return self.startup;
         }
-        product(rate, rtt_us.max(LEAST_RTT_US)) * percent / 100
+        product(rate, rtt_us.max(LEAST_RTT_US)).saturating_mul(percent) / 100
     }
 
     /// What is on its way beyond that because it arrives, or is answered, in bunches.
