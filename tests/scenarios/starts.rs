@@ -2,23 +2,24 @@
 
 use hearth_schemas::ids::{DeviceId, ReplicaId, RunId, Slot};
 use hearth_schemas::wire::Message;
-use hearth_tests::sim::{Crash, World};
+use hearth_tests::sim::{Crash, Here, World};
 use syncd_core::engine::Event;
+
+/// The directories that [`write_in_twelve`] leaves in a home, with the home itself.
+const LISTED: u64 = 1 + 3 + 12;
 
 #[test]
 fn a_start_lists_each_directory_once() {
     let mut world = World::new(401);
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);
-    for at in 0..12 {
-        world.write(laptop, &format!("{}/{at}/notes.txt", at % 3), "text");
-    }
+    write_in_twelve(&mut world, laptop);
     world.settle();
     for here in [laptop, desktop] {
         world.crash(here, Crash::Kill);
         world.machines[here.0].disk.lists = 0;
         world.start(here);
         world.run_until_quiet();
-        assert_eq!(world.machines[here.0].disk.lists, 1 + 3 + 12);
+        assert_eq!(world.machines[here.0].disk.lists, LISTED);
     }
 }
 
@@ -26,13 +27,11 @@ fn a_start_lists_each_directory_once() {
 fn directories_that_are_found_are_listed_once() {
     let mut world = World::new(402);
     let laptop = world.add_down("laptop");
-    for at in 0..12 {
-        world.write(laptop, &format!("{}/{at}/notes.txt", at % 3), "text");
-    }
+    write_in_twelve(&mut world, laptop);
     world.machines[laptop.0].disk.lists = 0;
     world.start(laptop);
     world.run_until_quiet();
-    assert_eq!(world.machines[laptop.0].disk.lists, 1 + 3 + 12);
+    assert_eq!(world.machines[laptop.0].disk.lists, LISTED);
 }
 
 #[test]
@@ -103,4 +102,11 @@ fn an_import_waits_while_a_peer_tells_what_it_finds() {
     assert_eq!(said(true, 3), (true, None, true), "it is through");
     assert_eq!(said(false, 3), (false, Some(1000), true), "nothing more came");
     assert_eq!(said(true, 0), (false, None, false), "nobody was heard");
+}
+
+/// Writes a file into each of twelve directories, which lie in three.
+fn write_in_twelve(world: &mut World, here: Here) {
+    for at in 0..12 {
+        world.write(here, &format!("{}/{at}/notes.txt", at % 3), "text");
+    }
 }

@@ -14,6 +14,8 @@ use hearth_schemas::codec;
 use hearth_schemas::ids::ContentHash;
 use hearth_schemas::wire::{Carrier, ChunkList, GroupList, MAX_CHUNKS, MAX_GROUPS, MAX_PACKED, NOT_HERE, Run, Wanted};
 use quinn::{Connection, RecvStream, SendStream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use syncd_core::chunk::{Check, Part, assemble, beside, cut};
 use syncd_core::delta::{Piece, Search, read_runs, sign};
 use syncd_core::disk::{RelPath, Source, StageName};
@@ -155,13 +157,8 @@ async fn compare_in_place(
 }
 
 async fn fetch_groups(connection: &Connection, hash: ContentHash, length: u64) -> Result<Vec<GroupName>, FrameError> {
-    let ended = |error: String| FrameError::Ended(error);
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
-    write_head(&mut send, &Carrier::Groups { hash, length }).await?;
-    let _ = send.finish();
-    let bytes = recv.read_to_end(MAX_GROUP_LIST).await.map_err(|error| ended(error.to_string()))?;
-    let list: GroupList =
-        codec::decode(&bytes, MAX_GROUP_LIST).map_err(|_| FrameError::Nonsense("a malformed group list"))?;
+    let asked = Carrier::Groups { hash, length };
+    let list: GroupList = request(connection, &asked, MAX_GROUP_LIST, "a malformed group list").await?;
     Ok(list.groups)
 }
 
@@ -194,17 +191,27 @@ fn cut_older(disk: &RealDisk, older: RelPath, size: u64, key: &[u8; 32]) -> io::
 }
 
 async fn fetch_list(connection: &Connection, hash: ContentHash, length: u64) -> Result<ChunkList, FrameError> {
-    let ended = |error: String| FrameError::Ended(error);
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
-    write_head(&mut send, &Carrier::Chunks { hash, length }).await?;
-    let _ = send.finish();
-    let bytes = recv.read_to_end(MAX_LIST).await.map_err(|error| ended(error.to_string()))?;
-    let list: ChunkList =
-        codec::decode(&bytes, MAX_LIST).map_err(|_| FrameError::Nonsense("a malformed chunk list"))?;
+    let asked = Carrier::Chunks { hash, length };
+    let list: ChunkList = request(connection, &asked, MAX_LIST, "a malformed chunk list").await?;
     if list.chunks.len() > MAX_CHUNKS {
         return Err(FrameError::Nonsense("a chunk list too long"));
     }
     Ok(list)
+}
+
+/// Asks on a stream of its own what has one answer, of at most so many bytes; `malformed` names one that cannot be.
+async fn request<T: Serialize + DeserializeOwned>(
+    connection: &Connection,
+    asked: &Carrier,
+    limit: usize,
+    malformed: &'static str,
+) -> Result<T, FrameError> {
+    let ended = |error: String| FrameError::Ended(error);
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| ended(error.to_string()))?;
+    write_head(&mut send, asked).await?;
+    let _ = send.finish();
+    let bytes = recv.read_to_end(limit).await.map_err(|error| ended(error.to_string()))?;
+    codec::decode(&bytes, limit).map_err(|_| FrameError::Nonsense(malformed))
 }
 
 /// Takes the steps of a plan. Gives the parts that turned out wrong.
