@@ -150,6 +150,32 @@ fn what_cannot_be_had_for_its_name_is_not_brought_again_and_again() {
     world.assert_same_everywhere("notes.txt", "of the laptop");
 }
 
+/// A directory that was deleted elsewhere stays here for what is excluded in it. The name's next owner waited for ever,
+/// and nobody was told.
+#[test]
+fn what_cannot_be_had_because_a_deleted_directory_stays_for_what_is_excluded_is_told() {
+    let mut world = World::new(94);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "app/old.txt", "old");
+    world.settle();
+    world.crash(desktop, Crash::Kill);
+    world.machines[desktop.0].excluded.insert(b"app/private".to_vec());
+    world.start(desktop);
+    world.write(desktop, "app/private/key", "secret");
+    world.run_until_quiet();
+    world.remove(laptop, "app");
+    world.run_until_quiet();
+    world.write(laptop, "app", "a program now");
+    world.run_for(20_000);
+    let told: Vec<_> = world.machines[desktop.0].engine().problems().map(|problem| problem.path.clone()).collect();
+    assert_eq!(told, [b"app".to_vec()]);
+    world.assert_told_and_not_brought_again(desktop);
+    world.rename(desktop, "app/private", "private");
+    world.settle();
+    assert_eq!(world.read(desktop, "app").as_deref(), Some("a program now"));
+    assert_eq!(world.read(desktop, "private/key").as_deref(), Some("secret"));
+}
+
 #[test]
 fn what_stays_here_for_what_it_is_is_named_and_is_no_problem() {
     let mut world = World::new(92);

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind};
 
 use hearth_schemas::ids::{ContentHash, NodeId};
-use hearth_schemas::item::{Attributes, Class, Name, Value};
+use hearth_schemas::item::{Attributes, Class, Name, Stamp, Value};
 
 use crate::database::{image_name, is_database};
 use crate::disk::{Disk, Kind, Others, RelPath, Source, StageName, Stat, join};
@@ -19,11 +19,12 @@ use crate::marks::Marks;
 use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
 use crate::path::depth;
 use crate::plan::{Placed, Step, is_left_behind};
+use crate::row;
 use crate::select::Select;
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
 use crate::text;
-use crate::view::Target;
+use crate::view::{self, Target};
 
 mod databases;
 mod repositories;
@@ -395,10 +396,10 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             Step::Move(placed) => self.move_to(placed, now),
             Step::Create(placed) => self.create(placed, staged, now),
             Step::Replace(placed) if !staged.contains_key(&placed.id) && self.keeps_value(placed)? => {
-                self.adjust(placed)
+                self.adjust(placed, now)
             }
             Step::Replace(placed) => self.replace(placed, staged, now),
-            Step::Adjust(placed) => self.adjust(placed),
+            Step::Adjust(placed) => self.adjust(placed, now),
             Step::Remove(id) => self.remove(*id, now),
             Step::RemoveDir(id) => self.remove_dir(*id),
         }
@@ -497,7 +498,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.git.note_sibling(placed, &to);
         self.changed(placed.id, to, Happened::Moved);
         if base.value == target.value && base.attributes != target.attributes {
-            self.adjust(placed)?;
+            self.adjust(placed, now)?;
         }
         Ok(())
     }
@@ -605,9 +606,15 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         staged
     }
 
-    fn adjust(&mut self, placed: &Placed) -> Result<(), Fault> {
+    fn adjust(&mut self, placed: &Placed, now: &Now) -> Result<(), Fault> {
         let mut base = self.state.store.base(placed.id)?.ok_or(Fault::Changed)?;
         let target = &placed.target;
+        if let Some(attributes) = self.said_later_of_another_name(&base, target)? {
+            for member in &target.members {
+                self.state.say_attributes(member.node, &attributes, now)?;
+            }
+            return Err(Fault::Early);
+        }
         if let Some(stat) = self.adjusted_by_another_name(&base, target)? {
             base.stat = stat;
             base.attributes = target.attributes.clone();
@@ -631,6 +638,40 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         let before = std::mem::replace(&mut base.members, target.members.clone());
         Ok(self.put_entry(&base, &before)?)
+    }
+
+    /// The attributes of a file that are to be other ones by what was said later of another of its names here. They go
+    /// for this one, too: were each name given its own, two machines could go on for ever seeing one name change with
+    /// the other, and telling of it.
+    fn said_later_of_another_name(&self, base: &Base, target: &Target) -> StoreResult<Option<Attributes>> {
+        let derived = target.members.iter().any(|member| member.origin.is_some());
+        if base.class != Class::Leaf || base.stat.links < 2 || derived || base.attributes == target.attributes {
+            return Ok(None);
+        }
+        let mut last = self.last_said(&target.members)?.map(|(stamp, _)| (stamp, None));
+        for other in self.state.store.bases_with(base.stat.handle)?.into_iter().filter(|other| other.id != base.id) {
+            if let Some((stamp, attributes)) = self.last_said(&other.members)?
+                && last.as_ref().is_none_or(|(last, _)| *last < stamp)
+            {
+                last = Some((stamp, Some(attributes)));
+            }
+        }
+        let group = target.attributes.group;
+        let said = last.and_then(|(_, said)| said).map(|said| Attributes { group, ..said });
+        Ok(said.filter(|said| *said != target.attributes))
+    }
+
+    /// What was said last of the attributes of an entry's nodes.
+    fn last_said(&self, members: &[Member]) -> StoreResult<Option<(Stamp, Attributes)>> {
+        let mut last: Option<(Stamp, Attributes)> = None;
+        for member in members.iter().filter(|member| member.origin.is_none()) {
+            let Some(row) = self.state.store.row(member.node)? else { continue };
+            let Some((_, meta)) = row::winner(&row.meta) else { continue };
+            if last.as_ref().is_none_or(|(stamp, _)| *stamp < meta.stamp) {
+                last = Some((meta.stamp, view::attributes(&row)));
+            }
+        }
+        Ok(last)
     }
 
     /// The stat of a file that has got the attributes that it shall have under another of its names.
@@ -989,7 +1030,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 self.applied.problems.push((entry_of(step), describe(path, &error)));
             }
             Fault::Changed => {
-                if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(&placed.path)) {
+                if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(placed)) {
                     self.applied.problems.push((entry_of(step), obstructed(placed.path.clone())));
                     return Ok(());
                 }
@@ -1003,7 +1044,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
             }
             // It stays marked.
             Fault::Early => {
-                if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(&placed.path)) {
+                if let Some(placed) = placed_of(step).filter(|placed| self.is_obstructed(placed)) {
                     self.applied.problems.push((entry_of(step), obstructed(placed.path.clone())));
                 }
             }
@@ -1018,8 +1059,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    fn is_obstructed(&mut self, path: &[u8]) -> bool {
-        is_obstructed(self.disk, self.select, path)
+    fn is_obstructed(&mut self, placed: &Placed) -> bool {
+        is_obstructed(&self.state.store, self.disk, self.select, placed)
     }
 
     fn discard(&mut self, names: impl Iterator<Item = (StageName, Stat)>) -> StoreResult<()> {
@@ -1153,10 +1194,19 @@ fn is_one_file(value: &Value, attributes: &Attributes, placed: &Placed) -> bool 
     target.attributes.group.is_some() && *attributes == target.attributes && *value == target.value
 }
 
-/// Whether what has this name is not in play at all: looking at it again would change nothing.
-pub fn is_obstructed<D: Disk>(disk: &mut D, (select, marks): (&dyn Select, &Marks), path: &[u8]) -> bool {
-    matches!(disk.stat(path), Ok(Some(stat)) if stat.kind == Kind::Other
-        || !select.travels(path, stat.kind == Kind::Dir, marks))
+/// Whether what has the name that an entry is to have is not in play at all, or stays only for what is not: looking at
+/// it again would change nothing.
+pub fn is_obstructed<D: Disk>(
+    store: &impl Store,
+    disk: &mut D,
+    (select, marks): (&dyn Select, &Marks),
+    placed: &Placed,
+) -> bool {
+    let Ok(Some(stat)) = disk.stat(&placed.path) else { return false };
+    stat.kind == Kind::Other
+        || !select.travels(&placed.path, stat.kind == Kind::Dir, marks)
+        || matches!(store.base_at(placed.parent, &placed.target.name), Ok(Some(base))
+            if base.state == BaseState::Dormant && base.id != placed.id)
 }
 
 /// Whether a program has a file that is to be replaced, or `moves` to another name, so that nothing can become of it.

@@ -889,7 +889,9 @@ impl<S: Store> Engine<S> {
             || self.select.travels(path, false, &self.marks)
             || self.select.travels(path, true, &self.marks)
             // Whether it stands there decides about others.
-            || self.select.is_probe(name.as_bytes());
+            || self.select.is_probe(name.as_bytes())
+            // A directory that was deleted elsewhere may stay for it.
+            || self.state.store.base(dir)?.is_some_and(|base| base.state == BaseState::Dormant);
         Ok(known.then_some(Spot::Entry(dir, name)))
     }
 
@@ -1767,7 +1769,7 @@ impl<S: Store> Engine<S> {
         if stands || size == 0 || sources.contains_key(&hash) || self.locate(hash)?.is_some() {
             return Ok(false);
         }
-        if !was_obstructed || !is_obstructed(disk, (self.select.as_ref(), &self.marks), &placed.path) {
+        if !was_obstructed || !is_obstructed(&self.state.store, disk, (self.select.as_ref(), &self.marks), placed) {
             return self.is_still_in_use(disk, change, nodes, now_ms);
         }
         for &node in nodes {

@@ -225,7 +225,13 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                     self.miss(base);
                     Ok(())
                 }
-                None => Ok(()),
+                None => {
+                    if parent.state == BaseState::Dormant {
+                        // It may have stayed for this, which was never known.
+                        self.touched.insert(dir);
+                    }
+                    Ok(())
+                }
             },
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 self.looked.more.push(Spot::Entry(parent.parent, parent.name));

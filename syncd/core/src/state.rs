@@ -562,6 +562,15 @@ impl<S: Store> State<S> {
         dot
     }
 
+    /// Says of a node, after all that was said of it before, that it has these attributes.
+    pub fn say_attributes(&mut self, node: NodeId, attributes: &Attributes, now: &Now) -> StoreResult<()> {
+        let Some(mut row) = self.store.row(node)? else { return Ok(()) };
+        let seen: Vec<Dot> = row.meta.keys().copied().collect();
+        let stamp = self.stamp(now);
+        self.write_meta(&mut row, &seen, attributes, stamp);
+        self.put(&row)
+    }
+
     /// Deletes what a base member embodies. Gives the dots that remain embodied: none.
     pub fn delete_member(&mut self, member: &Member, flag: Flag) -> StoreResult<()> {
         let dot = self.dot();
