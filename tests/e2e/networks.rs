@@ -63,6 +63,20 @@ fn nothing_but_proxies_that_want_a_password() -> Result<()> {
     meet("proxy-both", &["--proxy-auth", "me:secret"], RELAY)
 }
 
+#[test]
+fn a_router_that_maps_ports_by_upnp_alone_and_is_told_when_they_are_not_needed() -> Result<()> {
+    let options = ["--portmap", "upnp"];
+    meet("upnp", &options, DIRECT)?;
+    let mut pair = NatPair::joined("upnp", &options)?;
+    pair.until_path(DIRECT)?;
+    let router = pair.lab.host("ra")?;
+    let ports = || router.run(&["nft", "list", "map", "ip", "natlab", "pm_udp"]);
+    ensure!(ports()?.contains("elements"), "the router passes on a port: {}", ports()?);
+    pair.laptop.stop()?;
+    ensure!(!ports()?.contains("elements"), "a port of a machine that has gone: {}", ports()?);
+    Ok(())
+}
+
 /// Has two machines meet in a network, and exchange a file each.
 fn meet(scenario: &str, options: &[&str], best: &str) -> Result<()> {
     let pair = NatPair::joined(scenario, options)?;
