@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::config::Ways;
 use crate::mapping::Mapper;
+use crate::nat::Looker;
 use crate::nearby::Nearby;
 use crate::paths::{Pathfinder, SignalKey};
 use crate::peer::{self, Peers, Surroundings};
@@ -153,6 +154,8 @@ pub struct Around {
     pub behind_router: Option<bool>,
     /// The port at which that router passes on to this machine, if it does.
     pub mapped_port: Option<u16>,
+    /// Whether that router shows the same port of its own to all destinations; `None` while that is not known.
+    pub one_port: Option<bool>,
     /// What was tried to reach each peer.
     pub tried: BTreeMap<Slot, Tried>,
 }
@@ -263,7 +266,9 @@ impl Network {
             signals,
             events,
         };
+        let looker = Looker { socket: socket.clone(), bound: socket.bound(), view: Arc::clone(&view) };
         let mut tasks = vec![tokio::spawn(link.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run())];
+        tasks.push(tokio::spawn(looker.run()));
         if ways.direct && ways.nearby {
             tasks.push(tokio::spawn(near.run()));
         }

@@ -14,13 +14,15 @@ use syncd_core::igd::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 /// Where routers listen for searches.
 const SEARCHED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 255, 255, 250), 1900);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A search that may have got lost is sent again after this long.
+const SEARCH_AGAIN: Duration = Duration::from_millis(600);
 /// Longest answer to a search, in bytes.
 const MAX_ANSWER: usize = 2048;
 /// How many answers to a search are looked at.
@@ -80,9 +82,14 @@ async fn find(own: Ipv4Addr, router: Ipv4Addr) -> anyhow::Result<Place> {
     socket.bind(&SocketAddr::from((own, 0)).into())?;
     socket.set_multicast_if_v4(&own)?;
     let socket = UdpSocket::from_std(socket.into())?;
-    for search in igd::search() {
-        socket.send_to(search.as_bytes(), SEARCHED).await.context("searching")?;
-    }
+    let asking = async {
+        loop {
+            for search in igd::search() {
+                socket.send_to(search.as_bytes(), SEARCHED).await.context("searching")?;
+            }
+            sleep(SEARCH_AGAIN).await;
+        }
+    };
     let answered = async {
         let mut buffer = [0; MAX_ANSWER];
         for _ in 0..MAX_ANSWERS {
@@ -95,7 +102,13 @@ async fn find(own: Ipv4Addr, router: Ipv4Addr) -> anyhow::Result<Place> {
         }
         bail!("nobody but others answered")
     };
-    timeout(PATIENCE, answered).await.context("the router does not answer a search")?
+    let either = async {
+        tokio::select! {
+            found = answered => found,
+            failed = asking => failed,
+        }
+    };
+    timeout(PATIENCE, either).await.context("the router does not answer a search")?
 }
 
 async fn open_at(between: Between, described: &Place, before: Option<u16>) -> anyhow::Result<Opened> {
