@@ -179,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_addresses_of_one_ipv6_site_have_what_one_has() {
+        let mut buckets = Buckets::new(Limits::default().handshakes);
+        let site = u128::from("2001:db8:0:1200::".parse::<Ipv6Addr>().expect("an address"));
+        let address = |n: u128| Ipv6Addr::from(site | (n % 256) << 64 | n.wrapping_mul(0x9e37_79b9));
+        let passed = (0..10_000).filter(|n| buckets.take(Origin::new(&[1; 32], address(*n).into()), 0)).count();
+        assert_eq!(passed, Limits::default().handshakes.burst as usize);
+        assert_eq!(buckets.buckets.len(), 1);
+    }
+
+    #[test]
     fn a_flood_of_origins_takes_bounded_memory_and_passes() {
         let mut buckets = Buckets::new(RATE);
         for origin in 0..Buckets::MOST as u64 + 10 {

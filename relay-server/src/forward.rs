@@ -122,6 +122,15 @@ impl Forwarder {
         Some(relay::bound_datagram(header.token, &session.mac_key, counter, seen))
     }
 
+    /// Says at which address a question at the second port is seen. Changes nothing.
+    pub fn look(&self, datagram: &[u8], from: SocketAddr) -> Option<[u8; BIND_LEN]> {
+        let header = Header::parse(datagram)?;
+        let session = self.sessions.get(&header.token)?;
+        let key = relay::look_key(&session.mac_key);
+        let counter = relay::open_bind(datagram, &key)?;
+        Some(relay::bound_datagram(header.token, &key, counter, from))
+    }
+
     /// Decides about a datagram with a DATA header.
     pub fn route(&mut self, header: Header, from: SocketAddr, now_ms: u64) -> Verdict {
         let Some(session) = self.sessions.get(&header.token) else { return Verdict::Drop };
@@ -232,6 +241,20 @@ mod tests {
         let mut forged = relay::bind_datagram([1; 8], &[0; 32], 9);
         forged[0] = 2;
         assert_eq!(forwarder.bind(&forged, address(9), None, 0), None);
+    }
+
+    #[test]
+    fn a_question_at_the_second_port_is_answered_and_binds_nothing() {
+        let mut forwarder = with_two();
+        let question = relay::bind_datagram([1; 8], &relay::look_key(&KEY), 9);
+        let answer = forwarder.look(&question, address(8)).expect("an answer");
+        assert_eq!(relay::open_bound(&answer, &relay::look_key(&KEY)), Some((9, address(8))));
+        assert!(answer.len() <= question.len());
+        assert_eq!(forwarder.route(data(1, 2), address(8), 0), Verdict::Drop, "it is where it was");
+        assert_eq!(forwarder.bind(&question, address(8), None, 0), None, "nor is it anything at the first port");
+        assert_eq!(forwarder.look(&relay::bind_datagram([1; 8], &KEY, 10), address(8)), None);
+        assert_eq!(forwarder.look(&relay::bind_datagram([9; 8], &relay::look_key(&KEY), 1), address(8)), None);
+        assert_eq!(forwarder.look(b"anything", address(8)), None);
     }
 
     #[test]

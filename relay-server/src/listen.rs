@@ -19,6 +19,7 @@ use hearth_schemas::tunnel::number_of;
 use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime, VarInt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -32,7 +33,7 @@ use crate::socket::{self, RelaySocket};
 use crate::store::{Store, StoreError};
 use crate::tunnel::{Tunnel, Tunnels, User};
 use crate::web::WebPort;
-use crate::{host, tls};
+use crate::{host, look, tls};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -93,6 +94,7 @@ pub struct Server {
     gate: Gate,
     web: WebPort,
     inbox: mpsc::Sender<Message>,
+    look: Option<JoinHandle<()>>,
     _lock: File,
 }
 
@@ -112,6 +114,7 @@ impl Server {
         let forwarder = Arc::new(Mutex::new(Forwarder::default()));
         let tunnels = Arc::new(Tunnels::new(limits.tunnels, started));
         let socket = Arc::new(RelaySocket::new(socket, forwarder.clone(), tunnels.clone()).map_err(listening)?);
+        let look = look::start(SocketAddr::new(options.listen.ip(), port), forwarder.clone());
         let config = tls::server_config(&key)?;
         let mut endpoint_config = EndpointConfig::default();
         endpoint_config.grease_quic_bit(false);
@@ -150,7 +153,7 @@ impl Server {
             limits,
             started,
         };
-        Ok(Self { endpoint, address, gate, web, inbox, _lock: lock })
+        Ok(Self { endpoint, address, gate, web, inbox, look, _lock: lock })
     }
 
     /// The address that devices are given.
@@ -179,6 +182,7 @@ impl Server {
             tokio::spawn(visit.run(incoming, self.inbox.clone(), budget.clone()));
         }
         web.abort();
+        self.look.iter().for_each(JoinHandle::abort);
         self.endpoint.close(VarInt::from_u32(CloseCode::Shutdown as u32), b"");
         let _some_did_not_answer = timeout(GOODBYE, self.endpoint.wait_idle()).await;
         Ok(())

@@ -28,12 +28,12 @@ const RECEIVE_WINDOW: u32 = (1 << 20) + (64 << 10);
 const SEND_WINDOW: u64 = 2 << 20;
 
 /// The public half of the relay's key: what its address pins.
-pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
+pub fn public_key(secret: &[u8; 32]) -> [u8; 32] {
     ed25519_dalek::SigningKey::from_bytes(secret).verifying_key().to_bytes()
 }
 
 /// The configuration of the QUIC endpoint.
-pub(crate) fn server_config(secret: &[u8; 32]) -> Result<ServerConfig, rustls::Error> {
+pub fn server_config(secret: &[u8; 32]) -> Result<ServerConfig, rustls::Error> {
     let crypto = QuicServerConfig::try_from(tls_config(secret, ALPN)?)
         .expect("the provider has the suite of QUIC's initial packets");
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));

@@ -2,6 +2,8 @@
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "relay/floods.rs"]
+mod floods;
 #[path = "support/household.rs"]
 mod household;
 #[path = "support/process.rs"]

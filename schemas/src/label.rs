@@ -74,6 +74,8 @@ labels! {
     PROBE = "hearth probe v1";
     /// Key: signalling key of an epoch → names of devices on a local network.
     NEAR = "hearth near v1";
+    /// Key: MAC key of a session at a relay → its questions at the relay's second port.
+    LOOK = "hearth look v1";
 }
 
 #[cfg(test)]

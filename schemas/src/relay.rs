@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
 use crate::ids::{AccountId, DeviceId, Slot};
+use crate::label;
 
 /// The application protocol of the login connection.
 pub const ALPN: &[u8] = b"hearth-relay/1";
@@ -375,6 +376,12 @@ pub fn bind_datagram(token: [u8; 8], mac_key: &[u8; 32], counter: u64) -> [u8; B
     let mac = mac(mac_key, &out[..20]);
     out[20..36].copy_from_slice(&mac);
     out
+}
+
+/// The key of a session's questions at the relay's second port, which is the one after its first, and of the answers.
+/// There a BIND asks for the address seen, and binds nothing; under this key it is none at the first port.
+pub fn look_key(mac_key: &[u8; 32]) -> [u8; 32] {
+    blake3::derive_key(label::LOOK, mac_key)
 }
 
 /// Checks a BIND datagram under the session's key and gives its counter.

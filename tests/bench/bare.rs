@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use hearth_schemas::address::RelayAddress;
+use hearth_schemas::ids::Slot;
 use hearth_schemas::keys::{DeviceKeys, Phrase, Secret};
 use hearth_schemas::log::{Account, Caps};
 use hearth_schemas::relay::{Reply, Request};
 use quinn::Connection;
 use syncd::config::Ways;
-use syncd::net::{Identity, NetEvent, Network};
+use syncd::net::{Identity, NetEvent, Network, PathKind};
 use syncd::paths::SignalKey;
 use syncd::relay::Anonymous;
 use syncd_core::account::{self, Newcomer};
@@ -53,6 +54,104 @@ pub(crate) struct Carried {
 
 /// Sends so many bytes from one network namespace to another, straight if there is a way, with small echoes on a stream beside.
 pub(crate) fn between(relay: &str, from: &Path, to: &Path, bytes: u64, direct: bool) -> Result<Carried> {
+    let (near, far) = sides(relay, from, direct)?;
+    let answering = inside(to, async move {
+        let (network, mut events, _account) = far()?;
+        answer(peer(&mut events).await?.1).await?;
+        network.shutdown().await;
+        Ok(())
+    })?;
+    let asking = inside(from, async move {
+        let (network, mut events, _account) = near()?;
+        let (_, connection) = peer(&mut events).await?;
+        let carried = ask(&connection, bytes).await?;
+        network.shutdown().await;
+        Ok(carried)
+    })?;
+    let carried = asking.join().map_err(|_| anyhow!("sending"))??;
+    answering.join().map_err(|_| anyhow!("receiving"))??;
+    Ok(carried)
+}
+
+/// Returns the longest time between two echoes, of one every 20 ms, from when something happens to the network until so
+/// much later. It happens once the way between the places is of this kind.
+pub(crate) fn silence(
+    relay: &str,
+    [from, to]: [&Path; 2],
+    path: PathKind,
+    time: Duration,
+    happen: impl FnOnce() -> Result<()>,
+) -> Result<Duration> {
+    let (near, far) = sides(relay, from, true)?;
+    let (stop, stopped) = watch::channel(false);
+    let answering = inside(to, async move {
+        let (_network, mut events, _account) = far()?;
+        let (_, connection) = peer(&mut events).await?;
+        let (mut send, mut recv) = connection.accept_bi().await.context("accepting a stream")?;
+        let mut message = [0; ECHO_BYTES];
+        while recv.read_exact(&mut message).await.is_ok() && send.write_all(&message).await.is_ok() {}
+        Ok(())
+    })?;
+    let (ready, begin) = std::sync::mpsc::channel();
+    let asking = inside(from, async move {
+        let (network, mut events, _account) = near()?;
+        let (there, connection) = peer(&mut events).await?;
+        let is_there = || network.path(there).kind == Some(path) && ready.send(()).is_ok();
+        let longest = echo_until(&connection, stopped, is_there).await?;
+        network.shutdown().await;
+        Ok(longest)
+    })?;
+    begin.recv_timeout(CONNECT_LIMIT).context("there is no such way between the two")?;
+    happen()?;
+    thread::sleep(time);
+    stop.send_replace(true);
+    let longest = asking.join().map_err(|_| anyhow!("asking"))??;
+    answering.join().map_err(|_| anyhow!("answering"))??;
+    Ok(longest)
+}
+
+/// Sends an echo every 20 ms until it is stopped. Returns the longest time between two answers since `is_begun`.
+async fn echo_until(
+    connection: &Connection,
+    mut stopped: watch::Receiver<bool>,
+    is_begun: impl Fn() -> bool,
+) -> Result<Duration> {
+    let (mut send, mut recv) = connection.open_bi().await.context("opening a stream")?;
+    let sending = async {
+        let mut turns = tokio::time::interval(BETWEEN_ECHOES);
+        loop {
+            turns.tick().await;
+            send.write_all(&[7; ECHO_BYTES]).await.context("calling")?;
+        }
+    };
+    let mut longest = Duration::ZERO;
+    let hearing = async {
+        let (mut last, mut begun) = (Instant::now(), false);
+        loop {
+            let mut message = [0; ECHO_BYTES];
+            recv.read_exact(&mut message).await.context("hearing an echo")?;
+            if begun {
+                longest = longest.max(last.elapsed());
+            }
+            begun = begun || is_begun();
+            last = Instant::now();
+        }
+    };
+    let ended: Result<()> = tokio::select! {
+        ended = sending => ended,
+        ended = hearing => ended,
+        _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+    };
+    ended.map(|()| longest)
+}
+
+/// A device that runs, and what keeps its account known.
+type Running = (Network, mpsc::Receiver<NetEvent>, watch::Sender<Arc<Account>>);
+/// What starts one.
+type Side = Box<dyn FnOnce() -> Result<Running> + Send>;
+
+/// Makes an account, from a network namespace, and gives what starts each of its two devices.
+fn sides(relay: &str, from: &Path, direct: bool) -> Result<(Side, Side)> {
     let relay = RelayAddress::parse(relay).map_err(|error| anyhow!("the relay's address: {error}"))?;
     let keys = Arc::new([DeviceKeys::random(&mut fill), DeviceKeys::random(&mut fill)]);
     let account = inside(from, {
@@ -62,32 +161,16 @@ pub(crate) fn between(relay: &str, from: &Path, to: &Path, bytes: u64, direct: b
     let account = account.join().map_err(|_| anyhow!("enrolling"))??;
     let ways = Ways { direct, nearby: false, ask_router: false };
     let key = Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) });
-    let (_known, watched) = watch::channel(Arc::new(account.clone()));
-    let side = |number: usize| {
+    let side = |number: usize| -> Side {
         let (relay, keys, account, key) = (relay.clone(), Arc::clone(&keys), account.clone(), Arc::clone(&key));
-        let watched = watched.clone();
-        move || -> Result<(Network, mpsc::Receiver<NetEvent>)> {
-            let key = watch::channel(key).1;
-            Network::start(vec![relay], identity(&account, &keys[number])?, watched, key, ways, 0)
-        }
+        Box::new(move || {
+            let identity = identity(&account, &keys[number])?;
+            let (known, watched) = watch::channel(Arc::new(account));
+            let (network, events) = Network::start(vec![relay], identity, watched, watch::channel(key).1, ways, 0)?;
+            Ok((network, events, known))
+        })
     };
-    let (near, far) = (side(0), side(1));
-    let answering = inside(to, async move {
-        let (network, mut events) = far()?;
-        answer(peer(&mut events).await?).await?;
-        network.shutdown().await;
-        Ok(())
-    })?;
-    let asking = inside(from, async move {
-        let (network, mut events) = near()?;
-        let connection = peer(&mut events).await?;
-        let carried = ask(&connection, bytes).await?;
-        network.shutdown().await;
-        Ok(carried)
-    })?;
-    let carried = asking.join().map_err(|_| anyhow!("sending"))??;
-    answering.join().map_err(|_| anyhow!("receiving"))??;
-    Ok(carried)
+    Ok((side(0), side(1)))
 }
 
 /// Runs in a network namespace, on threads of its own.
@@ -157,7 +240,7 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
         Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), key, ways, 0)
     };
     let ((one, mut of_one), (two, mut of_two)) = (start(&keys[0])?, start(&keys[1])?);
-    let (from, to) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;
+    let ((_, from), (_, to)) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;
 
     let begun = Instant::now();
     let receiving = tokio::spawn(receive(to));
@@ -194,11 +277,11 @@ fn identity(account: &Account, keys: &DeviceKeys) -> Result<Identity> {
     Ok(Identity { account: account.id, device: device.id, slot: device.slot, sign, tls })
 }
 
-async fn peer(events: &mut mpsc::Receiver<NetEvent>) -> Result<Connection> {
+async fn peer(events: &mut mpsc::Receiver<NetEvent>) -> Result<(Slot, Connection)> {
     let meeting = async {
         while let Some(event) = events.recv().await {
-            if let NetEvent::PeerUp { connection, .. } = event {
-                return Ok(connection);
+            if let NetEvent::PeerUp { slot, connection, .. } = event {
+                return Ok((slot, connection));
             }
         }
         bail!("the network ended")

@@ -24,13 +24,25 @@ use hearth_tests::tree::write_noise;
 
 use crate::cases::first::Material;
 use crate::cases::many::Many;
-use crate::cases::{connect, edits, fidelity, first, line, many, races, stream};
+use crate::cases::{connect, edits, fidelity, first, line, many, races, stalls, stream};
 use crate::report::Report;
 use crate::source::Source;
 use crate::tools::Which;
 
-const CASES: [&str; 11] =
-    ["first-sync", "edits", "big-file", "far", "large-edits", "many", "fidelity", "races", "stream", "connect", "line"];
+const CASES: [&str; 12] = [
+    "first-sync",
+    "edits",
+    "big-file",
+    "far",
+    "large-edits",
+    "many",
+    "fidelity",
+    "races",
+    "stream",
+    "connect",
+    "stalls",
+    "line",
+];
 /// Files of the first sync over a long line.
 const FAR_FILES: usize = 2_000;
 
@@ -150,6 +162,9 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
     }
     if wanted.has("connect") {
         connect::measure(rounds, report)?;
+    }
+    if wanted.has("stalls") {
+        stalls::measure(rounds, report)?;
     }
     if wanted.has("line") {
         line::measure(rounds, report)?;

@@ -11,6 +11,7 @@
 pub mod answer;
 #[path = "../blackbox/blackbox.rs"]
 pub mod blackbox;
+pub mod canary;
 pub mod lab;
 pub mod link;
 pub mod machine;

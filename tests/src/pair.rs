@@ -12,6 +12,7 @@ use crate::answer::{Init, Invitation};
 use crate::lab::{Lab, RELAY_IP};
 use crate::machine::{Kind, Machine};
 use crate::relay::Relay;
+use crate::room::Room;
 use crate::scratch::Scratch;
 use crate::tree;
 
@@ -97,13 +98,21 @@ impl Pair {
         self.scratch.path()
     }
 
+    /// Two machines that do not run yet, and a relay that lies in the place of theirs.
+    pub fn asleep_with_evil_relay() -> Result<Self> {
+        Self::asleep_with("info", |folder, room| Relay::evil(folder, Some(room), RELAY_IP))
+    }
+
     fn asleep(log_filter: &str) -> Result<Self> {
+        Self::asleep_with(log_filter, |folder, room| Relay::start_logging(folder, Some(room), RELAY_IP, log_filter))
+    }
+
+    fn asleep_with(log_filter: &str, relay: impl FnOnce(&Path, &Room) -> Result<Relay>) -> Result<Self> {
         let scratch = Scratch::new()?;
         let logs = scratch.path().join("lab");
         fs::create_dir(&logs).context("making a folder for logs")?;
         let lab = Lab::new(&["laptop", "desktop"], &logs)?;
-        let relay =
-            Relay::start_logging(&scratch.path().join("relay"), Some(lab.host("relay")?), RELAY_IP, log_filter)?;
+        let relay = relay(&scratch.path().join("relay"), lab.host("relay")?)?;
         let machine = |name| {
             let room = Some(Rc::clone(lab.host(name)?));
             Machine::new(scratch.path(), name, Kind { room, log_filter: log_filter.to_owned(), ..Kind::default() })

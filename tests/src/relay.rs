@@ -1,5 +1,7 @@
 //! A relay for tests: the real `relay-server` on a port of its own.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ pub struct Relay {
     address: String,
     log_filter: String,
     admission: &'static str,
+    program: &'static str,
     process: Option<Process>,
 }
 
@@ -59,9 +62,36 @@ impl Relay {
         listen: &str,
         log_filter: &str,
     ) -> Result<Self> {
+        Self::start_program("relay-server", admission, folder, room, listen, log_filter)
+    }
+
+    /// Starts the relay that lies (`tests/bin/evil_relay.rs`) in the place of the real one.
+    pub fn evil(folder: &Path, room: Option<&Room>, ip: &str) -> Result<Self> {
+        Self::start_program("evil-relay", "open", folder, room, &format!("{ip}:0"), "info")
+    }
+
+    /// Has the relay that lies do this from now on; `count` changes nothing. Gives the number of its misdeeds so far.
+    pub fn order(&self, misdeed: &str) -> Result<u64> {
+        let mut stream = UnixStream::connect(self.folder.join("orders")).context("giving an order")?;
+        stream.set_read_timeout(Some(START_LIMIT)).context("setting a time limit")?;
+        stream.write_all(format!("{misdeed}\n").as_bytes()).context("giving an order")?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).context("hearing what was made of an order")?;
+        answer.trim().parse().with_context(|| format!("the order {misdeed} was answered with {answer}"))
+    }
+
+    fn start_program(
+        program: &'static str,
+        admission: &'static str,
+        folder: &Path,
+        room: Option<&Room>,
+        listen: &str,
+        log_filter: &str,
+    ) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let mut relay = Self {
             admission,
+            program,
             folder: folder.to_path_buf(),
             listen: listen.to_owned(),
             address: String::new(),
@@ -75,7 +105,7 @@ impl Relay {
 
     /// Starts it once more on the same address, after [`Self::stop`] or [`Self::kill`].
     pub fn again(&mut self, room: Option<&Room>) -> Result<()> {
-        let server = program("relay-server")?;
+        let server = program(self.program)?;
         let mut command = room.map_or_else(|| outdoors(&server), |room| room.enter(&server));
         command.env_clear().env("PATH", SEARCH_PATH).env("RUST_LOG", &self.log_filter);
         command.arg("serve").arg("--data").arg(self.data()).args([
@@ -84,7 +114,7 @@ impl Relay {
             "--admission",
             self.admission,
         ]);
-        let mut process = Process::spawn("relay-server", command, &self.log(), true)?;
+        let mut process = Process::spawn(self.program, command, &self.log(), true)?;
         let line = process.first_line(START_LIMIT)?;
         let address = line.split_whitespace().last().context("the relay's first line is empty")?;
         ensure!(address.starts_with("hearth://"), "the relay's first line ends in no address: {line}");

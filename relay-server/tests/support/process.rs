@@ -29,6 +29,14 @@ impl Relay {
         Self { address: RelayAddress::parse(word).expect("an address"), child, out }
     }
 
+    /// The most memory that it has had at once so far, in KiB.
+    pub(crate) fn most_memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id().expect("running"));
+        let status = std::fs::read_to_string(path).expect("readable");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+
     /// Kills the relay as a power cut would, as far as processes go.
     pub(crate) async fn kill(mut self) {
         within(self.child.kill()).await.expect("killed");

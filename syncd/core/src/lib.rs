@@ -23,6 +23,7 @@ pub mod fetch;
 pub mod fingerprint;
 pub mod git;
 pub mod groups;
+pub mod igd;
 pub mod marks;
 pub mod merge;
 pub mod observe;

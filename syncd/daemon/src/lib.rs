@@ -17,6 +17,7 @@ mod interfaces;
 pub mod keys;
 mod mapping;
 pub mod membership;
+mod nat;
 mod nearby;
 pub mod net;
 pub mod notify;

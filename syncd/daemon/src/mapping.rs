@@ -1,10 +1,13 @@
-//! Asks the router of this network to pass on what is sent to one of its ports: PCP (RFC 6887), else NAT-PMP (RFC 6886).
+//! Asks the router of this network to pass on what is sent to one of its ports: PCP (RFC 6887), else NAT-PMP (RFC 6886),
+//! else UPnP ([`igd`]).
 //!
 //! Where the router gives each destination a port of its own, nobody outside can guess one; such a port is known. It is
 //! one more candidate for [`crate::paths`], and no more than that: a router behind another gives a port that leads
 //! nowhere, and then nothing answers there.
 
-use std::net::{IpAddr, SocketAddr};
+mod igd;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
 
+use self::igd::{Between, Opened};
 use crate::interfaces;
 use crate::socket::Bound;
 
@@ -38,26 +42,31 @@ pub(crate) struct Mapper {
 }
 
 impl Mapper {
-    /// Runs until nobody wants to know.
+    /// Runs until nobody wants to know; then a router that was told by UPnP is told otherwise.
     pub(crate) async fn run(mut self) {
+        let mut opened = None;
         loop {
             let seen = self.bound.borrow_and_update().map(|bound| bound.seen.ip());
             let (mapped, pause) = match seen.filter(|seen| self.is_outside(*seen)) {
-                Some(outside) => self.ask(outside).await,
-                None => (None, AGAIN),
+                Some(IpAddr::V4(outside)) => self.ask(outside, &mut opened).await,
+                Some(IpAddr::V6(_)) | None => (None, AGAIN),
             };
             self.mapped.send_if_modified(|known| {
                 let is_new = *known != mapped;
                 *known = mapped;
                 is_new
             });
-            tokio::select! {
-                () = sleep(pause) => {}
-                changed = self.place.changed() => if changed.is_err() { return },
-                other = other_address(&mut self.bound, seen) => if !other { return },
-                () = self.mapped.closed() => return,
+            let goes_on = tokio::select! {
+                () = sleep(pause) => true,
+                changed = self.place.changed() => changed.is_ok(),
+                other = other_address(&mut self.bound, seen) => other,
+                () = self.mapped.closed() => false,
+            };
+            if !goes_on {
+                break;
             }
         }
+        replace(&mut opened, None).await;
     }
 
     /// Whether the relay sees a router at this address, and not this machine itself.
@@ -68,28 +77,53 @@ impl Mapper {
     }
 
     /// Asks for a port. Gives the address that leads here, and when to ask again.
-    async fn ask(&self, outside: IpAddr) -> (Option<SocketAddr>, Duration) {
+    async fn ask(&self, outside: Ipv4Addr, opened: &mut Option<Opened>) -> (Option<SocketAddr>, Duration) {
         let (interfaces, port) = self.place.borrow().clone();
-        let Some((gateway, through)) = interfaces::gateway() else { return (None, AGAIN) };
+        let Some((router, through)) = interfaces::gateway() else { return (None, AGAIN) };
         let own = interfaces.iter().find(|interface| interface.name == through && interface.ip.is_ipv4());
-        let (Some(own), Some(port)) = (own, NonZeroU16::new(port)) else { return (None, AGAIN) };
+        let (Some(IpAddr::V4(own)), Some(port)) = (own.map(|own| own.ip), NonZeroU16::new(port)) else {
+            return (None, AGAIN);
+        };
         let options = PortMappingOptions {
             external_port: Some(port),
             lifetime_seconds: Some(LEASE_SECONDS),
             timeout_config: Some(PATIENCE),
         };
-        let gateway = GatewayAddress::IpV4(gateway);
-        match PortMapping::new(gateway, own.ip, InternetProtocol::Udp, port, options).await {
+        let gateway = GatewayAddress::IpV4(router);
+        let (port, seconds) = match PortMapping::new(gateway, own.into(), InternetProtocol::Udp, port, options).await {
             Ok(mapping) => {
-                let address = SocketAddr::new(outside, mapping.external_port().get());
-                debug!("the router passes on what is sent to port {}", address.port());
-                (Some(address), LEAST.max(Duration::from_secs(u64::from(mapping.lifetime() / 2))))
+                replace(opened, None).await;
+                (mapping.external_port().get(), mapping.lifetime())
             }
             Err(error) => {
-                debug!("the router gives no port: {error:?}");
-                (None, AGAIN)
+                debug!("the router gives no port by PCP or NAT-PMP: {error:?}");
+                let before = opened.as_ref().map(|opened| opened.outer);
+                match igd::open(Between { router, own, port: port.get(), outside }, before).await {
+                    Ok(new) => {
+                        let given = (new.outer, new.lease);
+                        replace(opened, Some(new)).await;
+                        given
+                    }
+                    Err(error) => {
+                        debug!("nor by UPnP: {error:#}");
+                        replace(opened, None).await;
+                        return (None, AGAIN);
+                    }
+                }
             }
-        }
+        };
+        debug!("the router passes on what is sent to port {port}");
+        // What is given for ever may go all the same, with the router's next start.
+        let pause = if seconds == 0 { AGAIN } else { Duration::from_secs(u64::from(seconds / 2)) };
+        (Some(SocketAddr::new(outside.into(), port)), LEAST.max(pause))
+    }
+}
+
+/// Puts another mapping of UPnP, or none, in place of one, which is ended if it is not the same.
+async fn replace(opened: &mut Option<Opened>, new: Option<Opened>) {
+    let old = std::mem::replace(opened, new);
+    if let Some(old) = old.filter(|old| opened.as_ref().is_none_or(|new| !old.is_same_as(new))) {
+        old.close().await;
     }
 }
 

@@ -17,11 +17,12 @@ use hearth_schemas::{keys, label};
 use quinn::{AsyncUdpSocket, Endpoint};
 use syncd_core::paths::{self, Route, Tried};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use crate::config::Ways;
 use crate::mapping::Mapper;
+use crate::nat::Looker;
 use crate::nearby::Nearby;
 use crate::paths::{Pathfinder, SignalKey};
 use crate::peer::{self, Peers, Surroundings};
@@ -153,6 +154,8 @@ pub struct Around {
     pub behind_router: Option<bool>,
     /// The port at which that router passes on to this machine, if it does.
     pub mapped_port: Option<u16>,
+    /// Whether that router shows the same port of its own to all destinations; `None` while that is not known.
+    pub one_port: Option<bool>,
     /// What was tried to reach each peer.
     pub tried: BTreeMap<Slot, Tried>,
 }
@@ -168,6 +171,8 @@ struct Inner {
     view: Arc<Mutex<View>>,
     reached: Reached,
     tasks: Vec<AbortHandle>,
+    /// Ends by itself, once nobody wants to know any more, and gives back what it was given.
+    mapper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
@@ -261,16 +266,17 @@ impl Network {
             signals,
             events,
         };
+        let looker = Looker { socket: socket.clone(), bound: socket.bound(), view: Arc::clone(&view) };
         let mut tasks = vec![tokio::spawn(link.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run())];
+        tasks.push(tokio::spawn(looker.run()));
         if ways.direct && ways.nearby {
             tasks.push(tokio::spawn(near.run()));
         }
-        if ways.direct && ways.ask_router {
-            tasks.push(tokio::spawn(mapper.run()));
-        }
-        let tasks = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
+        let asks = ways.direct && ways.ask_router;
+        let mapper = Mutex::new(asks.then(|| tokio::spawn(mapper.run())));
+        let tasks = tasks.iter().map(JoinHandle::abort_handle).collect();
         let reached = Reached { online: there, routes: routed };
-        let inner = Inner { endpoint, socket, control: controlled, view, reached, tasks };
+        let inner = Inner { endpoint, socket, control: controlled, view, reached, tasks, mapper };
         Ok((Self(Arc::new(inner)), incoming))
     }
 
@@ -325,11 +331,17 @@ impl Network {
         self.0.socket.local_addr().ok().map(|address| address.port())
     }
 
-    /// Ends every connection, and waits a moment for the other sides to be told.
+    /// Ends every connection, and waits a moment for the other sides and the router to be told.
     pub async fn shutdown(self) {
         self.0.tasks.iter().for_each(AbortHandle::abort);
         self.0.endpoint.close(peer::Close::Leaving.code(), b"");
-        timeout(GOODBYE, self.0.endpoint.wait_idle()).await.ok();
+        let mapper = self.0.mapper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mapped = async {
+            if let Some(mapper) = mapper {
+                mapper.await.ok();
+            }
+        };
+        timeout(GOODBYE, async { tokio::join!(self.0.endpoint.wait_idle(), mapped) }).await.ok();
     }
 }
 

@@ -272,13 +272,14 @@ impl Pathfinder {
     /// Keeps what people may ask for.
     fn show(&self, known: &Known) {
         let place = known.paths.place();
+        let mut view = view(&self.view);
         let around = Around {
+            one_port: view.around.one_port,
             off: !self.direct,
             behind_router: place.is_behind_router(),
             mapped_port: place.mapped.map(|mapped| mapped.port()),
             tried: known.paths.tried().collect(),
         };
-        let mut view = view(&self.view);
         if view.around != around {
             view.around = around;
         }

@@ -137,6 +137,8 @@ pub struct PathSocket {
     bound: watch::Sender<Option<Bound>>,
     /// The counter of the newest BIND that was answered, apart from what the answer says: each wakes nobody but who asked.
     answered: watch::Sender<u64>,
+    /// The address seen at the relay's second port.
+    looked: watch::Sender<Option<SocketAddr>>,
     started: Instant,
     heard_ms: AtomicU64,
     data_ms: AtomicU64,
@@ -300,6 +302,21 @@ impl PathSocket {
         }
     }
 
+    /// Asks the relay's second port at which address this machine is seen. Gives what it says from now on.
+    pub(crate) fn look(&self, counter: u64) -> watch::Receiver<Option<SocketAddr>> {
+        self.looked.send_replace(None);
+        if let Leg { relay: Some(at), session: Some(session) } = self.leg()
+            && let Some(destination) = second_port(at)
+        {
+            let contents = relay::bind_datagram(session.token, &relay::look_key(&session.mac_key), counter);
+            let transmit = Transmit { destination, ecn: None, contents: &contents, segment_size: None, src_ip: None };
+            if let Err(error) = self.send(&transmit) {
+                trace!("the relay was not asked at its second port: {error}");
+            }
+        }
+        self.looked.subscribe()
+    }
+
     /// Waits until a peer's packet is sent although the relay has been silent for a second.
     pub async fn doubted(&self) {
         self.doubt.notified().await;
@@ -326,6 +343,7 @@ impl PathSocket {
         let state = UdpSocketState::new((&socket).into())?;
         let (bound, _) = watch::channel(None);
         let (answered, _) = watch::channel(0);
+        let (looked, _) = watch::channel(None);
         let (news, told) = mpsc::channel(MAX_NEWS);
         let socket = Self {
             io: tokio::net::UdpSocket::from_std(socket)?,
@@ -340,6 +358,7 @@ impl PathSocket {
             held: Mutex::default(),
             bound,
             answered,
+            looked,
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
             data_ms: AtomicU64::new(0),
@@ -525,12 +544,24 @@ impl PathSocket {
                 meta.len += end - start;
             } else if probe::sender(&buffer[start..end]).is_some() {
                 self.tell(News::Probe { source, datagram: buffer[start..end].to_vec() });
+            } else {
+                self.take_look(source, &buffer[start..end]);
             }
             start = end;
         }
         if let Some(slot) = peer {
             meta.addr = peer_address(slot);
             meta.dst_ip = None;
+        }
+    }
+
+    /// Notes what the relay's second port says.
+    fn take_look(&self, source: SocketAddr, datagram: &[u8]) {
+        if let Leg { relay: Some(at), session: Some(session) } = self.leg()
+            && second_port(at) == Some(source)
+            && let Some((_, seen)) = relay::open_bound(datagram, &relay::look_key(&session.mac_key))
+        {
+            self.looked.send_replace(Some(seen));
         }
     }
 
@@ -585,6 +616,11 @@ impl PathSocket {
         }
         count
     }
+}
+
+/// Where a relay says at which address it sees who asks.
+fn second_port(relay: SocketAddr) -> Option<SocketAddr> {
+    Some(SocketAddr::new(relay.ip(), relay.port().checked_add(1)?))
 }
 
 /// What QUIC is to make of one datagram: where its packet starts, and from whom it is.

@@ -5,6 +5,7 @@
 //! so that a small change of the bytes is a small change of the world.
 
 pub mod delta;
+pub mod igd;
 pub mod log;
 pub mod merge;
 pub mod pairing;
@@ -28,8 +29,9 @@ use serde::de::DeserializeOwned;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 15] = [
+pub const ALL: [Target; 16] = [
     ("delta", delta::run),
+    ("igd", igd::run),
     ("log", log::run),
     ("merge", merge::run),
     ("pairing", pairing::run),

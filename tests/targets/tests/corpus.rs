@@ -44,4 +44,4 @@ macro_rules! replayed {
     };
 }
 
-replayed! { delta log merge pairing paths plan relay rows rules sealed settings text tunnel view wire }
+replayed! { delta igd log merge pairing paths plan relay rows rules sealed settings text tunnel view wire }

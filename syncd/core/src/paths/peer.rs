@@ -111,6 +111,10 @@ impl Path {
         Self { kind, asked: VecDeque::new(), asked_ms: None, answered_ms: None, rtt_ms: 0, full }
     }
 
+    fn is_awaited(&self, now_ms: u64) -> bool {
+        self.asked_ms.is_some_and(|at| now_ms.saturating_sub(at) < DEAD_MS)
+    }
+
     fn is_fresh(&self, now_ms: u64) -> bool {
         self.answered_ms.is_some_and(|at| now_ms.saturating_sub(at) < FRESH_MS)
     }
@@ -490,7 +494,9 @@ impl Peer {
     fn forget_stale(&mut self, now_ms: u64) {
         let active = self.active.map(|active| active.to);
         self.reflexive.retain(|address| {
-            Some(*address) == active || self.paths.get(address).is_some_and(|path| path.is_fresh(now_ms))
+            // What was asked just now may answer yet: what the peer says by the relay often overtakes it.
+            let may_be_good = |path: &Path| path.is_fresh(now_ms) || path.is_awaited(now_ms);
+            Some(*address) == active || self.paths.get(address).is_some_and(may_be_good)
         });
         let Self { told, reflexive, paths, .. } = self;
         paths.retain(|address, _| Some(*address) == active || told.contains(address) || reflexive.contains(address));

@@ -495,6 +495,32 @@ fn a_peer_cannot_make_this_device_flood_somebody() {
 }
 
 #[test]
+fn an_address_that_was_just_asked_back_is_not_forgotten_because_the_peer_tells_others() {
+    let (ours, theirs, unheard_of) = ("192.168.1.5:7", "203.0.113.9:7", "203.0.113.9:55555");
+    let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let mut paths = Paths::new(Slot(1), 100);
+    let interface = Interface { name: "eth0".to_owned(), ip: address(ours).ip(), prefix: 24 };
+    paths.handle(Event::Local(vec![interface], 7), 0);
+    paths.handle(Event::There(Slot(2), true), 0);
+    let ping = Probe { pong: false, number: 1, full: false };
+    paths.handle(Event::Probe { from: Slot(2), source: address(unheard_of), probe: ping }, 10);
+    let effects = std::iter::from_fn(|| paths.poll_effect());
+    let asked = effects.into_iter().find_map(|effect| match effect {
+        Effect::Probe { to, probe, .. } if to == address(unheard_of) && !probe.pong => Some(probe),
+        _ => None,
+    });
+    let asked = asked.expect("it is asked back");
+    // What the peer says by the relay overtakes the answer.
+    paths.handle(Event::Signal { from: Slot(2), reply: true, candidates: vec![address(theirs)] }, 20);
+    while paths.poll_effect().is_some() {}
+    let source = address(unheard_of);
+    paths.handle(Event::Probe { from: Slot(2), source, probe: Probe { pong: true, ..asked } }, 30);
+    let effects: Vec<Effect> = std::iter::from_fn(|| paths.poll_effect()).collect();
+    let taken = |effect: &Effect| matches!(effect, Effect::Route { route, .. } if route.direct().is_some_and(|(to, _)| to == source));
+    assert!(effects.iter().any(taken), "{effects:?}");
+}
+
+#[test]
 fn what_comes_from_nowhere_is_not_asked_back() {
     let mut world = World::new(Router::None, Router::None);
     world.probes.clear();

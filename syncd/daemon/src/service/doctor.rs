@@ -73,16 +73,7 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
     });
     let around = home.network.around();
     let port = home.network.udp_port().unwrap_or_default();
-    if let Some(behind) = around.behind_router {
-        let what = match (behind, around.mapped_port) {
-            (false, _) => "this machine has a public address".to_owned(),
-            (true, Some(port)) => {
-                format!("this machine is behind a router, which passes on to it what comes to port {port}")
-            }
-            (true, None) => "this machine is behind a router that passes on nothing by itself".to_owned(),
-        };
-        findings.push(finding("network", "ok", &what, ""));
-    }
+    findings.extend(network(&around, home.network.relay_over_tcp().is_some()));
     for device in home.membership.account().active_devices() {
         if device.id == home.membership.keys().id() {
             continue;
@@ -106,6 +97,39 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
     }
 }
 
+/// What kind of network this machine is in, as far as that is known.
+fn network(around: &Around, by_tcp: bool) -> Option<Value> {
+    if by_tcp {
+        let what = "no UDP gets out of this network, so there is no way but the relay";
+        return Some(finding("network", "note", what, "let UDP out"));
+    }
+    if !around.behind_router? {
+        return Some(finding("network", "ok", "this machine has a public address: there is no NAT before it", ""));
+    }
+    let kind = match around.one_port {
+        Some(true) => "it shows one port to all destinations (an easy NAT)",
+        Some(false) => "it shows each destination another port (a hard NAT)",
+        None => "what kind of NAT it is is not known, as the relay's second port does not answer",
+    };
+    Some(match around.mapped_port {
+        Some(port) => {
+            let what =
+                format!("this machine is behind a router that passes on to it what comes to port {port}; {kind}");
+            finding("network", "ok", &what, "")
+        }
+        None => {
+            let what = format!("this machine is behind a router that passes on nothing by itself; {kind}");
+            let hint = match around.one_port {
+                Some(false) => {
+                    "turn on PCP, NAT-PMP or UPnP at the router: machines behind another such router are reached directly then"
+                }
+                Some(true) | None => "",
+            };
+            finding("network", if hint.is_empty() { "ok" } else { "note" }, &what, hint)
+        }
+    })
+}
+
 /// Why a peer is not reached directly, and what would make it so.
 fn why_relayed(home: &Home, around: &Around, peer: Slot, port: u16) -> (String, String) {
     if around.off {
@@ -114,17 +138,26 @@ fn why_relayed(home: &Home, around: &Around, peer: Slot, port: u16) -> (String, 
     if home.network.relay_over_tcp().is_some() {
         return ("no UDP gets out of this network".to_owned(), "let UDP out".to_owned());
     }
-    let port_hint =
-        format!("turn on PCP or NAT-PMP at the router of either machine, or pass UDP port {port} on to this one there");
+    let here = match (around.behind_router, around.mapped_port, around.one_port) {
+        (Some(false), ..) => "nothing here stands in the way",
+        (_, Some(_), _) => "the router here passes on a port",
+        (_, None, Some(true)) => "the router here can be got through if the one there can be as well",
+        (_, None, Some(false)) => "the router here shows each destination another port, which nobody can aim at",
+        (_, None, None) => "what kind of router is here is not known",
+    };
+    let hint = format!(
+        "turn on PCP, NAT-PMP or UPnP at the router of either machine, or pass UDP port {port} on to this one there; \
+         `hearth doctor` on the other machine says what its router is like"
+    );
     match around.tried.get(&peer).copied().unwrap_or_default() {
         Tried { told: 0, .. } => {
             ("it tells no address".to_owned(), "it may have set `direct = false`, or no UDP gets out there".to_owned())
         }
         Tried { told, heard: false } => {
-            (format!("its {told} addresses do not answer, and nothing comes from there"), port_hint)
+            (format!("its {told} addresses were tried and do not answer, and nothing comes from there; {here}"), hint)
         }
         Tried { told, heard: true } => {
-            (format!("its {told} addresses do not answer, though what it sends arrives"), port_hint)
+            (format!("its {told} addresses were tried and do not answer, though what it sends arrives; {here}"), hint)
         }
     }
 }
