@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind};
 
 use hearth_schemas::ids::{ContentHash, NodeId};
-use hearth_schemas::item::{Attributes, Class, Name, Stamp, Value};
+use hearth_schemas::item::{Attributes, Class, Name, Value};
 
 use crate::database::{image_name, is_database};
 use crate::disk::{Disk, Kind, Others, RelPath, Source, StageName, Stat, join};
@@ -19,14 +19,13 @@ use crate::marks::Marks;
 use crate::observe::{PARKED, Spot, base_or_root, base_path, describe, is_parked, obstructed, own_name};
 use crate::path::depth;
 use crate::plan::{Placed, Step, is_left_behind};
-use crate::row;
 use crate::select::Select;
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Kept, Member, Problem, Store, StoreError, StoreResult};
 use crate::text;
-use crate::view::{self, Target};
 
 mod databases;
+mod names;
 mod repositories;
 pub use repositories::GitCare;
 
@@ -318,55 +317,6 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(self.state.store.base(placed.id)?.is_some_and(|base| base.value == placed.target.value))
     }
 
-    /// Whether the file of an entry that leaves its hard-link group has other names here, which it is to part from.
-    fn is_shared(&self, placed: &Placed) -> StoreResult<bool> {
-        let Some(base) = self.state.store.base(placed.id)? else { return Ok(false) };
-        let group = placed.target.attributes.group;
-        let mut others = self.state.store.bases_with(base.stat.handle)?.into_iter();
-        Ok(others.any(|other| other.id != base.id && (group.is_none() || other.attributes.group != group)))
-    }
-
-    /// Stages a further name of a file that is staged already.
-    fn stage_twin(&mut self, placed: &Placed, of: StageName, now: &mut Now) -> Result<(StageName, Stat), Fault> {
-        let name = stage_name(placed.id, now);
-        let of = Source::Kept(of);
-        if let Ok(stat) = self.disk.stage_link(&name, &of) {
-            return Ok((name, stat));
-        }
-        // No more names, or none at all on this file system: then it is a file of its own.
-        let (stat, ..) = self.disk.stage(&name, &of, &placed.target.attributes)?;
-        Ok((name, stat))
-    }
-
-    /// Stages a further name of a file in this entry's hard-link group, where this disk has one that is as it shall be
-    /// and the entry is not a name of it already.
-    fn stage_name_of_partner(&mut self, placed: &Placed, now: &mut Now) -> Result<Option<(StageName, Stat)>, Fault> {
-        let (Some(_), Value::File { hash, .. }) = (placed.target.attributes.group, &placed.target.value) else {
-            return Ok(None);
-        };
-        let own = self.state.store.base(placed.id)?.map(|base| base.stat.handle);
-        for base in self.state.store.base_holding(*hash)? {
-            let fits = base.id != placed.id
-                && base.state == BaseState::Live
-                && Some(base.stat.handle) != own
-                && is_one_file(&base.value, &base.attributes, placed);
-            if !fits {
-                continue;
-            }
-            let (name, path) = (stage_name(placed.id, now), self.path_of(&base)?);
-            if self.checked(base.id).is_err() {
-                continue;
-            }
-            let Ok(stat) = self.disk.stage_link(&name, &Source::Copy(path)) else { continue };
-            if same_file(&stat, &base.stat) {
-                return Ok(Some((name, stat)));
-            }
-            // Somebody was quicker.
-            self.disk.discard(&name)?;
-        }
-        Ok(None)
-    }
-
     /// What it is that a content could not be staged: where it was to be copied from a file here, that is no trouble of
     /// the entry that needs it, which can have it from elsewhere. Only a lack of room is.
     fn unfit(&mut self, source: Source, wanted: Option<ContentHash>, error: Error) -> Fault {
@@ -595,20 +545,6 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    /// A file got a further name: what it has by now is no news under its others.
-    fn follow_names(&mut self, base: &Base) -> StoreResult<()> {
-        if base.stat.links < 2 {
-            return Ok(());
-        }
-        for mut other in self.state.store.bases_with(base.stat.handle)? {
-            if other.id != base.id && same_file(&other.stat, &base.stat) && other.stat.mode == base.stat.mode {
-                other.stat = base.stat.clone();
-                self.state.store.put_base(&other)?;
-            }
-        }
-        Ok(())
-    }
-
     /// What base has to say of a file that was put in place: what stands there, unless somebody wrote to it at once. Then
     /// what was staged, so that it differs when it is looked at.
     fn unless_written_to(&mut self, found: Stat, staged: Stat, spot: Spot) -> Stat {
@@ -651,54 +587,6 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         }
         let before = std::mem::replace(&mut base.members, target.members.clone());
         Ok(self.put_entry(&base, &before)?)
-    }
-
-    /// The attributes of a file that are to be other ones by what was said later of another of its names here. They go
-    /// for this one, too: were each name given its own, two machines could go on for ever seeing one name change with
-    /// the other, and telling of it.
-    fn said_later_of_another_name(&self, base: &Base, target: &Target) -> StoreResult<Option<Attributes>> {
-        let derived = target.members.iter().any(|member| member.origin.is_some());
-        if base.class != Class::Leaf || base.stat.links < 2 || derived || base.attributes == target.attributes {
-            return Ok(None);
-        }
-        let mut last = self.last_said(&target.members)?.map(|(stamp, _)| (stamp, None));
-        for other in self.state.store.bases_with(base.stat.handle)?.into_iter().filter(|other| other.id != base.id) {
-            if let Some((stamp, attributes)) = self.last_said(&other.members)?
-                && last.as_ref().is_none_or(|(last, _)| *last < stamp)
-            {
-                last = Some((stamp, Some(attributes)));
-            }
-        }
-        let group = target.attributes.group;
-        let said = last.and_then(|(_, said)| said).map(|said| Attributes { group, ..said });
-        Ok(said.filter(|said| *said != target.attributes))
-    }
-
-    /// What was said last of the attributes of an entry's nodes.
-    fn last_said(&self, members: &[Member]) -> StoreResult<Option<(Stamp, Attributes)>> {
-        let mut last: Option<(Stamp, Attributes)> = None;
-        for member in members.iter().filter(|member| member.origin.is_none()) {
-            let Some(row) = self.state.store.row(member.node)? else { continue };
-            let Some((_, meta)) = row::winner(&row.meta) else { continue };
-            if last.as_ref().is_none_or(|(stamp, _)| *stamp < meta.stamp) {
-                last = Some((meta.stamp, view::attributes(&row)));
-            }
-        }
-        Ok(last)
-    }
-
-    /// The stat of a file that has got the attributes that it shall have under another of its names.
-    fn adjusted_by_another_name(&mut self, base: &Base, target: &Target) -> Result<Option<Stat>, Fault> {
-        if base.class != Class::Leaf || base.stat.links < 2 || base.attributes == target.attributes {
-            return Ok(None);
-        }
-        let path = self.path_of(base)?;
-        let Some(stat) = self.disk.stat(&path)? else { return Ok(None) };
-        let wanted = &target.attributes;
-        let same = stat.kind == base.stat.kind && stat.handle == base.stat.handle && stat.size == base.stat.size;
-        let is_so = (stat.mode, stat.mtime) == (wanted.mode, wanted.mtime)
-            && self.disk.xattrs(&path).is_none_or(|xattrs| xattrs == wanted.xattrs);
-        Ok((same && is_so).then_some(stat))
     }
 
     /// Writes an entry. A node is shown as one entry: it leaves the one that it was shown as, which goes when it has

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hearth_schemas::ids::{ContentHash, DeviceId, NodeId, ReplicaId, Slot};
-use hearth_schemas::item::{Attributes, Class, Flag, Name, Row, SettingValue, Value};
+use hearth_schemas::item::{Class, Flag, Name, Row, SettingValue, Value};
 use hearth_schemas::wire::Message;
 
 use self::databases::Databases;
@@ -23,28 +23,30 @@ use crate::brake::Verdict;
 use crate::conflict::{self, Naming};
 use crate::database;
 use crate::delta;
-use crate::disk::{Disk, Handle, Kind, Raised, RelPath, Source, StageName, Stat};
+use crate::disk::{Disk, RelPath, Source, StageName};
 use crate::fetch::{Ask, Edit, Fetch};
 use crate::marks::{Marks, Probe};
 use crate::observe::{
     Looked, Missing, Observer, Spot, base_by_path, base_or_root, base_path, describe, is_parked, obstructed,
     put_to_sleep,
 };
-use crate::path::{depth, is_at_or_below, split};
+use crate::path::{is_at_or_below, split};
 use crate::plan::{Change, collect, is_left_behind, plan};
-use crate::row::{self, file_size};
+use crate::row::file_size;
 use crate::select::Select;
 use crate::session::{Session, SessionError, Standing};
 use crate::state::{Now, State};
-use crate::store::{Base, BaseState, Dots, Member, Problem, Store, StoreResult};
+use crate::store::{Base, BaseState, Member, Problem, Store, StoreResult};
 use crate::text;
-use crate::view::{all_dots, setting_row_id};
+use crate::view::all_dots;
 
 mod databases;
 mod holding;
+mod marking;
 mod merging;
 mod offers;
 mod repositories;
+mod settings;
 mod staying;
 mod unrest;
 mod using;
@@ -917,72 +919,6 @@ impl<S: Store> Engine<S> {
         Ok(None)
     }
 
-    /// Takes in the marks that the index knows of, at the start, so that the end of one is seen though nobody looked; and
-    /// tells them by the files that the rules in force look for.
-    fn recall_marks(&mut self) -> StoreResult<()> {
-        let probes = self.select.probes();
-        let known = match &self.probes {
-            Some((known, _)) if known == probes => return Ok(()),
-            Some((known, _)) => Some(self.marks.encode(known)),
-            None => self.state.store.value(MARKS)?,
-        };
-        self.marks = known.map_or(Marks::NONE, |known| Marks::decode(&known, probes));
-        self.probes = Some((probes.to_vec(), u64::MAX));
-        Ok(())
-    }
-
-    fn keep_marks(&mut self) -> StoreResult<()> {
-        let Some((probes, kept)) = &mut self.probes else { return Ok(()) };
-        if *kept == self.marks.changes() {
-            return Ok(());
-        }
-        *kept = self.marks.changes();
-        match self.marks.is_empty() {
-            true => self.state.store.remove_value(MARKS),
-            false => self.state.store.set_value(MARKS, &self.marks.encode(probes)),
-        }
-    }
-
-    /// A marker has gone from a directory, and that was not the beginning of the directory's end: what it kept here is
-    /// looked at.
-    fn believe_unmarked<D: Disk>(&mut self, disk: &mut D, now_ms: u64) -> StoreResult<()> {
-        let due: Vec<RelPath> =
-            self.unmarked.extract_if(.., |_, (at, _)| *at <= now_ms).map(|(path, _)| path).collect();
-        for dir in due {
-            let known = self.marks.of(&dir);
-            let probes = self.select.probes();
-            // What cannot be read is as it was.
-            let stands = |index: &usize| probes[*index].stands(disk, &dir).unwrap_or(true);
-            let held: BTreeSet<usize> = known.iter().copied().filter(stands).collect();
-            if held == known {
-                continue;
-            }
-            self.marks.set(&dir, held);
-            // What others did there was passed over.
-            let mut nodes = self.directory_shown_at(&dir);
-            nodes.extend(self.at(&dir)?.iter().flat_map(|base| &base.members).map(|member| member.node));
-            for &node in &nodes {
-                self.state.mark(node)?;
-            }
-            self.state.mark_below(nodes)?;
-            let (above, name) = split(&dir);
-            if let Some((above, name)) = self.directory_at(above)?.zip(Name::new(name)) {
-                self.queue.push_back(Spot::Entry(above, name));
-            }
-            if let Some(dir) = self.directory_at(&dir)? {
-                self.queue.push_back(Spot::Deep(dir));
-            }
-            self.effects.push_back(Effect::StatusChanged);
-        }
-        Ok(())
-    }
-
-    /// The nodes of the directory that the account has at a path.
-    fn directory_shown_at(&self, path: &[u8]) -> Vec<NodeId> {
-        let shape = self.state.tree.shape();
-        shape.at(path).map_or_else(Vec::new, |dir| shape.members(dir).to_vec())
-    }
-
     /// Moves spots that have been left alone long enough to the queue; all together, so that the two ends of a move
     /// are looked at together.
     fn ripen(&mut self, now_ms: u64) -> StoreResult<()> {
@@ -1253,31 +1189,6 @@ impl<S: Store> Engine<S> {
             Message::Offer { contents } => self.offers.add(contents),
         }
         Ok(())
-    }
-
-    /// A directory has another place, and this disk did not have it where it was: if that is excluded here, what is in it
-    /// was passed over.
-    fn note_moved_out(&mut self, before: Option<&Row>, node: NodeId) -> StoreResult<()> {
-        let Some(before) = before.filter(|before| before.class == Class::Dir) else { return Ok(()) };
-        let place = |row: &Row| row::winner(&row.place).map(|(_, place)| (place.parent, place.name.clone()));
-        let row = self.state.store.row(node)?;
-        if row.is_some_and(|row| place(&row) != place(before)) && !self.stands_at(node, place(before))? {
-            self.state.mark_below(vec![node])?;
-        }
-        Ok(())
-    }
-
-    /// Whether this disk has a node in play at that name of that directory.
-    fn stands_at(&self, node: NodeId, place: Option<(NodeId, Name)>) -> StoreResult<bool> {
-        let Some((dir, name)) = place else { return Ok(false) };
-        let Some(base) = self.state.store.base_of(node)?.filter(|base| base.state == BaseState::Live) else {
-            return Ok(false);
-        };
-        let dir = match dir {
-            NodeId::ROOT => Some(NodeId::ROOT),
-            dir => self.state.store.base_of(dir)?.map(|base| base.id),
-        };
-        Ok(dir == Some(base.parent) && base.name == name)
     }
 
     /// A peer does not have a content that it was asked for.
@@ -1667,42 +1578,6 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    /// Marks follow the directories that were moved and end with those that were made anew. Where any is concerned, the
-    /// directory is looked at.
-    fn marks_follow(&mut self, made: &[RelPath], moved: &[(RelPath, NodeId)]) -> StoreResult<()> {
-        if self.marks.is_empty() {
-            return Ok(());
-        }
-        // What was passed over as excluded there is so no more, whatever has that path by now.
-        let mut left = Vec::new();
-        for path in made {
-            if !self.marks.take(path).is_empty() {
-                left.push(path);
-            }
-        }
-        let mut moves: Vec<&(RelPath, NodeId)> = moved.iter().collect();
-        // What was parked on its way has moved twice; what was in it has gone along from where it was first.
-        moves.sort_by_key(|(from, _)| std::cmp::Reverse(depth(from)));
-        let mut taken = Vec::new();
-        for (from, dir) in moves {
-            let marks = self.marks.take(from);
-            if !marks.is_empty() {
-                taken.push((marks, *dir));
-                left.push(from);
-            }
-        }
-        for (marks, dir) in taken {
-            let Some(base) = self.state.store.base(dir)? else { continue };
-            self.marks.put(&base_path(&self.state.store, &base)?, marks);
-            self.queue.push_back(Spot::Deep(dir));
-        }
-        for path in left {
-            let nodes = self.directory_shown_at(path);
-            self.state.mark_below(nodes)?;
-        }
-        Ok(())
-    }
-
     /// Leaves a file alone that did not hold what it should, so that the content is taken from elsewhere, and has it
     /// looked at.
     fn doubt(&mut self, source: Source, hash: ContentHash, now_ms: u64) -> StoreResult<()> {
@@ -1800,97 +1675,7 @@ impl<S: Store> Engine<S> {
         }
         asked
     }
-
-    // ---- settings ----
-
-    fn set_setting(
-        &mut self,
-        key: String,
-        device: Option<DeviceId>,
-        value: Option<SettingValue>,
-        now: &mut Now,
-    ) -> StoreResult<()> {
-        let id = setting_row_id(&key, device);
-        let told = self.state.store.base(id)?.and_then(|base| base.members.into_iter().next());
-        let seen = told.map(|member| member.dots.content).unwrap_or_default();
-        let mut row = self.state.store.row(id)?.unwrap_or_else(|| Row::empty(id, Class::Setting));
-        let value = Value::Setting { key, device, value };
-        if row::winner(&row.content).is_some_and(|(_, content)| content.value == value) {
-            return Ok(());
-        }
-        let stamp = self.state.stamp(now);
-        let content = self.state.content(value, None, Attributes::default(), stamp, now);
-        self.state.write_content(&mut row, &seen, content);
-        self.state.put(&row)?;
-        self.remember_told(&row)
-    }
-
-    /// Parts settings, and rows that no disk shows, from the nodes to be planned.
-    fn settings_among(&mut self, nodes: Vec<NodeId>) -> StoreResult<(Vec<Row>, Vec<NodeId>)> {
-        let mut settings = Vec::new();
-        let mut files = Vec::new();
-        for node in nodes {
-            match self.state.store.row(node)? {
-                Some(row) if row.class == Class::Setting => settings.push(row),
-                Some(row) if row.class == Class::Replica => self.state.store.unmark(node)?,
-                _ => files.push(node),
-            }
-        }
-        Ok((settings, files))
-    }
-
-    /// Tells the winning value of a setting, and remembers which versions were told.
-    fn announce(&mut self, row: &Row) -> StoreResult<()> {
-        if let Some(effect) = self.telling_of(row)? {
-            self.telling += 1;
-            self.effects.push_back(effect);
-        }
-        self.remember_told(row)
-    }
-
-    fn telling_of(&self, row: &Row) -> StoreResult<Option<Effect>> {
-        let Some((_, content)) = row::winner(&row.content) else { return Ok(None) };
-        let Value::Setting { key, device, value } = &content.value else { return Ok(None) };
-        Ok(Some(Effect::Setting {
-            key: key.clone(),
-            device: *device,
-            value: value.clone(),
-            by: self.state.view().birth_name(content.stamp.replica)?,
-            wall_ms: content.wall_ms,
-        }))
-    }
-
-    fn remember_told(&mut self, row: &Row) -> StoreResult<()> {
-        let Some((_, content)) = row::winner(&row.content) else { return Ok(()) };
-        let dots = Dots { content: all_dots(row).content, ..Dots::default() };
-        self.state.store.put_base(&Base {
-            id: row.id,
-            parent: SETTINGS,
-            name: Name::new(row.id.to_string()).expect("hexadecimal digits"),
-            class: Class::Setting,
-            members: vec![Member { node: row.id, dots, origin: None }],
-            value: content.value.clone(),
-            attributes: Attributes::default(),
-            stat: Stat {
-                kind: Kind::Other,
-                handle: Handle::default(),
-                size: 0,
-                mode: 0,
-                mtime: hearth_schemas::item::FileTime::default(),
-                ctime: hearth_schemas::item::FileTime::default(),
-                links: 0,
-                raised: Raised::default(),
-            },
-            state: BaseState::Live,
-        })
-    }
 }
-
-/// The value in the index that keeps the marks.
-const MARKS: &str = "marks";
-
-/// The base key that settings stand under, which no directory has.
-const SETTINGS: NodeId = NodeId([0xff; 16]);
 
 /// Whether an effect tells a peer what this device has, so that it must still have it after a power cut.
 fn is_promise(effect: &Effect) -> bool {
