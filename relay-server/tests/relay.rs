@@ -4,6 +4,8 @@
 mod client;
 #[path = "support/household.rs"]
 mod household;
+#[path = "relay/metrics.rs"]
+mod metrics;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/tunnel.rs"]

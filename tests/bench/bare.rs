@@ -17,6 +17,7 @@ use hearth_schemas::keys::{DeviceKeys, Phrase, Secret};
 use hearth_schemas::log::{Account, Caps};
 use hearth_schemas::relay::{Reply, Request};
 use quinn::Connection;
+use syncd::blobs::Blobs;
 use syncd::config::Ways;
 use syncd::net::{Identity, NetEvent, Network};
 use syncd::paths::SignalKey;
@@ -63,12 +64,13 @@ pub(crate) fn between(relay: &str, from: &Path, to: &Path, bytes: u64, direct: b
     let ways = Ways { direct, nearby: false, ask_router: false };
     let key = Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) });
     let (_known, watched) = watch::channel(Arc::new(account.clone()));
+    let (_relays, relays) = watch::channel(vec![relay]);
     let side = |number: usize| {
-        let (relay, keys, account, key) = (relay.clone(), Arc::clone(&keys), account.clone(), Arc::clone(&key));
+        let (relays, keys, account, key) = (relays.clone(), Arc::clone(&keys), account.clone(), Arc::clone(&key));
         let watched = watched.clone();
         move || -> Result<(Network, mpsc::Receiver<NetEvent>)> {
             let key = watch::channel(key).1;
-            Network::start(vec![relay], identity(&account, &keys[number])?, watched, key, ways, 0)
+            Network::start(relays, nothing(), identity(&account, &keys[number])?, watched, key, ways, 0)
         }
     };
     let (near, far) = (side(0), side(1));
@@ -152,9 +154,10 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
     let account = enrol(&relay, &phrase, &keys).await?;
     let (_known, watched) = watch::channel(Arc::new(account.clone()));
     let ways = Ways { direct: false, ..Ways::default() };
+    let (_relays, relays) = watch::channel(vec![relay]);
     let start = |keys: &DeviceKeys| -> Result<(Network, mpsc::Receiver<NetEvent>)> {
         let key = watch::channel(Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) })).1;
-        Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), key, ways, 0)
+        Network::start(relays.clone(), nothing(), identity(&account, keys)?, watched.clone(), key, ways, 0)
     };
     let ((one, mut of_one), (two, mut of_two)) = (start(&keys[0])?, start(&keys[1])?);
     let (from, to) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;
@@ -167,6 +170,11 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
     ensure!(received == bytes, "{received} of {bytes} bytes arrived");
     tokio::join!(one.shutdown(), two.shutdown());
     Ok(took)
+}
+
+/// No blobs of an account, and no place for any.
+fn nothing() -> Arc<Blobs> {
+    Arc::new(Blobs::at("/nonexistent".into()))
 }
 
 /// Makes an account of two devices at the relay.
