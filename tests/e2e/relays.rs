@@ -76,7 +76,7 @@ fn a_relay_that_one_machine_alone_cannot_reach_gives_way_for_both() -> Result<()
     until_received(&pair, before + BEGUN, LATER)?;
     // The relay hears nothing of the desktop any more, and does not know it for a while.
     pair.lab.to_relay("desktop", false)?;
-    let (cut, so_far) = (Instant::now(), received(&pair)?);
+    let so_far = received(&pair)?;
     ensure!(!pair.desktop.path("film.bin").exists(), "it is still on its way");
     until_received(&pair, so_far + BEGUN, FAILOVER)?;
     pair.desktop.until_content("film.bin", &content, LATER)?;
@@ -97,7 +97,7 @@ fn a_relay_that_restarts_in_a_transfer_is_used_again_at_once() -> Result<()> {
     until_received(&pair, before + BEGUN, LATER)?;
     pair.relay.stop()?;
     pair.relay_again()?;
-    let (back, so_far) = (Instant::now(), received(&pair)?);
+    let so_far = received(&pair)?;
     ensure!(!pair.desktop.path("film.bin").exists(), "it is still on its way");
     until_received(&pair, so_far + BEGUN, RESUMED)?;
     ensure!(!pair.desktop.path("film.bin").exists(), "it is on its way again");

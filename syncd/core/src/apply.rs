@@ -61,6 +61,8 @@ pub struct Applied {
     pub unguarded: Vec<(StageName, Stat)>,
     /// Files here that did not hold what index or history say of them, each with that content.
     pub unfit: Vec<(Source, ContentHash)>,
+    /// Contents of database images that files now hold themselves.
+    pub plain: Vec<ContentHash>,
 }
 
 /// What an applied step did, for the activity log.
@@ -524,8 +526,18 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         text::remember(self.state, self.disk, &base)?;
         self.git.note_packed(None, &path, placed.id);
         self.git.note_sibling(placed, &path);
+        self.note_plain(placed);
         self.changed(placed.id, path, Happened::Created);
         Ok(())
+    }
+
+    /// What was put in place is the whole of a database: an image of that content is not needed for it.
+    fn note_plain(&mut self, placed: &Placed) {
+        if let Value::File { hash, .. } = placed.target.value
+            && self.images.contains(&hash)
+        {
+            self.applied.plain.push(hash);
+        }
     }
 
     fn replace(&mut self, placed: &Placed, staged: &mut Staged, now: &mut Now) -> Result<(), Fault> {
@@ -578,6 +590,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.put_entry(&base, &before)?;
         self.follow_names(&base)?;
         text::remember(self.state, self.disk, &base)?;
+        self.note_plain(placed);
         self.changed(placed.id, path, Happened::Changed);
         Ok(())
     }

@@ -128,6 +128,15 @@ impl Marks {
     }
 }
 
+impl IntoIterator for Marks {
+    type Item = (RelPath, BTreeSet<usize>);
+    type IntoIter = std::collections::btree_map::IntoIter<RelPath, BTreeSet<usize>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.held.into_iter()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

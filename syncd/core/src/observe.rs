@@ -843,7 +843,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             if !marks.is_empty() {
                 // What was passed over as excluded there has another path, too.
                 self.state.mark_below(nodes_of(&base))?;
-                self.marks.put(&found.path, marks);
+                self.share_marks(marks, &from, &found.path);
             }
             self.looked.moved.push((from, base.id));
         }
@@ -878,6 +878,20 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
             self.looked.more.push(Spot::Deep(base.id));
         }
         self.state.store.put_base(&base)
+    }
+
+    /// The marks of a directory go with it to its new path. Another directory may have its old one by now, and may have
+    /// been asked already: what it holds is its own.
+    fn share_marks(&mut self, marks: Marks, from: &[u8], to: &[u8]) {
+        for (rest, held) in marks {
+            let [old, new] = [from, to].map(|path| [path, &rest].concat());
+            let probes: Vec<usize> = held.iter().copied().collect();
+            let of_another = self.standing(&old, &probes).unwrap_or_default();
+            let own = self.standing(&new, &probes).unwrap_or_default();
+            let gone_along = held.into_iter().filter(|probe| own.contains(probe) || !of_another.contains(probe));
+            self.marks.set(&new, gone_along.collect());
+            self.marks.set(&old, of_another);
+        }
     }
 
     /// A leaf that base knows nothing of: a known node that this disk lacked, a dead one come back, or a new one.

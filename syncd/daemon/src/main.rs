@@ -37,7 +37,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // One worker: what a save sets off is many small steps, and each that goes to another thread costs more than itself. What
+    // takes long has threads of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let run = runtime.context("starting the runtime").and_then(|runtime| {
         let done = runtime.block_on(run(&arguments));
         runtime.shutdown_timeout(Duration::from_secs(1));
