@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use crate::admission::Origin;
 use crate::connection::Outbox;
 use crate::forward::Forwarder;
+use crate::metrics::Metrics;
 use crate::relay::{ConnectionId, Effect, Input, Relay};
 use crate::store::TaskQueue;
 
@@ -35,6 +36,7 @@ pub(crate) struct Driver {
     pub(crate) forwarder: Arc<Mutex<Forwarder>>,
     pub(crate) tasks: TaskQueue,
     pub(crate) outboxes: BTreeMap<ConnectionId, Outbox>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
 }
 
@@ -101,6 +103,7 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Send { conn, frame } => {
+                self.metrics.said(&frame);
                 if let Some(outbox) = self.outboxes.get(&conn) {
                     outbox.send(&frame);
                 }

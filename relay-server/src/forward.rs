@@ -64,7 +64,37 @@ pub enum Verdict {
     Drop,
 }
 
+/// How many there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Accounts with a device that is logged in.
+    pub accounts: u64,
+    /// Devices that are logged in.
+    pub devices: u64,
+    /// Those that can be forwarded to over UDP.
+    pub bound_udp: u64,
+    /// The same over TCP.
+    pub bound_tcp: u64,
+}
+
 impl Forwarder {
+    /// Counts who is there.
+    pub fn standing(&self, now_ms: u64) -> Standing {
+        let mut standing = Standing { devices: self.devices.len() as u64, ..Standing::default() };
+        let mut last = None;
+        for device in self.devices.keys() {
+            if last.replace(device.0) != Some(device.0) {
+                standing.accounts += 1;
+            }
+            match self.find(*device, now_ms).map(|(_, bound)| tunnel::number_of(bound.address).is_some()) {
+                Some(true) => standing.bound_tcp += 1,
+                Some(false) => standing.bound_udp += 1,
+                None => {}
+            }
+        }
+        standing
+    }
+
     /// Takes in a session.
     pub fn admit(&mut self, token: Token, mac_key: [u8; 32], account: AccountId, slot: Slot, now_ms: u64) {
         let session = Session {
@@ -305,6 +335,19 @@ mod tests {
         assert_eq!(forwarder.lapsed(2 * end_ms), [(HOME, Slot(1)), (HOME, Slot(2))]);
         forwarder.retire(HOME, Slot(2));
         assert_eq!(forwarder.lapsed(2 * end_ms), [(HOME, Slot(1))]);
+    }
+
+    #[test]
+    fn who_is_there_is_counted_by_account_and_by_leg() {
+        let mut forwarder = with_two();
+        forwarder.admit([4; 8], KEY, OTHER, Slot(5), 0);
+        let wanted = Standing { accounts: 2, devices: 3, bound_udp: 2, bound_tcp: 0 };
+        assert_eq!(forwarder.standing(0), wanted, "one is not bound");
+        bind(&mut forwarder, 4, tunnel::address(7), 1, 0).expect("bound");
+        assert_eq!(forwarder.standing(0), Standing { bound_tcp: 1, ..wanted });
+        forwarder.retire(OTHER, Slot(5));
+        assert_eq!(forwarder.standing(0), Standing { accounts: 1, devices: 2, ..wanted });
+        assert_eq!(Forwarder::default().standing(0), Standing::default());
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::connection::{self, FrameBudget};
 use crate::data::{DataDir, DataError};
 use crate::driver::{Driver, INBOX, Message};
 use crate::forward::Forwarder;
+use crate::metrics::{Metrics, MetricsAt, MetricsPort, TurnedAway};
 use crate::relay::{ConnectionId, Input, Relay};
 use crate::socket::{self, RelaySocket};
 use crate::store::{Store, StoreError};
@@ -55,6 +56,8 @@ pub struct Options {
     pub host: Option<String>,
     /// Who may register an account.
     pub admission: Admission,
+    /// Where metrics are read, if anywhere.
+    pub metrics: Option<MetricsAt>,
 }
 
 /// Why a relay does not start, or stopped.
@@ -76,6 +79,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// Metrics cannot be read where they were to be.
+    #[error("listening for readers of metrics: {0}")]
+    Metrics(io::Error),
     /// TLS cannot be set up.
     #[error("setting up TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -93,6 +99,7 @@ pub struct Server {
     address: RelayAddress,
     gate: Gate,
     web: WebPort,
+    metrics: Option<MetricsPort>,
     inbox: mpsc::Sender<Message>,
     look: Option<JoinHandle<()>>,
     _lock: File,
@@ -113,8 +120,17 @@ impl Server {
         let started = Instant::now();
         let forwarder = Arc::new(Mutex::new(Forwarder::default()));
         let tunnels = Arc::new(Tunnels::new(limits.tunnels, started));
-        let socket = Arc::new(RelaySocket::new(socket, forwarder.clone(), tunnels.clone()).map_err(listening)?);
         let look = look::start(SocketAddr::new(options.listen.ip(), port), forwarder.clone());
+        let metrics = Arc::new(Metrics::default());
+        let metrics_port = match &options.metrics {
+            Some(at) => Some(
+                MetricsPort::open(at, metrics.clone(), forwarder.clone(), tunnels.clone())
+                    .map_err(ServeError::Metrics)?,
+            ),
+            None => None,
+        };
+        let socket = RelaySocket::new(socket, forwarder.clone(), tunnels.clone(), metrics.clone());
+        let socket = Arc::new(socket.map_err(listening)?);
         let config = tls::server_config(&key)?;
         let mut endpoint_config = EndpointConfig::default();
         endpoint_config.grease_quic_bit(false);
@@ -128,7 +144,7 @@ impl Server {
             let _stopping = answers.blocking_send(Message::Input(Input::Stored { conn, answer }));
         })?;
         let relay = Relay::new(limits.clone(), random()?);
-        let driver = Driver { relay, forwarder, tasks, outboxes: BTreeMap::new(), started };
+        let driver = Driver { relay, forwarder, tasks, outboxes: BTreeMap::new(), metrics: metrics.clone(), started };
         tokio::spawn(driver.run(messages));
 
         let host = options.host.clone().unwrap_or_else(|| host::usable(options.listen.ip()));
@@ -151,9 +167,10 @@ impl Server {
             proven: Buckets::new(limits.handshakes),
             half_open: Arc::default(),
             limits,
+            metrics,
             started,
         };
-        Ok(Self { endpoint, address, gate, web, inbox, look, _lock: lock })
+        Ok(Self { endpoint, address, gate, web, metrics: metrics_port, inbox, look, _lock: lock })
     }
 
     /// The address that devices are given.
@@ -166,6 +183,7 @@ impl Server {
         let budget = Arc::new(FrameBudget::new());
         let mut next = 0;
         let web = tokio::spawn(self.web.run());
+        let metrics = self.metrics.take().map(|port| tokio::spawn(port.run()));
         tokio::pin!(stop);
         loop {
             let incoming = tokio::select! {
@@ -178,11 +196,13 @@ impl Server {
             };
             next += 1;
             let half_open = self.gate.half_open.clone();
-            let visit = Visit { conn: ConnectionId(next), origin, half_open, _tunnel: tunnel.map(User::new) };
+            let metrics = self.gate.metrics.clone();
+            let visit = Visit { conn: ConnectionId(next), origin, half_open, metrics, _tunnel: tunnel.map(User::new) };
             tokio::spawn(visit.run(incoming, self.inbox.clone(), budget.clone()));
         }
         web.abort();
         self.look.iter().for_each(JoinHandle::abort);
+        metrics.inspect(JoinHandle::abort);
         self.endpoint.close(VarInt::from_u32(CloseCode::Shutdown as u32), b"");
         let _some_did_not_answer = timeout(GOODBYE, self.endpoint.wait_idle()).await;
         Ok(())
@@ -233,6 +253,7 @@ struct Gate {
     unproven: Buckets,
     proven: Buckets,
     half_open: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
     started: Instant,
 }
 
@@ -260,6 +281,7 @@ impl Gate {
         };
         let origin = tunnel.as_ref().map_or_else(|| Origin::new(&self.tag_key, remote.ip()), |tunnel| tunnel.origin());
         if open >= self.limits.connections {
+            self.metrics.turned_away(TurnedAway::Crowd);
             incoming.refuse();
             return None;
         }
@@ -268,11 +290,15 @@ impl Gate {
             if self.proven.take(origin, now_ms) {
                 return Some(Caller { incoming, origin, tunnel });
             }
+            self.metrics.turned_away(TurnedAway::Often);
             incoming.refuse();
         } else if !crowded && self.unproven.take(origin, now_ms) {
             return Some(Caller { incoming, origin, tunnel });
-        } else if incoming.retry().is_err() {
-            tracing::debug!("a caller could not be asked to prove its address");
+        } else {
+            self.metrics.turned_away(TurnedAway::Unproven);
+            if incoming.retry().is_err() {
+                tracing::debug!("a caller could not be asked to prove its address");
+            }
         }
         None
     }
@@ -283,6 +309,7 @@ struct Visit {
     conn: ConnectionId,
     origin: Origin,
     half_open: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
     _tunnel: Option<User>,
 }
 
@@ -296,10 +323,12 @@ impl Visit {
         };
         let (conn, origin) = (self.conn, self.origin);
         tracing::debug!(connection = conn.0, origin = origin.0, "connected");
+        self.metrics.connected();
         let ended = tokio::spawn(connection::serve(conn, connection.clone(), origin, inbox.clone(), budget)).await;
         if ended.is_err() {
             connection.close(VarInt::from_u32(CloseCode::Malformed as u32), b"");
         }
+        self.metrics.gone();
         tracing::debug!(connection = conn.0, "gone");
         let _stopping = inbox.send(Message::Input(Input::Closed { conn })).await;
     }

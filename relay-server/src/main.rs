@@ -10,6 +10,7 @@ use hearth_schemas::address::{AddressError, RelayAddress};
 use relay_server::admission::{Admission, Limits};
 use relay_server::data::DataDir;
 use relay_server::listen::{Options, Server};
+use relay_server::metrics::MetricsAt;
 use relay_server::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -41,6 +42,9 @@ enum Command {
         /// Who may register an account.
         #[arg(long, value_enum, default_value_t)]
         admission: Admission,
+        /// Where to be asked for metrics: path of a Unix socket, or loopback address and port.
+        #[arg(long, value_name = "PATH|ADDR")]
+        metrics: Option<MetricsAt>,
     },
     /// Makes an invitation for one account at a relay that was started with `--admission invite`, and prints it.
     Invite {
@@ -56,8 +60,8 @@ async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     match args.command {
-        Command::Serve { data, listen, tcp, host, admission } => {
-            serve(Options { data, listen, tcp, host, admission }).await
+        Command::Serve { data, listen, tcp, host, admission, metrics } => {
+            serve(Options { data, listen, tcp, host, admission, metrics }).await
         }
         Command::Invite { data } => invite(&data),
     }

@@ -26,6 +26,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
 
 use crate::forward::{Bound, Forwarder, Verdict};
+use crate::metrics::{Dropped, Leg, Metrics};
 use crate::tunnel::{Tunnel, Tunnels, is_made_up};
 
 /// Wished size of the kernel's buffers, in bytes; the system may give less.
@@ -49,6 +50,7 @@ pub(crate) struct RelaySocket {
     leg: Mutex<UdpSocketState>,
     forwarder: Arc<Mutex<Forwarder>>,
     tunnels: Arc<Tunnels>,
+    metrics: Arc<Metrics>,
     /// Whether QUIC gets what tunnels brought before what the wire brings; each in turn.
     tunnels_first: AtomicBool,
 }
@@ -87,11 +89,16 @@ fn unbound(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
 }
 
 impl RelaySocket {
-    pub(crate) fn new(socket: UdpSocket, forwarder: Arc<Mutex<Forwarder>>, tunnels: Arc<Tunnels>) -> io::Result<Self> {
+    pub(crate) fn new(
+        socket: UdpSocket,
+        forwarder: Arc<Mutex<Forwarder>>,
+        tunnels: Arc<Tunnels>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
         let quic = UdpSocketState::new((&socket).into())?;
         let leg = Mutex::new(UdpSocketState::new((&socket).into())?);
         let io = tokio::net::UdpSocket::from_std(socket)?;
-        Ok(Self { io, quic, leg, forwarder, tunnels, tunnels_first: AtomicBool::new(false) })
+        Ok(Self { io, quic, leg, forwarder, tunnels, metrics, tunnels_first: AtomicBool::new(false) })
     }
 
     /// Handles the datagrams of a tunnel's message; those of QUIC wait until it asks for them.
@@ -167,6 +174,7 @@ impl RelaySocket {
 
     fn bind(&self, datagram: &[u8], meta: &RecvMeta, now_ms: u64) {
         let answer = self.forwarder().bind(datagram, meta.addr, meta.dst_ip, now_ms);
+        self.metrics.bound(answer.is_some());
         if let Some(answer) = answer {
             if let Some(number) = number_of(meta.addr) {
                 self.tunnels.note_bound(number);
@@ -178,9 +186,11 @@ impl RelaySocket {
     /// Sends on datagrams, all of one length but the last, that bear the same session and destination.
     fn forward(&self, run: &mut [u8], header: Header, meta: &RecvMeta, now_ms: u64) {
         let verdict = self.forwarder().route(header, meta.addr, now_ms);
+        let datagrams = run.len().div_ceil(meta.stride.max(1));
         match verdict {
-            Verdict::Drop => {}
+            Verdict::Drop => self.metrics.dropped(Dropped::Refused, datagrams),
             Verdict::Offline(header) => {
+                self.metrics.dropped(Dropped::Offline, datagrams);
                 let _lost_if_full = self.send(&self.leg(), meta.addr, meta.dst_ip, None, &header.to_bytes(), None);
             }
             Verdict::Forward(header, bound) => {
@@ -200,7 +210,15 @@ impl RelaySocket {
         for part in run.chunks(call) {
             let segment = (part.len() > stride).then_some(stride);
             let sent = self.send(&leg, bound.address, bound.local, meta.ecn, part, segment);
+            let datagrams = part.len().div_ceil(stride);
+            if sent.is_ok() {
+                let by = if number_of(bound.address).is_some() { Leg::Tcp } else { Leg::Udp };
+                self.metrics.forwarded(by, datagrams, part.len());
+            }
             if segment.is_none() || !was_refused(&sent) {
+                if sent.is_err() {
+                    self.metrics.dropped(Dropped::Full, datagrams);
+                }
                 continue;
             }
             // The path does not take long calls. The state has noted that for all paths; a fresh one has not.
@@ -209,7 +227,10 @@ impl RelaySocket {
                 *leg = fresh;
             }
             for datagram in part.chunks(stride) {
-                let _lost_if_full = self.send(&leg, bound.address, bound.local, meta.ecn, datagram, None);
+                match self.send(&leg, bound.address, bound.local, meta.ecn, datagram, None) {
+                    Ok(()) => self.metrics.forwarded(Leg::Udp, 1, datagram.len()),
+                    Err(_) => self.metrics.dropped(Dropped::Full, 1),
+                }
             }
         }
     }
@@ -430,7 +451,7 @@ mod tests {
         forwarder.admit(TOKEN, KEY, AccountId([3; 32]), Slot(1), 0);
         let tunnels = Arc::new(Tunnels::new(9, Instant::now()));
         let socket = open((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
-        let socket = RelaySocket::new(socket, Arc::new(Mutex::new(forwarder)), tunnels.clone());
+        let socket = RelaySocket::new(socket, Arc::new(Mutex::new(forwarder)), tunnels.clone(), Arc::default());
         (socket.expect("registered"), tunnels)
     }
 }

@@ -87,6 +87,11 @@ impl Tunnels {
         Some(Opened { tunnels: self.clone(), tunnel })
     }
 
+    /// How many are open, and how many bytes wait for all of them.
+    pub(crate) fn standing(&self) -> (u64, u64) {
+        (self.lock_open().tunnels.len() as u64, self.waiting.load(Ordering::Relaxed) as u64)
+    }
+
     /// Whether one more can be opened.
     pub(crate) fn have_room(&self) -> bool {
         self.lock_open().tunnels.len() < self.most

@@ -6,6 +6,8 @@ mod client;
 mod floods;
 #[path = "support/household.rs"]
 mod household;
+#[path = "relay/metrics.rs"]
+mod metrics;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/tunnel.rs"]

@@ -57,15 +57,25 @@ impl RelayAddress {
         };
         Ok(Self { host: host.to_owned(), port, key })
     }
+
+    /// Whether another address leads to the same place, whatever key it pins.
+    pub fn is_at(&self, other: &Self) -> bool {
+        self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
+    }
+
+    /// Host and port, as they stand in the address.
+    pub fn place(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
 }
 
 impl fmt::Display for RelayAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "hearth://[{}]:{}", self.host, self.port)?;
-        } else {
-            write!(f, "hearth://{}:{}", self.host, self.port)?;
-        }
+        write!(f, "hearth://{}", self.place())?;
         match &self.key {
             Some(key) => write!(f, "#{}", data_encoding::HEXLOWER.encode(key)),
             None => Ok(()),

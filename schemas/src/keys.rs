@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Random bytes come from the caller. How epoch keys reach devices is [`epoch`]'s business, devices' names are
-//! [`name`]'s; keeping keys on disk is the daemon's. Secrets are wiped when dropped and cannot be printed.
+//! [`name`]'s, the account's configuration [`config`]'s; keeping keys on disk is the daemon's. Secrets are wiped when dropped and cannot be printed.
 
+pub mod config;
 pub mod epoch;
 pub mod name;
 

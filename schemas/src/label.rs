@@ -44,6 +44,8 @@ labels! {
     ACCOUNT_NAMES = "hearth account names v1";
     /// Associated data: a device's name.
     DEVICE_NAME = "hearth device name v1";
+    /// Associated data: the account's configuration.
+    ACCOUNT_CONFIG = "hearth account config v1";
     /// Identity of the joining side in the pairing exchange.
     PAIR_JOINER = "hearth pair joiner v1";
     /// Identity of the enrolled side in the pairing exchange.

@@ -18,6 +18,7 @@ use hearth_schemas::keys::{DeviceKeys, Phrase, Secret};
 use hearth_schemas::log::{Account, Caps};
 use hearth_schemas::relay::{Reply, Request};
 use quinn::Connection;
+use syncd::blobs::Blobs;
 use syncd::config::Ways;
 use syncd::net::{Identity, NetEvent, Network, PathKind};
 use syncd::paths::SignalKey;
@@ -145,8 +146,8 @@ async fn echo_until(
     ended.map(|()| longest)
 }
 
-/// A device that runs, and what keeps its account known.
-type Running = (Network, mpsc::Receiver<NetEvent>, watch::Sender<Arc<Account>>);
+/// A device that runs, and what keeps its account and its relays known.
+type Running = (Network, mpsc::Receiver<NetEvent>, (watch::Sender<Arc<Account>>, watch::Sender<Vec<RelayAddress>>));
 /// What starts one.
 type Side = Box<dyn FnOnce() -> Result<Running> + Send>;
 
@@ -166,8 +167,10 @@ fn sides(relay: &str, from: &Path, direct: bool) -> Result<(Side, Side)> {
         Box::new(move || {
             let identity = identity(&account, &keys[number])?;
             let (known, watched) = watch::channel(Arc::new(account));
-            let (network, events) = Network::start(vec![relay], identity, watched, watch::channel(key).1, ways, 0)?;
-            Ok((network, events, known))
+            let (relays, listed) = watch::channel(vec![relay]);
+            let key = watch::channel(key).1;
+            let (network, events) = Network::start(listed, nothing(), identity, watched, key, ways, 0)?;
+            Ok((network, events, (known, relays)))
         })
     };
     Ok((side(0), side(1)))
@@ -235,9 +238,10 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
     let account = enrol(&relay, &phrase, &keys).await?;
     let (_known, watched) = watch::channel(Arc::new(account.clone()));
     let ways = Ways { direct: false, ..Ways::default() };
+    let (_relays, relays) = watch::channel(vec![relay]);
     let start = |keys: &DeviceKeys| -> Result<(Network, mpsc::Receiver<NetEvent>)> {
         let key = watch::channel(Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) })).1;
-        Network::start(vec![relay.clone()], identity(&account, keys)?, watched.clone(), key, ways, 0)
+        Network::start(relays.clone(), nothing(), identity(&account, keys)?, watched.clone(), key, ways, 0)
     };
     let ((one, mut of_one), (two, mut of_two)) = (start(&keys[0])?, start(&keys[1])?);
     let ((_, from), (_, to)) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;
@@ -250,6 +254,11 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
     ensure!(received == bytes, "{received} of {bytes} bytes arrived");
     tokio::join!(one.shutdown(), two.shutdown());
     Ok(took)
+}
+
+/// No blobs of an account, and no place for any.
+fn nothing() -> Arc<Blobs> {
+    Arc::new(Blobs::at("/nonexistent".into()))
 }
 
 /// Makes an account of two devices at the relay.

@@ -83,6 +83,8 @@ pub struct Peer {
     pub online: bool,
     /// `lan`, `direct` or `relay`.
     pub path: Option<String>,
+    /// Host and port of the relay that carries what goes there, if one does.
+    pub relay: Option<String>,
     /// The round trip in milliseconds.
     pub rtt_ms: Option<f64>,
     /// Whether it has what we have.

@@ -47,6 +47,21 @@ fn only_blobs_that_the_log_names_are_taken() {
 }
 
 #[test]
+fn a_blob_that_was_lost_is_given_back_without_an_entry() {
+    let mut store = in_memory(Admission::Open);
+    let home = Household::new(1, 1);
+    assert_eq!(store.create(home.account.entries(), &[], None).expect("readable"), Ok(()));
+    let give = |store: &mut Store, blobs: Vec<Vec<u8>>| {
+        append(store, &home, Request::Append { after: home.head(), entries: Vec::new(), blobs })
+    };
+    assert_eq!(give(&mut store, Vec::new()), Err(Refusal::BadLog));
+    assert_eq!(give(&mut store, vec![b"something else".to_vec()]), Err(Refusal::BadLog));
+    assert_eq!(give(&mut store, vec![BLOB.to_vec()]), Ok(home.head()));
+    let blob = store.blob(home.id(), *blake3::hash(BLOB).as_bytes()).expect("readable");
+    assert_eq!(blob, Reply::Blob { bytes: BLOB.to_vec() });
+}
+
+#[test]
 fn a_blob_is_found_by_its_own_account_only() {
     let mut store = in_memory(Admission::Open);
     let (home, other) = (Household::new(1, 1), Household::new(2, 1));

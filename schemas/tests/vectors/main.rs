@@ -6,6 +6,7 @@
 //!
 //! A module for each file; how the files are written and read is in [`file`], an account to write about in [`world`].
 
+mod config;
 mod datagram;
 mod epoch;
 mod file;

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    completions, conflicts, device, doctor, held, history, init, join, log, man, pause, restore, rules, settings,
-    status, wait, why,
+    completions, conflicts, device, doctor, held, history, init, join, log, man, pause, relay, restore, rules,
+    settings, status, wait, why,
 };
 
 /// Keep a person's home folder and desktop settings the same on all of their machines.
@@ -28,6 +28,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Device(device::Device),
     Status(status::Status),
+    #[command(subcommand)]
+    Relay(relay::Relay),
     Wait(wait::Wait),
     Pause(pause::Pause),
     Resume(pause::Resume),

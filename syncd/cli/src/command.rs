@@ -26,6 +26,7 @@ pub(crate) mod log;
 pub(crate) mod man;
 pub(crate) mod pause;
 pub(crate) mod progress;
+pub(crate) mod relay;
 pub(crate) mod restore;
 pub(crate) mod rules;
 pub(crate) mod settings;
@@ -45,6 +46,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Resume(command) => command.run(context).await,
         Command::Log(command) => command.run(context).await,
         Command::Why(command) => command.run(context).await,
+        Command::Relay(command) => command.run(context).await,
         Command::Rules(command) => command.run(context).await,
         Command::History(command) => command.run(context).await,
         Command::Restore(command) => command.run(context).await,

@@ -351,6 +351,33 @@ fn rules_of_the_person() {
 }
 
 #[test]
+fn relays() {
+    let pinned = format!("hearth://relay.example:7000#{}", "ab".repeat(32));
+    let relays = json!([
+        {"address": pinned, "first": true, "online": true, "over": "udp", "rtt_ms": 12, "carries": ["tower", "tablet"]},
+        {"address": "hearth://[2001:db8::1]:443", "first": false, "online": true, "over": "tcp", "rtt_ms": null, "carries": []},
+        {"address": "hearth://192.0.2.1:443", "first": false, "online": false, "over": null, "rtt_ms": null, "carries": []},
+    ]);
+    let machine = Machine::running()
+        .answers("RelayList", relays.clone())
+        .answers("RelayAdd", relays.clone())
+        .answers("RelayRemove", relays);
+    let add = format!("relay add {pinned} --invite word");
+    let lines =
+        ["relay list", "relay list --json", &add, "relay remove hearth://192.0.2.1:443", "relay add relay.example"];
+    assert_snapshot!("relays", lines.map(|line| machine.run(line)).join("\n"));
+    assert_snapshot!("relays_calls", machine.calls());
+    let machine = machine.fails(
+        "RelayRemove",
+        Failure::failed(
+            "this is the only relay of the account",
+            "add the one that is to take its place before: `hearth relay add`",
+        ),
+    );
+    assert_snapshot!("relays_only_one", machine.run("relay remove hearth://192.0.2.1:443"));
+}
+
+#[test]
 fn history_and_restore() {
     let versions = json!([
         {"version": "v8", "path": "docs/a.txt", "time": hours_ago(1), "device": "laptop", "size": 1536, "blake3": "ab12", "cause": "replaced"},

@@ -27,7 +27,7 @@ fn the_interface_served_is_the_one_in_the_xml() {
     });
     let (served, written) = (members(&served), members(XML));
     assert_eq!(served, written);
-    assert_eq!(written.keys().filter(|member| member.starts_with("method")).count(), 28);
+    assert_eq!(written.keys().filter(|member| member.starts_with("method")).count(), 31);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Makes what an account's owner decides into log entries and sealed sets: create, add, revoke, rename, join.
+//! Makes what an account's owner decides into log entries and sealed sets: create, add, revoke, rename, configure, join.
 //!
 //! Takes the verified [`Account`] and the keys at hand, gives a [`Change`]: entries to append at the relay, and what
 //! the account and its secrets are once the relay has taken them. Appending, storing and telling peers are left to
@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use hearth_schemas::ids::DeviceId;
+use hearth_schemas::keys::config::{Config, ConfigError};
 use hearth_schemas::keys::epoch::{self, EpochError, Recipient};
 use hearth_schemas::keys::name::{self, NameError};
 use hearth_schemas::keys::{AccountSecret, DeviceKeys, EpochKey, Phrase, Root, Secret};
@@ -31,7 +32,7 @@ pub struct Change {
     pub after: Option<Head>,
     /// Exact bytes of the entries.
     pub entries: Vec<Vec<u8>>,
-    /// Sealed epoch sets that the entries commit to.
+    /// Sealed epoch sets and configurations that the entries commit to.
     pub blobs: Vec<Vec<u8>>,
     /// The account, entries included.
     pub account: Account,
@@ -62,6 +63,9 @@ pub enum AccountError {
     /// No such device, or it was revoked.
     #[error("no device of the account is called that")]
     NoSuchDevice,
+    /// The relays cannot be the account's.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The log does not allow it.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -185,6 +189,22 @@ pub fn rename(
     let name = name::seal_name(&secrets.account, account.id, device, name, entropy)?;
     let mut draft = Draft::new(account, secrets, Author::Device(by), now_ms);
     draft.push(Body::Rename { device, name })?;
+    Ok(draft.finish(Some(account.head)))
+}
+
+/// Sets the account's configuration.
+pub fn configure(
+    account: &Account,
+    secrets: &Secrets,
+    by: &DeviceKeys,
+    config: &Config,
+    now_ms: u64,
+    entropy: Entropy<'_>,
+) -> Result<Change, AccountError> {
+    let blob = config.seal(&secrets.account, account.id, entropy)?;
+    let mut draft = Draft::new(account, secrets, Author::Device(by), now_ms);
+    draft.push(Body::Config { hash: *blake3::hash(&blob).as_bytes() })?;
+    draft.blobs.push(blob);
     Ok(draft.finish(Some(account.head)))
 }
 
@@ -371,6 +391,7 @@ fn same_name(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hearth_schemas::address::RelayAddress;
     use hearth_schemas::log::Refused;
 
     #[test]
@@ -389,6 +410,23 @@ mod tests {
         assert!(again == change.secrets);
         let stranger = world.keys();
         assert_eq!(again.adopt(&account, &stranger, &change.blobs[0]), Err(AccountError::NoSuchDevice));
+    }
+
+    #[test]
+    fn a_configuration_is_in_force_once_the_log_names_it() {
+        let mut world = World::new();
+        let created = world.created.clone();
+        let relays = ["hearth://one.example:443", "hearth://two.example:443"];
+        let config = Config { relays: relays.map(|text| RelayAddress::parse(text).expect("an address")).to_vec() };
+        let (account, secrets) = (&created.account, &created.secrets);
+        let change = configure(account, secrets, &world.laptop, &config, 2, &mut counting()).expect("a configuration");
+        assert_eq!(change.account.config, Some(*blake3::hash(&change.blobs[0]).as_bytes()));
+        assert_eq!(Config::open(&secrets.account, account.id, &change.blobs[0]), Ok(config.clone()));
+        let none = configure(account, secrets, &world.laptop, &Config { relays: vec![] }, 2, &mut counting());
+        assert_eq!(none.err(), Some(AccountError::Config(ConfigError::Count)));
+        let stranger = world.keys();
+        let refused = configure(account, secrets, &stranger, &config, 2, &mut counting());
+        assert!(matches!(refused.err(), Some(AccountError::Log(_))));
     }
 
     #[test]

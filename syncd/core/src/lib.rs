@@ -31,6 +31,7 @@ pub mod pairing;
 pub mod path;
 pub mod paths;
 pub mod plan;
+pub mod relays;
 pub mod row;
 pub mod rules;
 pub mod select;

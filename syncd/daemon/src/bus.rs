@@ -93,6 +93,12 @@ pub trait Service: Send + Sync + 'static {
     fn rules_add(&self, rule: NewRule) -> impl Future<Output = Answer> + Send;
     /// Removes a rule of the person; `on` as in [`NewRule`].
     fn rules_remove(&self, pattern: String, on: Option<String>) -> impl Future<Output = Answer> + Send;
+    /// Lists the account's relays, in its order.
+    fn relay_list(&self) -> impl Future<Output = Answer> + Send;
+    /// Makes the account known at a further relay, with an invitation where that wants one, and has all machines use it.
+    fn relay_add(&self, relay: RelayAddress, invitation: Option<String>) -> impl Future<Output = Answer> + Send;
+    /// Has no machine use a relay any more.
+    fn relay_remove(&self, relay: RelayAddress) -> impl Future<Output = Answer> + Send;
     /// Contents displaced here, newest first; of everything if `path` is `None`.
     fn history(&self, path: Option<PathBuf>) -> impl Future<Output = Answer> + Send;
     /// Brings a displaced content back.
@@ -689,6 +695,38 @@ impl<S: Service> Served<S> {
     async fn rules_remove(&self, pattern: String, on: String) -> Result<String, Failure> {
         let (service, on) = (Arc::clone(&self.service), filled(on, String::is_empty));
         self.answer(async move { service.rules_remove(pattern, on).await }).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn relay_list(&self) -> Result<String, Failure> {
+        let service = Arc::clone(&self.service);
+        self.answer(async move { service.relay_list().await }).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn relay_add(
+        &self,
+        relay: String,
+        invitation: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, Failure> {
+        self.caller.may_do_privileged_things(&header, connection).await?;
+        let (service, relay) = (Arc::clone(&self.service), self::relay(&relay)?);
+        let invitation = filled(invitation, String::is_empty);
+        self.answer(async move { service.relay_add(relay, invitation).await }).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn relay_remove(
+        &self,
+        relay: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, Failure> {
+        self.caller.may_do_privileged_things(&header, connection).await?;
+        let (service, relay) = (Arc::clone(&self.service), self::relay(&relay)?);
+        self.answer(async move { service.relay_remove(relay).await }).await
     }
 
     #[zbus(out_args("result"))]

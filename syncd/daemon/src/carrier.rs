@@ -1,6 +1,6 @@
-//! What carries datagrams between this device and the relay: UDP, or a tunnel where UDP does not get out.
+//! What carries datagrams between this device and a relay: UDP, or a tunnel where UDP does not get out.
 //!
-//! To QUIC the relay has one made-up address ([`RELAY`]), so that its connections, the login as well as the peers',
+//! To QUIC a relay has one made-up address ([`relay_address`]), so that its connections, the login as well as the peers',
 //! outlive a change of what carries them: the relay sees their packets come from another address, and follows. The
 //! choice is [`crate::relay`]'s; [`crate::socket`] asks here where to send.
 //!
@@ -18,16 +18,30 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
+use crate::socket::RELAYS;
 use crate::tunnel::Queue;
 
-/// The address that stands for the relay in QUIC's eyes.
-pub(crate) const RELAY: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd15, 0x7001, 0, 0, 0, 0, 0, 0)), 1);
 /// How long a tunnel that was left goes on bringing what is under way in it.
 const LEAVING: Duration = Duration::from_secs(2);
 /// Length of the packet that asks: the shortest that is answered (RFC 9000 section 6.1).
 const PROBE: usize = 1200;
 /// A version that is reserved for making sure that unknown ones are answered (RFC 9000 section 15).
 const NO_VERSION: [u8; 4] = [0x1a, 0x2a, 0x3a, 0x4a];
+
+/// The address that stands for a relay in QUIC's eyes.
+pub(crate) fn relay_address(number: usize) -> SocketAddr {
+    let number = u16::try_from(number).unwrap_or(u16::MAX);
+    SocketAddr::new(Ipv6Addr::new(0xfd15, 0x7002, 0, 0, 0, 0, 0, number).into(), 1)
+}
+
+/// The relay that an address stands for, if it is such an address.
+pub(crate) fn number_of(address: SocketAddr) -> Option<usize> {
+    let IpAddr::V6(ip) = address.ip() else { return None };
+    match (ip.segments(), address.port()) {
+        ([0xfd15, 0x7002, 0, 0, 0, 0, 0, number], 1) => Some(usize::from(number)).filter(|number| *number < RELAYS),
+        _ => None,
+    }
+}
 
 /// A tunnel in use, or one that was until just now.
 #[derive(Debug)]
@@ -186,9 +200,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_relays_address_is_of_no_tunnel_that_a_relay_opens_and_of_no_peer() {
-        assert_eq!(hearth_schemas::tunnel::number_of(RELAY), Some(0));
-        assert_eq!(crate::socket::slot_of(RELAY), None);
+    fn a_relays_address_is_of_no_tunnel_and_of_no_peer() {
+        for number in 0..RELAYS {
+            let address = relay_address(number);
+            assert_eq!(hearth_schemas::tunnel::number_of(address), None);
+            assert_eq!(crate::socket::slot_of(address), None);
+            assert_eq!(number_of(address), Some(number));
+        }
+        assert_eq!(number_of(relay_address(RELAYS)), None);
+        assert_eq!(number_of(crate::socket::peer_address(hearth_schemas::ids::Slot(0))), None);
     }
 
     #[test]

@@ -47,8 +47,8 @@ struct PathControl {
     lane: Arc<Lane>,
     /// How often the way had changed when it was looked at last.
     changes: u64,
-    /// The address in use, or the relay.
-    way: Option<SocketAddr>,
+    /// The address in use.
+    way: SocketAddr,
     /// Times are told from here on.
     started: Instant,
     current: Congestion,
@@ -59,7 +59,7 @@ struct PathControl {
 
 #[derive(Clone)]
 struct Parked {
-    way: Option<SocketAddr>,
+    way: SocketAddr,
     congestion: Congestion,
     since: Instant,
 }

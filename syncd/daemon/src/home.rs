@@ -5,13 +5,16 @@
 //! log is kept up here too: fetched when it grew, verified, kept, and shown to the network, which then drops whoever
 //! was revoked.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use hearth_schemas::address::RelayAddress;
 use hearth_schemas::ids::{DeviceId, Slot};
 use hearth_schemas::keys::DeviceKeys;
+use hearth_schemas::keys::config::{Config as AccountConfig, MAX_RELAYS};
 use hearth_schemas::log::{Account, Standing};
 use hearth_schemas::paths::Paths;
 use hearth_schemas::relay::{self, Head};
@@ -24,12 +27,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::activity::Activity;
+use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::disk::RealDisk;
 use crate::driver::{Driver, with_now};
 use crate::exchange::Exchange;
 use crate::keys::{KeyStore, Member, Stored};
 use crate::membership::{append, catch_up, entropy};
+use crate::mirror::{Anywhere, Heads, Mirror};
 use crate::net::{Identity, NetEvent, Network};
 use crate::paths::SignalKey;
 use crate::preferences::Preferences;
@@ -53,11 +58,14 @@ pub struct Membership {
     kept: Mutex<Kept>,
     account: watch::Sender<Arc<Account>>,
     signal_key: watch::Sender<Arc<SignalKey>>,
+    relays: watch::Sender<Vec<RelayAddress>>,
 }
 
 struct Kept {
     store: KeyStore,
     member: Member,
+    /// The configuration that the relays are from, by the hash that the log has of it.
+    config: Option<[u8; 32]>,
 }
 
 impl Membership {
@@ -65,12 +73,18 @@ impl Membership {
     pub fn new(store: KeyStore, keys: DeviceKeys, member: Member) -> Self {
         let account = watch::Sender::new(Arc::new(member.account.clone()));
         let signal_key = watch::Sender::new(Arc::new(SignalKey::newest(&member.secrets)));
-        Self { keys, kept: Mutex::new(Kept { store, member }), account, signal_key }
+        let relays = watch::Sender::new(member.relays.iter().take(MAX_RELAYS).cloned().collect());
+        Self { keys, kept: Mutex::new(Kept { store, member, config: None }), account, signal_key, relays }
     }
 
     /// The account as far as it is known.
     pub fn account(&self) -> Arc<Account> {
         self.account.borrow().clone()
+    }
+
+    /// The account, and its changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<Account>> {
+        self.account.subscribe()
     }
 
     /// The account's shared secrets.
@@ -88,9 +102,29 @@ impl Membership {
         self.account().active(&self.keys.id()).map(|device| device.slot)
     }
 
-    /// The relays' addresses.
-    pub fn relays(&self) -> Vec<hearth_schemas::address::RelayAddress> {
-        self.lock().member.relays.clone()
+    /// The relays' addresses, in the account's order.
+    pub fn relays(&self) -> Vec<RelayAddress> {
+        self.relays.borrow().clone()
+    }
+
+    /// Uses the relays of the configuration that the account's log names, if it can be had and names others.
+    pub fn follow_config(&self, blobs: &Blobs) -> anyhow::Result<()> {
+        let account = self.account();
+        let mut kept = self.lock();
+        let Some(hash) = account.config.filter(|hash| kept.config != Some(*hash)) else { return Ok(()) };
+        let Some(sealed) = blobs.get(&hash) else { return Ok(()) };
+        // Not looked at again: what this version does not understand today, it does not tomorrow.
+        kept.config = Some(hash);
+        let config = AccountConfig::open(&kept.member.secrets.account, account.id, &sealed)
+            .context("it is none that this version understands")?;
+        if config.relays == kept.member.relays {
+            return Ok(());
+        }
+        let (account, secrets) = (kept.member.account.clone(), kept.member.secrets.clone());
+        let member = Member { account, secrets, relays: config.relays.clone() };
+        self.save(&mut kept, member)?;
+        self.relays.send_replace(config.relays);
+        Ok(())
     }
 
     /// The name of a device.
@@ -108,11 +142,16 @@ impl Membership {
     pub fn keep(&self, account: Account, secrets: Secrets) -> anyhow::Result<()> {
         let mut kept = self.lock();
         let member = Member { account: account.clone(), secrets, relays: kept.member.relays.clone() };
+        self.save(&mut kept, member)?;
+        self.signal_key.send_replace(Arc::new(SignalKey::newest(&kept.member.secrets)));
+        self.account.send_replace(Arc::new(account));
+        Ok(())
+    }
+
+    fn save(&self, kept: &mut Kept, member: Member) -> anyhow::Result<()> {
         let stored = Stored { device: DeviceKeys::from_bytes(&self.keys.to_bytes()), member: Some(member) };
         kept.store.save(&stored).context("keeping the account")?;
         kept.member = stored.member.expect("it was just put in");
-        self.signal_key.send_replace(Arc::new(SignalKey::newest(&kept.member.secrets)));
-        self.account.send_replace(Arc::new(account));
         Ok(())
     }
 
@@ -135,7 +174,9 @@ pub struct Home {
     pub watcher: Watcher,
     /// Settings and rules.
     pub preferences: Arc<Preferences>,
-    /// Why the relay is not connected, if it is not.
+    /// Copies of what the account's log names.
+    pub blobs: Arc<Blobs>,
+    /// Why no relay is connected, if none is.
     pub relay_trouble: watch::Receiver<Option<String>>,
     /// What is wrong with this machine's configuration.
     pub config_trouble: Option<String>,
@@ -169,11 +210,9 @@ pub struct Begin<'a> {
 }
 
 impl Home {
-    /// Waits until the relay has let this device in, for a while.
+    /// Waits until the relay at which the account is changed has let this device in, for a while.
     pub async fn relay_up(&self) {
-        let mut trouble = self.relay_trouble.clone();
-        // Whoever asks next is told why, if it was in vain.
-        let _ = tokio::time::timeout(RELAY_WAIT, trouble.wait_for(Option::is_none)).await;
+        self.network.first_relay_up(RELAY_WAIT).await;
     }
 
     /// Opens index and disk, starts the engine and the network.
@@ -215,8 +254,10 @@ impl Home {
         let exchange = Exchange::new(driver.clone(), disk.clone(), content_key);
         let identity = Identity { account: account.id, device, slot, sign: keys.sign.clone(), tls: keys.tls.clone() };
         let port = std::fs::read_to_string(paths.state.join("udp-port")).ok().and_then(|text| text.trim().parse().ok());
+        let blobs = Arc::new(Blobs::at(paths.state.join(format!("sealed-{}", crate::membership::short(account.id)))));
         let (network, net_events) = Network::start(
-            membership.relays(),
+            membership.relays.subscribe(),
+            Arc::clone(&blobs),
             identity,
             membership.account.subscribe(),
             membership.signal_key.subscribe(),
@@ -228,6 +269,13 @@ impl Home {
             let _ = std::fs::write(paths.state.join("udp-port"), port.to_string());
         }
 
+        let (heads, relays_have) = watch::channel(Heads::new());
+        let mirror = Mirror {
+            network: network.clone(),
+            membership: Arc::clone(&membership),
+            blobs: Arc::clone(&blobs),
+            heads: relays_have,
+        };
         let (trouble, relay_trouble) = watch::channel(Some("connecting".to_owned()));
         let pairing = Arc::new(Mutex::new(None));
         let tasks = vec![
@@ -249,10 +297,13 @@ impl Home {
                     membership: Arc::clone(&membership),
                     activity,
                     trouble,
+                    relays: BTreeMap::new(),
+                    heads,
                     pairing: Arc::clone(&pairing),
                 }
                 .run(net_events),
             ),
+            tokio::spawn(mirror.run()),
             tokio::spawn(Arc::clone(&preferences).run(driver.clone())),
             tokio::spawn(retention::keep_within(config.history, driver.clone())),
             tokio::spawn(retention::list_again(disk.clone(), driver.clone())),
@@ -266,6 +317,7 @@ impl Home {
             membership,
             watcher,
             preferences,
+            blobs,
             relay_trouble,
             config_trouble,
             pairing,
@@ -388,11 +440,15 @@ struct Connect {
     membership: Arc<Membership>,
     activity: Arc<Activity>,
     trouble: watch::Sender<Option<String>>,
+    /// Why this device is not logged in at each relay; `None` where it is.
+    relays: BTreeMap<usize, Option<String>>,
+    /// What each relay has of the account.
+    heads: watch::Sender<Heads>,
     pairing: Arc<Mutex<Option<mpsc::Sender<relay::Event>>>>,
 }
 
 impl Connect {
-    async fn run(self, mut events: mpsc::Receiver<NetEvent>) {
+    async fn run(mut self, mut events: mpsc::Receiver<NetEvent>) {
         let mut hour = tokio::time::interval(HOUR);
         loop {
             let event = tokio::select! {
@@ -404,28 +460,38 @@ impl Connect {
             };
             let Some(event) = event else { break };
             match event {
-                NetEvent::RelayUp { session } => {
-                    self.trouble.send_replace(None);
-                    self.head_seen(&session.head).await;
+                NetEvent::RelayUp { relay, session } => {
+                    self.relays.insert(relay, None);
+                    self.tell_trouble();
+                    self.relay_has(relay, session.head).await;
                 }
-                NetEvent::RelayDown { reason } => {
-                    tracing::info!(reason, "not connected to the relay");
-                    self.trouble.send_replace(Some(reason));
+                NetEvent::RelayDown { relay, reason } => {
+                    tracing::info!(relay, reason, "not connected to the relay");
+                    self.relays.insert(relay, Some(reason));
+                    self.tell_trouble();
+                    self.heads.send_if_modified(|heads| heads.remove(&relay).is_some());
                 }
-                NetEvent::Relay(relay::Event::LogChanged { head }) | NetEvent::PeerAhead { head, .. } => {
-                    self.head_seen(&head).await;
+                NetEvent::RelayGone { relay } => {
+                    self.relays.remove(&relay);
+                    self.tell_trouble();
+                    self.heads.send_if_modified(|heads| heads.remove(&relay).is_some());
                 }
-                NetEvent::Relay(
-                    event @ (relay::Event::PairJoined
-                    | relay::Event::PairMessage { .. }
-                    | relay::Event::PairLeft { .. }),
-                ) => {
+                NetEvent::Relay { relay, event: relay::Event::LogChanged { head } } => {
+                    self.relay_has(relay, head).await;
+                }
+                NetEvent::PeerAhead { head, .. } => self.head_seen(0, &head).await,
+                NetEvent::Relay {
+                    event:
+                        event
+                        @ (relay::Event::PairJoined | relay::Event::PairMessage { .. } | relay::Event::PairLeft { .. }),
+                    ..
+                } => {
                     let room = self.pairing.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     if let Some(room) = room {
                         let _ = room.send(event).await;
                     }
                 }
-                NetEvent::Relay(relay::Event::Presence { .. } | relay::Event::Signal { .. }) => {}
+                NetEvent::Relay { event: relay::Event::Presence { .. } | relay::Event::Signal { .. }, .. } => {}
                 NetEvent::PeerUp { slot, device, connection, opener } => {
                     self.note("connected", device, "connected");
                     seen::note(&self.driver, vec![device]).await;
@@ -463,14 +529,31 @@ impl Connect {
         self.activity.note(event, None, Some(&name), &format!("{name} {text}"));
     }
 
-    /// Fetches what the log has grown by, if it has.
-    async fn head_seen(&self, head: &Head) {
+    /// Says why no relay is connected, if none is.
+    fn tell_trouble(&self) {
+        let trouble = if self.relays.values().any(Option::is_none) {
+            None
+        } else {
+            let first = self.relays.values().flatten().next().cloned();
+            Some(first.unwrap_or_else(|| "connecting".to_owned()))
+        };
+        self.trouble.send_if_modified(|told| std::mem::replace(told, trouble.clone()) != trouble);
+    }
+
+    async fn relay_has(&self, relay: usize, head: Head) {
+        self.head_seen(relay, &head).await;
+        self.heads.send_if_modified(|heads| heads.insert(relay, head) != Some(head));
+    }
+
+    /// Fetches what the log has grown by, if it has, and from this relay if it can be.
+    async fn head_seen(&self, relay: usize, head: &Head) {
         let account = self.membership.account();
         match account.judge(head) {
             Standing::Same => {}
             Standing::Newer => {
                 let keys = self.membership.keys();
-                match catch_up(&self.network, &account, &self.membership.secrets(), keys).await {
+                let relays = Anywhere { network: &self.network, first: relay };
+                match catch_up(&relays, &account, &self.membership.secrets(), keys).await {
                     Ok((account, secrets)) => {
                         if let Err(error) = self.membership.keep(account, secrets) {
                             tracing::error!("{error:#}");
@@ -480,7 +563,9 @@ impl Connect {
                     Err(failure) => tracing::warn!(%failure, "the account's log could not be followed"),
                 }
             }
-            Standing::Older => tracing::warn!("the relay shows an older state of the account than was seen before"),
+            Standing::Older => {
+                tracing::info!(relay, "the relay shows an older state of the account than was seen before")
+            }
             Standing::Forked => {
                 tracing::error!("the relay shows another history of the account");
                 self.activity.note("alarm", None, None, "the relay shows another history of the account");

@@ -4,6 +4,7 @@
 
 pub mod activity;
 pub mod answer;
+pub mod blobs;
 pub mod bus;
 mod carrier;
 pub mod claim;
@@ -17,6 +18,7 @@ mod interfaces;
 pub mod keys;
 mod mapping;
 pub mod membership;
+pub mod mirror;
 mod nat;
 mod nearby;
 pub mod net;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hearth_schemas::address::RelayAddress;
 use hearth_schemas::ids::AccountId;
+use hearth_schemas::keys::config::Config;
 use hearth_schemas::keys::{DeviceKeys, Phrase};
 use hearth_schemas::log::Account;
 use hearth_schemas::pairing::Code;
@@ -116,6 +117,30 @@ pub async fn join_by_phrase(relay: &RelayAddress, phrase: &str, name: &str) -> R
             "it is the twelve words that `hearth init` printed",
         )
     })?;
+    let keys = DeviceKeys::random(&mut entropy);
+    let (mut connection, mut change) = prepare(relay, &phrase, &keys, name).await?;
+    let mut relays = vec![pinned(relay, &connection)];
+    if let Some(config) = config_of(&connection, &change).await {
+        let first = config.relays.first().filter(|first| !first.is_at(relay)).cloned();
+        relays = config.relays;
+        if let Some(first) = first {
+            // The account is changed at its first relay alone: at another one this might contradict what happens there.
+            connection.close().await;
+            (connection, change) = prepare(&first, &phrase, &keys, name).await?;
+        }
+    }
+    append(&connection, &change).await.map_err(unreachable)?;
+    connection.close().await;
+    Ok((keys, Member { account: change.account, secrets: change.secrets, relays }))
+}
+
+/// Makes the entry that adds this device with the phrase, to what a relay has of the account.
+async fn prepare(
+    relay: &RelayAddress,
+    phrase: &Phrase,
+    keys: &DeviceKeys,
+    name: &str,
+) -> Result<(Anonymous, Change), Failure> {
     let connection = connect(relay, false).await?;
     let root = phrase.root();
     let head = connection.login_root(&root.sign).await.map_err(unreachable)?;
@@ -128,13 +153,19 @@ pub async fn join_by_phrase(relay: &RelayAddress, phrase: &str, name: &str) -> R
     let entries = fetch_entries(&connection, 0).await.map_err(unreachable)?;
     let account = Account::verify(root.account(), &entries).map_err(told)?;
     let sets = fetch_sets(&connection, &account).await.map_err(unreachable)?;
-    let keys = DeviceKeys::random(&mut entropy);
-    let change =
-        account::join_by_phrase(&account, &sets, &phrase, &keys, name, wall_ms(), &mut entropy).map_err(told)?;
-    append(&connection, &change).await.map_err(unreachable)?;
-    let relay = pinned(relay, &connection);
-    connection.close().await;
-    Ok((keys, Member { account: change.account, secrets: change.secrets, relays: vec![relay] }))
+    let change = account::join_by_phrase(&account, &sets, phrase, keys, name, wall_ms(), &mut entropy).map_err(told)?;
+    Ok((connection, change))
+}
+
+/// The account's configuration, if it has one and the relay has it.
+async fn config_of(relay: &impl Ask, change: &Change) -> Option<Config> {
+    let hash = change.account.config?;
+    match relay.ask(Request::FetchBlob { hash }).await {
+        Ok(Reply::Blob { bytes }) if *blake3::hash(&bytes).as_bytes() == hash => {
+            Config::open(&change.secrets.account, change.account.id, &bytes).ok()
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Appends a change to the log.
@@ -197,12 +228,12 @@ async fn fetch_sets(relay: &impl Ask, account: &Account) -> Result<Vec<Vec<u8>>,
     Ok(sets)
 }
 
-async fn connect(relay: &RelayAddress, by_code: bool) -> Result<Anonymous, Failure> {
+pub(crate) async fn connect(relay: &RelayAddress, by_code: bool) -> Result<Anonymous, Failure> {
     Anonymous::connect(relay, by_code).await.map_err(unreachable)
 }
 
 /// The address as it is kept: with the key that the relay showed, where it showed one.
-fn pinned(relay: &RelayAddress, connection: &Anonymous) -> RelayAddress {
+pub(crate) fn pinned(relay: &RelayAddress, connection: &Anonymous) -> RelayAddress {
     RelayAddress { key: relay.key.or(connection.relay_key()), ..relay.clone() }
 }
 
@@ -232,6 +263,10 @@ pub fn unreachable(error: RelayError) -> Failure {
         RelayError::WrongKey { .. } => {
             Failure::failed(error.to_string(), "check the part after `#`: ask whoever runs the relay for its address")
         }
+        RelayError::FirstAway { .. } => Failure::failed(
+            error.to_string(),
+            "the account is changed there; if it is gone for good, take it out with `hearth relay remove`",
+        ),
         RelayError::Refused(_) => Failure::failed(error.to_string(), "try again in a few minutes"),
         RelayError::Offline | RelayError::TimedOut | RelayError::Closed(_) | RelayError::Unreachable(_) => {
             Failure::failed(

@@ -1,4 +1,4 @@
-//! The daemon's network as the rest of it sees it: a handle to ask the relay, and events of peers that come and go.
+//! The daemon's network as the rest of it sees it: a handle to ask the relays, and events of peers that come and go.
 //!
 //! Starts the socket and the tasks behind it, [`crate::relay`], [`crate::nearby`], [`crate::mapping`], [`crate::paths`]
 //! and [`crate::peer`]; decides nothing itself.
@@ -20,14 +20,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
+use crate::blobs::Blobs;
 use crate::config::Ways;
 use crate::mapping::Mapper;
 use crate::nat::Looker;
 use crate::nearby::Nearby;
 use crate::paths::{Pathfinder, SignalKey};
 use crate::peer::{self, Peers, Surroundings};
-use crate::relay::{self, Control, Link, RelayError};
-use crate::socket::PathSocket;
+use crate::relay::{self, Common, Controls, Links, RelayError};
+use crate::socket::{PathSocket, RELAYS, RelayLeg};
 
 /// Events that wait for the daemon before the relay's connection is held up.
 const MAX_EVENTS: usize = 256;
@@ -51,18 +52,32 @@ pub struct Identity {
 /// What happened.
 #[derive(Debug)]
 pub enum NetEvent {
-    /// Logged in to the relay.
+    /// Logged in to a relay.
     RelayUp {
+        /// Its place among the account's relays.
+        relay: usize,
         /// The session, with the account's head and who is online.
         session: Session,
     },
     /// Not logged in, and why. Repeated only when the reason changes.
     RelayDown {
+        /// Its place.
+        relay: usize,
         /// For people.
         reason: String,
     },
-    /// The relay tells something. Presence is included.
-    Relay(Event),
+    /// A relay is not one of the account's any more, or another has its place.
+    RelayGone {
+        /// Its place.
+        relay: usize,
+    },
+    /// A relay tells something. Presence is included.
+    Relay {
+        /// Its place.
+        relay: usize,
+        /// What it tells.
+        event: Event,
+    },
     /// A peer is connected, authorised by both sides.
     PeerUp {
         /// Its number.
@@ -115,14 +130,29 @@ pub struct PathInfo {
     pub kind: Option<PathKind>,
     /// Round trip to the peer, in milliseconds; `None` while not connected.
     pub rtt_ms: Option<u32>,
-    /// Whether the relay says that the peer is there, or it is reached without.
+    /// Whether a relay says that the peer is there, or it is reached without.
     pub online: bool,
+    /// Which of the account's relays carries the packets; `None` if none does.
+    pub relay: Option<usize>,
+}
+
+/// One of the account's relays.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RelayInfo {
+    /// Where it is.
+    pub address: RelayAddress,
+    /// Whether this device is logged in there.
+    pub online: bool,
+    /// Whether datagrams get there over TCP alone.
+    pub by_tunnel: bool,
+    /// How long it takes to answer, in milliseconds; `None` if that is not known now.
+    pub rtt_ms: Option<u32>,
 }
 
 /// Tells of changes in who is there and by which ways.
 #[derive(Clone)]
 pub struct Reached {
-    /// Who is there, as the relay says.
+    /// Who is there, as the relays say.
     online: watch::Receiver<BTreeSet<Slot>>,
     /// The ways beside the relay.
     routes: watch::Receiver<BTreeMap<Slot, Route>>,
@@ -167,7 +197,8 @@ pub struct Network(Arc<Inner>);
 struct Inner {
     endpoint: Endpoint,
     socket: Arc<PathSocket>,
-    control: watch::Receiver<Option<Control>>,
+    relays: watch::Receiver<Vec<RelayAddress>>,
+    controls: watch::Receiver<Controls>,
     view: Arc<Mutex<View>>,
     reached: Reached,
     tasks: Vec<AbortHandle>,
@@ -183,11 +214,11 @@ impl Drop for Inner {
 }
 
 impl Network {
-    /// Opens the socket on `udp_port` (0 for any; any other if it is taken) and starts connecting: to the relays in
-    /// turn, until one lets this device in, and then to every device of the account that is there. Must be called
-    /// within a tokio runtime.
+    /// Opens the socket on `udp_port` (0 for any; any other if it is taken) and starts connecting: to all of the relays,
+    /// and to every device of the account that is at one of them. Must be called within a tokio runtime.
     pub fn start(
-        relays: Vec<RelayAddress>,
+        relays: watch::Receiver<Vec<RelayAddress>>,
+        blobs: Arc<Blobs>,
         identity: Identity,
         account: watch::Receiver<Arc<Account>>,
         key: watch::Receiver<Arc<SignalKey>>,
@@ -196,6 +227,7 @@ impl Network {
     ) -> anyhow::Result<(Self, mpsc::Receiver<NetEvent>)> {
         let (socket, news) = PathSocket::open(udp_port).context("opening the UDP socket")?;
         let (socket, identity) = (Arc::new(socket), Arc::new(identity));
+        socket.belongs_to(identity.slot);
         let server = peer::server_config(&identity, account.clone())?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(&identity),
@@ -207,7 +239,7 @@ impl Network {
 
         let (events, incoming) = mpsc::channel(MAX_EVENTS);
         let (presence, present) = mpsc::channel(MAX_EVENTS);
-        let (control, controlled) = watch::channel(None);
+        let (controls, controlled) = watch::channel(Controls::default());
         let view = Arc::new(Mutex::default());
         let (signals, signalled) = mpsc::channel(MAX_EVENTS);
         let (online, there) = watch::channel(BTreeSet::new());
@@ -241,10 +273,10 @@ impl Network {
         let pathfinder = Pathfinder {
             socket: socket.clone(),
             identity: identity.clone(),
-            account,
+            account: account.clone(),
             key,
             direct: ways.direct,
-            control: controlled.clone(),
+            controls: controlled.clone(),
             online: there.clone(),
             news,
             signals: signalled,
@@ -256,18 +288,20 @@ impl Network {
             events: events.clone(),
             view: Arc::clone(&view),
         };
-        let link = Link {
+        let common = Common {
             endpoint: endpoint.clone(),
             socket: socket.clone(),
-            relays,
             identity,
-            control,
+            account,
+            blobs,
+            controls,
             presence,
             signals,
             events,
         };
         let looker = Looker { socket: socket.clone(), bound: socket.bound(), view: Arc::clone(&view) };
-        let mut tasks = vec![tokio::spawn(link.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run())];
+        let links = Links { relays: relays.clone(), common };
+        let mut tasks = vec![tokio::spawn(links.run()), tokio::spawn(peers.run()), tokio::spawn(pathfinder.run())];
         tasks.push(tokio::spawn(looker.run()));
         if ways.direct && ways.nearby {
             tasks.push(tokio::spawn(near.run()));
@@ -276,32 +310,69 @@ impl Network {
         let mapper = Mutex::new(asks.then(|| tokio::spawn(mapper.run())));
         let tasks = tasks.iter().map(JoinHandle::abort_handle).collect();
         let reached = Reached { online: there, routes: routed };
-        let inner = Inner { endpoint, socket, control: controlled, view, reached, tasks, mapper };
+        let inner = Inner { endpoint, socket, relays, controls: controlled, view, reached, tasks, mapper };
         Ok((Self(Arc::new(inner)), incoming))
     }
 
-    /// Asks the relay on the logged-in connection. A refusal is an error.
+    /// Asks the first of the account's relays, at which the account is changed. A refusal is an error.
     pub async fn request(&self, request: Request) -> Result<Reply, RelayError> {
-        let control = self.0.control.borrow().clone().ok_or(RelayError::Offline)?;
+        match self.request_at(0, request).await {
+            Err(RelayError::Offline | RelayError::Closed(_) | RelayError::TimedOut)
+                if self.0.controls.borrow().iter().skip(1).any(Option::is_some) =>
+            {
+                let place = self.0.relays.borrow().first().map(RelayAddress::place).unwrap_or_default();
+                Err(RelayError::FirstAway { place })
+            }
+            result => result,
+        }
+    }
+
+    /// Asks the relay that has this place among the account's.
+    pub async fn request_at(&self, relay: usize, request: Request) -> Result<Reply, RelayError> {
+        let control = self.0.controls.borrow().get(relay).cloned().flatten().ok_or(RelayError::Offline)?;
         control.request(request).await
     }
 
-    /// Whether this device is logged in to the relay.
-    pub fn relay_online(&self) -> bool {
-        self.0.control.borrow().is_some()
+    /// Waits until this device is logged in at the first of the account's relays, at most for a while.
+    pub async fn first_relay_up(&self, limit: Duration) {
+        let mut controls = self.0.controls.clone();
+        // Whoever asks next is told why, if it was in vain.
+        let _in_time = timeout(limit, controls.wait_for(|controls| controls[0].is_some())).await;
     }
 
-    /// Whether the relay is reached over TCP, as UDP does not get out; then through which proxy, as host and port, if
-    /// through one.
+    /// Whether this device is logged in to any relay.
+    pub fn is_relay_up(&self) -> bool {
+        self.0.controls.borrow().iter().any(Option::is_some)
+    }
+
+    /// The account's relays, in its order.
+    pub fn relays(&self) -> Vec<RelayInfo> {
+        let controls = self.0.controls.borrow().clone();
+        let info = |(number, address): (usize, &RelayAddress)| RelayInfo {
+            address: address.clone(),
+            online: controls[number].is_some(),
+            by_tunnel: self.leg(number).carrier().by_tunnel(),
+            rtt_ms: self.0.socket.round_trip(number).map(|trip| u32::try_from(trip.as_millis()).unwrap_or(u32::MAX)),
+        };
+        self.0.relays.borrow().iter().take(RELAYS).enumerate().map(info).collect()
+    }
+
+    /// Whether the nearest relay is reached over TCP, as UDP does not get out; then through which proxy, as host and port,
+    /// if through one.
     pub fn relay_over_tcp(&self) -> Option<Option<String>> {
-        self.0.socket.carrier().proxy()
+        self.leg(self.0.socket.by_distance()[0]).carrier().proxy()
+    }
+
+    fn leg(&self, relay: usize) -> RelayLeg {
+        RelayLeg::of(self.0.socket.clone(), relay)
     }
 
     /// How a peer is reached at this moment.
     pub fn path(&self, slot: Slot) -> PathInfo {
         let connection = view(&self.0.view).up.get(&slot).cloned();
         let route = self.0.socket.lane(slot).route();
-        let by_tunnel = self.0.socket.carrier().by_tunnel();
+        let relay = self.0.socket.relay_of(slot);
+        let by_tunnel = relay.is_some_and(|relay| self.leg(relay).carrier().by_tunnel());
         let kind = match route {
             Route::Direct(_, paths::PathKind::Lan) => PathKind::Lan,
             Route::Direct(_, paths::PathKind::DirectV4 | paths::PathKind::DirectV6) => PathKind::Direct,
@@ -309,10 +380,12 @@ impl Network {
             Route::Both(..) | Route::Relay if by_tunnel => PathKind::RelayTcp,
             Route::Both(..) | Route::Relay => PathKind::RelayUdp,
         };
+        let connected = connection.is_some();
         PathInfo {
             kind: connection.as_ref().map(|_| kind),
             rtt_ms: connection.map(|connection| u32::try_from(connection.rtt().as_millis()).unwrap_or(u32::MAX)),
             online: self.0.reached.online.borrow().contains(&slot) || route.direct().is_some(),
+            relay: relay.filter(|_| connected && !matches!(route, Route::Direct(..))),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::interfaces;
 use crate::membership::entropy;
 use crate::nearby::Near;
 use crate::net::{Around, Identity, NetEvent, View, view};
-use crate::relay::Control;
+use crate::relay::Controls;
 use crate::socket::{Bound, News, PathSocket};
 
 /// The key of an epoch under which devices signal and probe.
@@ -62,7 +62,7 @@ pub(crate) struct Pathfinder {
     pub(crate) key: watch::Receiver<Arc<SignalKey>>,
     /// Whether there may be any way but the relay. If not, nobody is told where this device is.
     pub(crate) direct: bool,
-    pub(crate) control: watch::Receiver<Option<Control>>,
+    pub(crate) controls: watch::Receiver<Controls>,
     /// Devices that the relay says are there.
     pub(crate) online: watch::Receiver<BTreeSet<Slot>>,
     pub(crate) news: mpsc::Receiver<News>,
@@ -286,7 +286,8 @@ impl Pathfinder {
     }
 
     fn send_signal(&self, known: &mut Known, to: Slot, reply: bool, candidates: Vec<SocketAddr>) {
-        let Some(control) = self.control.borrow().clone() else { return };
+        let controls = self.controls.borrow().clone();
+        let nearest = self.socket.by_distance();
         let key = self.key.borrow().clone();
         // Above all that was sent before, by an earlier run as well.
         known.sent = wall_ms().max(known.sent + 1);
@@ -295,8 +296,12 @@ impl Pathfinder {
         let between = self.between(key.epoch, self.identity.slot, to);
         let payload = signal.seal(&between, &key.key, &self.identity.sign, &mut entropy);
         tokio::spawn(async move {
-            if let Err(error) = control.request(Request::Signal { to, payload }).await {
-                debug!("slot {} was not told where this device is: {error}", to.0);
+            for control in nearest.iter().filter_map(|relay| controls[*relay].as_ref()) {
+                let payload = payload.clone();
+                match control.request(Request::Signal { to, payload }).await {
+                    Ok(_) => return,
+                    Err(error) => debug!("slot {} was not told where this device is: {error}", to.0),
+                }
             }
         });
     }
@@ -419,7 +424,7 @@ mod tests {
                 key: watch::channel(Arc::new(SignalKey::newest(&change.secrets))).1,
                 account: watch::channel(Arc::new(change.account)).1,
                 direct: true,
-                control: watch::channel(None).1,
+                controls: watch::channel(Controls::default()).1,
                 online: watch::channel(BTreeSet::new()).1,
                 news,
                 signals: mpsc::channel(1).1,

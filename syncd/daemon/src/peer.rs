@@ -31,7 +31,7 @@ use crate::congestion::PathControlConfig;
 use crate::net::{Identity, NetEvent, View, jitter, view};
 use crate::prefixed::{self, PrefixedError};
 use crate::relay::Presence;
-use crate::socket::{Bound, Lane, PathSocket, peer_address, slot_of};
+use crate::socket::{Bound, Lane, PathSocket, RELAYS, peer_address, slot_of};
 use crate::tls;
 
 /// How long a connection may take to be authorised by both sides.
@@ -111,8 +111,8 @@ pub(crate) struct Surroundings {
     pub(crate) server: quinn::ServerConfig,
     pub(crate) identity: Arc<Identity>,
     pub(crate) account: watch::Receiver<Arc<Account>>,
-    pub(crate) presence: mpsc::Receiver<Presence>,
-    /// Who is there, as the relay says, for [`crate::paths`].
+    pub(crate) presence: mpsc::Receiver<(usize, Presence)>,
+    /// Who is there, as any relay says, for [`crate::paths`].
     pub(crate) online: watch::Sender<BTreeSet<Slot>>,
     /// The ways beside the relay.
     pub(crate) routes: watch::Receiver<BTreeMap<Slot, Route>>,
@@ -128,6 +128,8 @@ pub(crate) struct Peers {
     bound: watch::Receiver<Option<Bound>>,
     /// Events on their way out. Waiting for the daemon must not delay cutting a device off.
     outbox: VecDeque<NetEvent>,
+    /// Devices that are there, as each relay says.
+    present: [BTreeSet<Slot>; RELAYS],
     /// Devices that have a way beside the relay.
     reached: BTreeSet<Slot>,
     up: BTreeMap<Slot, Up>,
@@ -173,6 +175,7 @@ impl Peers {
             bound: around.socket.bound(),
             around,
             outbox: VecDeque::new(),
+            present: Default::default(),
             reached: BTreeSet::new(),
             up: BTreeMap::new(),
             gone: BTreeMap::new(),
@@ -204,8 +207,8 @@ impl Peers {
                     self.cut_off();
                 }
                 change = self.around.presence.recv() => {
-                    let Some(change) = change else { return };
-                    self.handle_presence(change);
+                    let Some((relay, change)) = change else { return };
+                    self.handle_presence(relay, change);
                 }
                 changed = self.bound.changed() => {
                     if changed.is_err() {
@@ -242,26 +245,46 @@ impl Peers {
         }
     }
 
-    fn handle_presence(&mut self, change: Presence) {
+    /// Takes in what a relay says of who is there. Who is at another relay has not gone.
+    fn handle_presence(&mut self, relay: usize, change: Presence) {
+        let lost_sight = matches!(change, Presence::All(_));
+        let before = self.present[relay].clone();
+        let present = &mut self.present[relay];
         let arrived: Vec<Slot> = match change {
             Presence::All(online) => {
-                let until = Instant::now() + MAY_BE_HEARD_AGAIN;
-                for slot in self.up.keys().filter(|slot| !online.contains(slot)) {
-                    self.gone.entry(*slot).or_insert(until);
-                }
-                self.around.online.send_replace(online.clone());
+                present.clone_from(&online);
                 online.into_iter().collect()
             }
             Presence::Online(slot) => {
-                self.around.online.send_if_modified(|online| online.insert(slot));
+                present.insert(slot);
                 vec![slot]
             }
             Presence::Offline(slot) => {
-                self.around.online.send_if_modified(|online| online.remove(&slot));
-                self.gone.insert(slot, Instant::now() + MAY_COME_BACK);
+                present.remove(&slot);
                 vec![]
             }
         };
+        for slot in before.symmetric_difference(&self.present[relay]) {
+            self.around.socket.see(relay, *slot, self.present[relay].contains(slot));
+        }
+        let online: BTreeSet<Slot> = self.present.iter().flatten().copied().collect();
+        let until = Instant::now() + if lost_sight { MAY_BE_HEARD_AGAIN } else { MAY_COME_BACK };
+        for slot in before.difference(&self.present[relay]) {
+            if online.contains(slot) {
+                // Its packets take another way from here on.
+                self.up.get(slot).inspect(|up| kick(up));
+            } else if lost_sight {
+                self.gone.entry(*slot).or_insert(until);
+            } else {
+                self.gone.insert(*slot, until);
+            }
+        }
+        if lost_sight {
+            for slot in self.up.keys().filter(|slot| !online.contains(slot)) {
+                self.gone.entry(*slot).or_insert(until);
+            }
+        }
+        self.around.online.send_if_modified(|known| std::mem::replace(known, online.clone()) != online);
         for slot in arrived {
             self.gone.remove(&slot);
             if let Some(dial) = self.dials.get_mut(&slot) {

@@ -1,8 +1,9 @@
-//! The connection to the relay: log in, ask, hear events, stay bound, come back after every loss.
+//! The connection to a relay: log in, ask, hear events, stay bound, come back after every loss.
 //!
 //! [`Control`] is one connection with its requests and events; [`Anonymous`] is one without a login, for making or
-//! joining an account; `Link` keeps the daemon's own connection up for as long as it runs, and tells
-//! [`crate::socket`] which session forwards the peers' packets. It passes events on to [`crate::net`] and presence to
+//! joining an account; `Link` keeps the daemon's own connection to one of the account's relays up for as long as it runs,
+//! tells a relay that has forgotten the account of it again, and tells
+//! [`crate::socket`] which session forwards the peers' packets. `Links` has one for each relay. It passes events on to [`crate::net`] and presence to
 //! [`crate::peer`], and judges neither.
 //!
 //! All of it goes over UDP, or through a [`crate::tunnel`] where UDP is silent: at the start a tunnel is opened when
@@ -22,20 +23,21 @@ use hearth_schemas::address::RelayAddress;
 use hearth_schemas::codec;
 use hearth_schemas::ids::Slot;
 use hearth_schemas::keys;
-use hearth_schemas::log::account_id;
+use hearth_schemas::log::{Account, account_id};
 use hearth_schemas::relay::{
-    ClientFrame, CloseCode, EXPORTER_LABEL, Event, Head, MAX_FRAME, Refusal, Reply, Request, ServerFrame, Session,
-    decode_server, login_message,
+    ClientFrame, CloseCode, EXPORTER_LABEL, Event, Head, MAX_ENTRIES, MAX_FRAME, Refusal, Reply, Request, ServerFrame,
+    Session, decode_server, login_message,
 };
 use quinn::{ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use crate::carrier::RELAY;
+use crate::blobs::Blobs;
+use crate::carrier::relay_address;
 use crate::net::{Identity, NetEvent, jitter};
 use crate::paths::Sealed;
-use crate::socket::{Bound, PathSocket};
+use crate::socket::{Bound, PathSocket, RELAYS, RelayLeg};
 use crate::tls::{self, Trust};
 use crate::tunnel::{self, Dialled};
 use crate::{prefixed, proxy};
@@ -51,6 +53,8 @@ const EAGER: Duration = Duration::from_secs(180);
 const MAX_PAUSE_MS: u64 = 60_000;
 /// Pause after an answer that is not likely to change.
 const SETTLED: Duration = Duration::from_secs(20);
+/// How often a relay that does not know the account is told of it.
+const REGISTER: Duration = Duration::from_secs(600);
 /// Keeps NAT mappings and the session's binding; the second where a mapping was lost in spite of the first. No router
 /// should forget a mapping within two minutes (RFC 4787); some do after thirty seconds, and few after less.
 const BIND_EVERY: Duration = Duration::from_secs(25);
@@ -94,6 +98,12 @@ pub enum RelayError {
     /// There is no connection at this moment.
     #[error("not connected to the relay")]
     Offline,
+    /// There is one, but none to the relay at which the account is changed.
+    #[error("the account's first relay, {place}, cannot be reached")]
+    FirstAway {
+        /// Host and port.
+        place: String,
+    },
     /// No answer came in time.
     #[error("the relay did not answer in time")]
     TimedOut,
@@ -329,14 +339,15 @@ impl Anonymous {
             let found = find(address).await?;
             let (socket, _probes) = PathSocket::open(0)?;
             let socket = Arc::new(socket);
+            let leg = RelayLeg::of(socket.clone(), 0);
             let runtime = Arc::new(quinn::TokioRuntime);
-            let endpoint = Endpoint::new_with_abstract_socket(endpoint_config(), None, socket.clone(), runtime)?;
+            let endpoint = Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, runtime)?;
             let stranger = (STRANGER_KEEP_ALIVE, STRANGER_IDLE_MS);
             let mut result = Err(anyhow!("no answer"));
             for at in found {
                 let target = Target { address: address.clone(), at, trust };
                 let until = Instant::now() + ATTEMPT;
-                result = meet(&endpoint, &socket, &target, stranger, HEAD_START, until).await;
+                result = meet(&endpoint, &leg, &target, stranger, HEAD_START, until).await;
                 if result.is_ok() {
                     break;
                 }
@@ -402,37 +413,119 @@ pub(crate) enum Presence {
     Offline(Slot),
 }
 
-/// Keeps the daemon logged in.
-pub(crate) struct Link {
+/// The connections to the account's relays, by their place in the account's order.
+pub(crate) type Controls = [Option<Control>; RELAYS];
+
+/// Keeps the daemon logged in at all of the account's relays.
+pub(crate) struct Links {
+    pub(crate) relays: watch::Receiver<Vec<RelayAddress>>,
+    pub(crate) common: Common,
+}
+
+/// What all connections to relays have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
     pub(crate) endpoint: Endpoint,
     pub(crate) socket: Arc<PathSocket>,
-    pub(crate) relays: Vec<RelayAddress>,
     pub(crate) identity: Arc<Identity>,
-    pub(crate) control: watch::Sender<Option<Control>>,
-    pub(crate) presence: mpsc::Sender<Presence>,
+    pub(crate) account: watch::Receiver<Arc<Account>>,
+    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) controls: watch::Sender<Controls>,
+    pub(crate) presence: mpsc::Sender<(usize, Presence)>,
     pub(crate) signals: mpsc::Sender<Sealed>,
     pub(crate) events: mpsc::Sender<NetEvent>,
 }
 
+impl Links {
+    /// Runs until nobody can change the relays any more; the connections end with it.
+    pub(crate) async fn run(mut self) {
+        let mut links: Vec<Running> = Vec::new();
+        loop {
+            let relays = self.relays.borrow_and_update().clone();
+            let same = links.iter().zip(&relays).take_while(|(link, address)| link.address == **address).count();
+            for link in links.drain(same..) {
+                link.stop().await;
+            }
+            for (number, address) in relays.into_iter().enumerate().take(RELAYS).skip(same) {
+                let (stop, stopped) = oneshot::channel();
+                let leg = RelayLeg::of(self.common.socket.clone(), number);
+                let link = Link { leg, address: address.clone(), common: self.common.clone(), registered: None };
+                links.push(Running { address, stop: Some(stop), task: tokio::spawn(link.run_until(stopped)) });
+            }
+            if self.relays.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A connection that is kept up. It ends where it is with this value: what says goodbye to peers after that still goes by
+/// its session.
+struct Running {
+    address: RelayAddress,
+    stop: Option<oneshot::Sender<()>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Ends it, and waits until nothing of it is left.
+    async fn stop(mut self) {
+        if self.stop.take().is_some_and(|stop| stop.send(()).is_ok())
+            && let Err(error) = (&mut self.task).await
+        {
+            warn!("the connection to a relay ended badly: {error}");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Keeps the daemon logged in at one relay.
+struct Link {
+    leg: RelayLeg,
+    address: RelayAddress,
+    common: Common,
+    /// When the relay was told of the account last.
+    registered: Option<Instant>,
+}
+
 impl Link {
+    /// Runs until it is stopped, and leaves nothing of the relay behind.
+    async fn run_until(mut self, stopped: oneshot::Receiver<()>) {
+        tokio::select! {
+            Ok(()) = stopped => {}
+            () = self.run() => {}
+        }
+        let relay = self.leg.number();
+        self.leg.use_relay(None);
+        self.common.controls.send_modify(|controls| controls[relay] = None);
+        self.common.presence.send((relay, Presence::All(BTreeSet::new()))).await.ok();
+        self.common.events.send(NetEvent::RelayGone { relay }).await.ok();
+    }
+
     /// Runs until nobody listens to its events.
-    pub(crate) async fn run(self) {
+    async fn run(&mut self) {
+        let relay = self.leg.number();
         let mut down_since = Instant::now();
         let mut last_reason = None;
         let mut attempt = 0;
         let mut last_good = None;
         let mut head_start = HEAD_START;
-        while !self.events.is_closed() {
+        while !self.common.events.is_closed() {
             let Ended { reason, settled } = match self.log_in(attempt, last_good, head_start).await {
                 Ok(LoggedIn { control, incoming, session, target }) => {
                     last_good = target.at;
-                    let over = if self.socket.carrier().by_tunnel() { "TCP" } else { "UDP" };
-                    info!("logged in to the relay, over {over}");
+                    let over = if self.leg.carrier().by_tunnel() { "TCP" } else { "UDP" };
+                    info!(relay, "logged in to the relay, over {over}");
                     let up_since = Instant::now();
                     let ended = self.serve(&control, incoming, session, target).await;
                     // Where UDP was silent it is likely to be so still.
-                    head_start = if self.socket.carrier().by_tunnel() { Duration::ZERO } else { HEAD_START };
-                    info!("lost the relay: {}", ended.reason);
+                    head_start = if self.leg.carrier().by_tunnel() { Duration::ZERO } else { HEAD_START };
+                    info!(relay, "lost the relay: {}", ended.reason);
                     if up_since.elapsed() > BIND_EVERY {
                         down_since = Instant::now();
                         attempt = 0;
@@ -441,7 +534,7 @@ impl Link {
                     ended
                 }
                 Err(error) => {
-                    debug!("no relay: {error:#}");
+                    debug!(relay, "no relay: {error:#}");
                     let settled = matches!(
                         error.downcast_ref(),
                         Some(RelayError::Refused(Refusal::NotAuthorised | Refusal::Limit) | RelayError::Unexpected)
@@ -451,7 +544,7 @@ impl Link {
             };
             if last_reason.as_ref() != Some(&reason) {
                 last_reason = Some(reason.clone());
-                self.events.send(NetEvent::RelayDown { reason }).await.ok();
+                self.common.events.send(NetEvent::RelayDown { relay, reason }).await.ok();
             }
             let pause = if settled { SETTLED } else { pause(attempt, down_since.elapsed()) };
             sleep(pause).await;
@@ -459,35 +552,58 @@ impl Link {
         }
     }
 
-    /// Tries one relay at one of its addresses; the next attempt tries the next. The address that was good last time
+    /// Tries the relay at one of its addresses; the next attempt tries the next. The address that was good last time
     /// goes first.
     async fn log_in(
-        &self,
+        &mut self,
         attempt: u32,
         last_good: Option<SocketAddr>,
         head_start: Duration,
     ) -> anyhow::Result<LoggedIn> {
-        if self.relays.is_empty() {
-            bail!("no relay is configured");
-        }
         let turn = usize::try_from(attempt).unwrap_or_default();
-        let address = &self.relays[turn % self.relays.len()];
         let limit = if attempt % 4 == 3 { LONG_ATTEMPT } else { ATTEMPT };
         let until = Instant::now() + limit;
         let work = async {
-            let mut found = find(address).await?;
+            let mut found = find(&self.address).await?;
             let canonical = |at: SocketAddr| at.ip().to_canonical();
             found.sort_by_key(|found| last_good.is_none_or(|good| found.map(canonical) != Some(canonical(good))));
-            let at = found[turn / self.relays.len() % found.len()];
-            let trust = address.key.map_or(Trust::WebPki, Trust::Pinned);
-            let target = Target { address: address.clone(), at, trust };
+            let at = found[turn % found.len()];
+            let trust = self.address.key.map_or(Trust::WebPki, Trust::Pinned);
+            let target = Target { address: self.address.clone(), at, trust };
             let timing = (KEEP_ALIVE, IDLE_MS);
-            let connection = meet(&self.endpoint, &self.socket, &target, timing, head_start, until).await?;
+            let connection = meet(&self.common.endpoint, &self.leg, &target, timing, head_start, until).await?;
             let (control, incoming) = Control::open(connection).await?;
-            let session = control.login(&self.identity).await?;
+            let session = match control.login(&self.common.identity).await {
+                Err(RelayError::Refused(Refusal::NotAuthorised)) if self.register(&control).await => {
+                    control.login(&self.common.identity).await?
+                }
+                session => session?,
+            };
             anyhow::Ok(LoggedIn { control, incoming, session, target })
         };
         timeout(limit, work).await.map_err(|_| anyhow!("the relay does not answer"))?
+    }
+
+    /// Tells a relay of the account that may not know it: one that it was not told of yet, or one that has lost its
+    /// memory. True if it knows the account now. What it learns is signed, and older than what it knows at worst.
+    async fn register(&mut self, control: &Control) -> bool {
+        let account = self.common.account.borrow().clone();
+        let lately = self.registered.is_some_and(|registered| registered.elapsed() < REGISTER);
+        if lately || account.active(&self.common.identity.device).is_none() {
+            return false;
+        }
+        self.registered = Some(Instant::now());
+        let request = registration(&account, &self.common.blobs, None);
+        match control.request(request).await {
+            Ok(_) => {
+                info!(relay = self.leg.number(), "told the relay of the account");
+                true
+            }
+            Err(error) => {
+                debug!("the relay was not told of the account: {error}");
+                false
+            }
+        }
     }
 
     /// Lives through one session. Gives the reason for its end.
@@ -498,44 +614,65 @@ impl Link {
         session: Session,
         target: Target,
     ) -> Ended {
-        self.socket.start_session(session.token, session.mac_key);
-        self.control.send_replace(Some(control.clone()));
+        let relay = self.leg.number();
+        self.leg.start_session(session.token, session.mac_key);
+        self.common.controls.send_modify(|controls| controls[relay] = Some(control.clone()));
         let keeper = Keeper {
-            socket: self.socket.clone(),
+            leg: self.leg.clone(),
             control: control.clone(),
             target,
             counter: 0,
             round_trip: Duration::ZERO,
-            by_tunnel: self.socket.carrier().by_tunnel(),
+            by_tunnel: self.leg.carrier().by_tunnel(),
             udp_again: Instant::now() + UDP_AGAIN,
             every: BIND_EVERY,
         };
-        let bind = tokio::spawn(keeper.keep_bound());
-        self.presence.send(Presence::All(session.online.iter().copied().collect())).await.ok();
-        self.events.send(NetEvent::RelayUp { session }).await.ok();
+        let bind = Ending(tokio::spawn(keeper.keep_bound()).abort_handle());
+        let online = session.online.iter().copied().collect();
+        self.common.presence.send((relay, Presence::All(online))).await.ok();
+        self.common.events.send(NetEvent::RelayUp { relay, session }).await.ok();
         while let Some(event) = incoming.recv().await {
             match event {
                 Event::Presence { slot, online } => {
                     let change = if online { Presence::Online(slot) } else { Presence::Offline(slot) };
-                    self.presence.send(change).await.ok();
+                    self.common.presence.send((relay, change)).await.ok();
                 }
                 Event::Signal { from, payload } => {
-                    self.signals.send(Sealed { from, payload }).await.ok();
+                    self.common.signals.send(Sealed { from, payload }).await.ok();
                     continue;
                 }
                 Event::LogChanged { .. } | Event::PairJoined | Event::PairMessage { .. } | Event::PairLeft { .. } => {}
             }
-            if self.events.send(NetEvent::Relay(event)).await.is_err() {
+            if self.common.events.send(NetEvent::Relay { relay, event }).await.is_err() {
                 break;
             }
         }
-        bind.abort();
-        self.socket.end_session();
-        self.control.send_replace(None);
-        self.presence.send(Presence::All(BTreeSet::new())).await.ok();
+        drop(bind);
+        self.leg.end_session();
+        self.common.controls.send_modify(|controls| controls[relay] = None);
+        self.common.presence.send((relay, Presence::All(BTreeSet::new()))).await.ok();
         control.end("closed");
         control.ended()
     }
+}
+
+/// A task that ends with this value.
+struct Ending(tokio::task::AbortHandle);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What makes an account known to a relay: as much of its log as one request may hold, with what of it is at hand. The
+/// rest is appended after the login.
+pub(crate) fn registration(account: &Account, blobs: &Blobs, invite: Option<String>) -> Request {
+    let entries: Vec<Vec<u8>> = account.entries().iter().take(MAX_ENTRIES).cloned().collect();
+    // A blob may come along only if these entries name it.
+    let known = Account::verify(account.id, &entries).ok();
+    let blobs = known.iter().flat_map(Blobs::named).filter_map(|hash| blobs.get(&hash)).collect();
+    Request::CreateAccount { entries, blobs, invite }
 }
 
 /// A session that begins.
@@ -566,7 +703,7 @@ type Opening = Pin<Box<dyn Future<Output = anyhow::Result<Dialled>> + Send>>;
 
 /// Keeps a session bound to this device, by whatever carries datagrams to the relay.
 struct Keeper {
-    socket: Arc<PathSocket>,
+    leg: RelayLeg,
     control: Control,
     target: Target,
     counter: u64,
@@ -593,7 +730,7 @@ impl Keeper {
     async fn keep_bound(mut self) {
         let mut known: Option<Bound> = None;
         while self.bind().await {
-            let bound = *self.socket.bound().borrow();
+            let bound = *self.leg.bound().borrow();
             if let (Some(known), Some(bound)) = (known, bound) {
                 if known.way != bound.way {
                     self.show();
@@ -602,11 +739,11 @@ impl Keeper {
                 }
             }
             known = bound;
-            let pause = if self.socket.idle_for() < BUSY { BIND_EVERY_BUSY } else { self.every };
+            let pause = if self.leg.idle_for() < BUSY { BIND_EVERY_BUSY } else { self.every };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.socket.doubted() => {}
-                () = sleep_until(self.udp_again.into()), if self.socket.carrier().by_tunnel() => self.try_udp().await,
+                () = self.leg.doubted() => {}
+                () = sleep_until(self.udp_again.into()), if self.leg.carrier().by_tunnel() => self.try_udp().await,
             }
         }
         self.control.end("the relay does not answer on the forwarding leg");
@@ -616,21 +753,21 @@ impl Keeper {
     /// the relay is looked for: a tunnel, and UDP if a tunnel was in use. Where UDP does reach the relay, and BINDs are
     /// not answered all the same, it has forgotten the session.
     async fn bind(&mut self) -> bool {
-        let mut answered = self.socket.answered();
+        let mut answered = self.leg.answered();
         let mut first = self.counter + 1;
         let mut asked = Instant::now();
         let mut retries = BIND_RETRIES_MS.iter();
         let mut opening: Option<Opening> = None;
         let mut opened_or_failed = false;
         let mut udp_answers = 0;
-        if self.by_tunnel && !self.socket.carrier().by_tunnel() {
+        if self.by_tunnel && !self.leg.carrier().by_tunnel() {
             // The tunnel broke. That UDP does not help is what it was there for.
-            self.socket.probe_udp();
+            self.leg.probe_udp();
             opening = Some(Box::pin(self.target.clone().dial_tunnel()));
         }
         loop {
             self.counter += 1;
-            self.socket.send_bind(self.counter);
+            self.leg.send_bind(self.counter);
             let last = BIND_RETRIES_MS[BIND_RETRIES_MS.len() - 1];
             let wait = Duration::from_millis(retries.next().copied().unwrap_or(last));
             let turn = tokio::select! {
@@ -641,14 +778,15 @@ impl Keeper {
                     Turn::Answered
                 }
                 opened = opened(&mut opening) => Turn::Opened(opened),
-                () = self.socket.carrier().answered() => Turn::UdpAnswers,
+                () = self.leg.carrier().answered() => Turn::UdpAnswers,
                 () = sleep(wait) => Turn::Late,
             };
-            let carrier = self.socket.carrier();
+            let carrier = self.leg.carrier();
             match turn {
                 Turn::Answered => {
                     if self.counter == first {
                         self.round_trip = asked.elapsed();
+                        self.leg.measured(self.round_trip);
                     }
                     self.by_tunnel = carrier.by_tunnel();
                     return true;
@@ -658,7 +796,7 @@ impl Keeper {
                     match result {
                         Ok(dialled) => {
                             info!("UDP does not reach the relay; going on over TCP");
-                            self.socket.attach(dialled);
+                            self.leg.attach(dialled);
                             self.udp_again = Instant::now() + UDP_AGAIN;
                             (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
                         }
@@ -669,7 +807,7 @@ impl Keeper {
                     opening = None;
                     if carrier.by_tunnel() {
                         info!("UDP reaches the relay; going on over it");
-                        self.socket.use_udp();
+                        self.leg.use_udp();
                         (first, asked, retries) = (self.counter + 1, Instant::now(), BIND_RETRIES_MS.iter());
                     }
                     udp_answers += 1;
@@ -678,11 +816,11 @@ impl Keeper {
                     }
                 }
                 Turn::Late => {
-                    let silent = self.socket.silent_for() >= asked.elapsed() || udp_answers > 0;
+                    let silent = self.leg.silent_for() >= asked.elapsed() || udp_answers > 0;
                     // What still comes in says nothing about what goes out, but a slow line is more likely then.
                     let patience = if silent { Duration::ZERO } else { ONE_WAY };
                     if asked.elapsed() >= patience.max(3 * self.round_trip) {
-                        self.socket.probe_udp();
+                        self.leg.probe_udp();
                         if opening.is_none() && !opened_or_failed {
                             opening = Some(Box::pin(self.target.clone().dial_tunnel()));
                         }
@@ -700,10 +838,10 @@ impl Keeper {
     async fn try_udp(&mut self) {
         self.udp_again = Instant::now() + UDP_AGAIN;
         for _ in 0..UDP_PROBES {
-            self.socket.probe_udp();
-            if timeout(UDP_ANSWER, self.socket.carrier().answered()).await.is_ok() {
+            self.leg.probe_udp();
+            if timeout(UDP_ANSWER, self.leg.carrier().answered()).await.is_ok() {
                 info!("UDP reaches the relay again; going on over it");
-                self.socket.use_udp();
+                self.leg.use_udp();
                 self.by_tunnel = false;
                 return;
             }
@@ -769,18 +907,18 @@ async fn resolve(address: &RelayAddress) -> anyhow::Result<Vec<SocketAddr>> {
 /// Connects with a relay: over UDP, or through a tunnel if nothing has come over UDP until one is open.
 async fn meet(
     endpoint: &Endpoint,
-    socket: &Arc<PathSocket>,
+    leg: &RelayLeg,
     target: &Target,
     timing: (Duration, u32),
     head_start: Duration,
     until: Instant,
 ) -> anyhow::Result<quinn::Connection> {
-    socket.use_relay(target.at);
+    leg.use_relay(target.at);
     if target.at.is_none() {
-        socket.attach(target.clone().dial_tunnel().await?);
-        return dial(endpoint, target, timing).await;
+        leg.attach(target.clone().dial_tunnel().await?);
+        return dial(endpoint, leg, target, timing).await;
     }
-    let mut over_udp = Box::pin(dial(endpoint, target, timing));
+    let mut over_udp = Box::pin(dial(endpoint, leg, target, timing));
     let tunnel = async {
         sleep(head_start).await;
         target.clone().dial_tunnel().await
@@ -792,14 +930,14 @@ async fn meet(
     };
     match opened {
         Ok(dialled) => {
-            if socket.carrier().udp_heard()
+            if leg.carrier().udp_heard()
                 && let Ok(connection) = timeout(UDP_MAY_TAKE, &mut over_udp).await
             {
                 return connection;
             }
             drop(over_udp);
-            socket.attach(dialled);
-            dial(endpoint, target, timing).await
+            leg.attach(dialled);
+            dial(endpoint, leg, target, timing).await
         }
         Err(error) if error.is::<RelayError>() => Err(error),
         Err(error) => {
@@ -812,6 +950,7 @@ async fn meet(
 
 async fn dial(
     endpoint: &Endpoint,
+    leg: &RelayLeg,
     target: &Target,
     (keep_alive, idle_ms): (Duration, u32),
 ) -> anyhow::Result<quinn::Connection> {
@@ -819,10 +958,9 @@ async fn dial(
     let mut config = quinn::ClientConfig::new(Arc::new(tls::relay_client(*trust)?));
     config.transport_config(Arc::new(transport(keep_alive, idle_ms)));
     let name = if *trust == Trust::WebPki { &address.host } else { tls::NAME };
-    match endpoint.connect_with(config, RELAY, name)?.await {
+    match endpoint.connect_with(config, relay_address(leg.number()), name)?.await {
         Err(ConnectionError::TransportError(error)) if is_wrong_key(&error.reason, *trust) => {
-            let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
-            Err(RelayError::WrongKey { host: format!("{host}:{}", address.port) }.into())
+            Err(RelayError::WrongKey { host: address.place() }.into())
         }
         result => result.context("connecting to the relay"),
     }

@@ -38,6 +38,7 @@ mod doctor;
 pub(crate) use doctor::finding;
 mod history;
 mod invite;
+mod relays;
 mod restore;
 mod wait;
 
@@ -355,6 +356,22 @@ impl Service for Daemon {
         home.preferences.rulebook.remove(&pattern, on.as_deref(), &home.driver).await
     }
 
+    async fn relay_list(&self) -> Answer {
+        Ok(relays::list(&*self.home().await?))
+    }
+
+    async fn relay_add(&self, relay: RelayAddress, invitation: Option<String>) -> Answer {
+        let answer = relays::add(&*self.home().await?, &relay, invitation).await?;
+        self.activity.note("relay", None, None, &format!("added the relay at {}", relay.place()));
+        Ok(answer)
+    }
+
+    async fn relay_remove(&self, relay: RelayAddress) -> Answer {
+        let answer = relays::remove(&*self.home().await?, &relay).await?;
+        self.activity.note("relay", None, None, &format!("took the relay at {} out", relay.place()));
+        Ok(answer)
+    }
+
     async fn history(&self, path: Option<PathBuf>) -> Answer {
         let home = self.home().await?;
         let below = path.map(|path| answer::below_home(&self.paths, &path)).transpose()?;
@@ -485,6 +502,7 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
     let names = account::names(&account, &home.membership.secrets());
     let own = home.membership.keys().id();
     let picture = home.driver.picture().borrow().clone();
+    let relays = home.membership.relays();
     let mut peers = Vec::new();
     let mut all_agree = true;
     for device in account.active_devices().filter(|device| device.id != own) {
@@ -499,6 +517,7 @@ fn status_of(home: &Home, paths: &Paths) -> Value {
                 PathKind::Direct => "direct",
                 PathKind::RelayUdp | PathKind::RelayTcp => "relay",
             }),
+            "relay": path.relay.filter(|_| path.kind.is_some()).and_then(|relay| relays.get(relay)).map(RelayAddress::place),
             "rtt_ms": path.rtt_ms,
             "in_sync": agrees,
         }));

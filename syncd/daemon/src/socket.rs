@@ -3,9 +3,10 @@
 //!
 //! Each peer has a [`Lane`]. A packet for it goes straight to an address of the peer's, as it is, or to the relay behind
 //! a [`Header`], one per segment, so that segmentation offload still sends a burst with one system call; what comes back
-//! is stripped in place. A packet for the relay's own made-up address goes to it as it is: that is the login connection,
-//! made by [`crate::relay`], which also tells this module which relay and session to use. What carries datagrams to the
-//! relay, UDP or a tunnel, is [`crate::carrier`]'s. Taken in is what comes from that relay, forwarded datagrams only with
+//! is stripped in place. A packet for a relay's own made-up address goes to it as it is: that is the login connection,
+//! made by [`crate::relay`], which also tells this module which relays and sessions to use. Of several relays
+//! [`syncd_core::relays`] chooses, packet by packet. What carries datagrams to a
+//! relay, UDP or a tunnel, is [`crate::carrier`]'s. Taken in is what comes from those relays, forwarded datagrams only with
 //! that session's token; QUIC packets from addresses that a peer's probe came from; and probes, for [`crate::paths`] to
 //! look at, which decides the lanes.
 
@@ -16,8 +17,8 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -29,16 +30,21 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use syncd_core::paths::Route;
+use syncd_core::relays::{self, Choice, Nearest, SILENCE_MS, Seen};
 use tokio::io::Interest;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, trace};
 
-use crate::carrier::{Carrier, RELAY};
-use crate::tunnel::{self, Dialled, Queue};
+use crate::carrier::number_of;
+use crate::tunnel::Queue;
 
 mod lane;
+mod leg;
 
 pub use lane::Lane;
+pub(crate) use leg::RELAYS;
+pub use leg::RelayLeg;
+use leg::{Leg, Place};
 
 /// Kernel buffers asked for, in bytes, largest first. Without privilege the kernel gives what its limit allows.
 const BUFFERS: [usize; 2] = [8 << 20, 4 << 20];
@@ -46,8 +52,6 @@ const BUFFERS: [usize; 2] = [8 << 20, 4 << 20];
 const AT_ONCE: usize = 8;
 /// Packets kept for the next call because their batch belonged to somebody else.
 const MAX_HELD: usize = 1024;
-/// A packet sent after hearing nothing for this long asks for a sign of life from the relay.
-const SILENCE: Duration = Duration::from_millis(400);
 /// How often it is told that data is sent to a peer, in milliseconds.
 const BUSY_EVERY_MS: u64 = 250;
 /// News that wait to be looked at; what comes beyond is lost, as datagrams may be.
@@ -74,20 +78,6 @@ pub fn slot_of(address: SocketAddr) -> Option<Slot> {
         ([0xfd15, 0x7000, 0, 0, 0, 0, 0, slot], 1) => Some(Slot(slot)),
         _ => None,
     }
-}
-
-/// A session's part in the UDP leg.
-#[derive(Clone, Copy)]
-struct Session {
-    token: [u8; 8],
-    mac_key: [u8; 32],
-}
-
-/// The relay in use, and the session there once logged in.
-#[derive(Clone, Copy, Default)]
-struct Leg {
-    relay: Option<SocketAddr>,
-    session: Option<Session>,
 }
 
 /// What the relay's answers to BINDs say, as long as they say the same.
@@ -126,23 +116,22 @@ pub struct PathSocket {
     io: tokio::net::UdpSocket,
     state: UdpSocketState,
     v6: bool,
-    leg: RwLock<Leg>,
-    carrier: Carrier,
-    sessions: AtomicU64,
+    legs: [Leg; RELAYS],
+    /// The legs in order of how near their relays are, and the places that follow from it.
+    nearest: Mutex<Nearest>,
+    ranks: [AtomicUsize; RELAYS],
+    /// This device's number, once it has one.
+    own: OnceLock<Slot>,
     lanes: RwLock<BTreeMap<Slot, Arc<Lane>>>,
     /// Addresses that probes of a peer came from.
     sources: RwLock<BTreeMap<SocketAddr, Slot>>,
     news: mpsc::Sender<News>,
     held: Mutex<VecDeque<Held>>,
+    /// What the nearest relay that has answered says.
     bound: watch::Sender<Option<Bound>>,
-    /// The counter of the newest BIND that was answered, apart from what the answer says: each wakes nobody but who asked.
-    answered: watch::Sender<u64>,
-    /// The address seen at the relay's second port.
+    /// The address seen at the second port of the nearest relay.
     looked: watch::Sender<Option<SocketAddr>>,
     started: Instant,
-    heard_ms: AtomicU64,
-    data_ms: AtomicU64,
-    doubt: Notify,
 }
 
 impl fmt::Debug for PathSocket {
@@ -194,118 +183,107 @@ impl PathSocket {
         }
     }
 
-    /// Has the relay asked for a sign of life now.
+    /// Has the relays asked for a sign of life now.
     pub fn doubt(&self) {
-        self.doubt.notify_one();
+        self.legs.iter().for_each(|leg| leg.doubt.notify_one());
     }
 
-    /// Sets the relay that is being dialled or used; nothing from elsewhere is taken in. Ends any session.
-    /// `None` is a relay that has no address here, and can be reached through a proxy alone.
-    pub fn use_relay(&self, relay: Option<SocketAddr>) {
-        self.carrier.start_over();
-        self.set_leg(Leg { relay: relay.map(canonical), session: None });
+    /// Tells which device this is.
+    pub(crate) fn belongs_to(&self, own: Slot) {
+        self.own.get_or_init(|| own);
     }
 
-    /// What carries datagrams to the relay.
-    pub(crate) fn carrier(&self) -> &Carrier {
-        &self.carrier
+    /// Notes which devices are there, as a relay says.
+    pub(crate) fn see(&self, relay: usize, slot: Slot, there: bool) {
+        self.lane(slot).see(relay, there);
     }
 
-    /// Goes over to a tunnel to the relay in use.
-    pub(crate) fn attach(self: &Arc<Self>, dialled: Dialled) {
-        let queue = Arc::new(Queue::new());
-        let task = tokio::spawn(tunnel::carry(dialled.web, queue.clone(), Arc::downgrade(self)));
-        self.carrier.attach(queue, dialled.proxy, task.abort_handle());
-        self.unbound();
+    /// The relay that a peer's packets go by, if they go by one.
+    pub(crate) fn relay_of(&self, slot: Slot) -> Option<usize> {
+        self.choose(slot, &self.lane(slot)).first
     }
 
-    /// Goes over to UDP.
-    pub(crate) fn use_udp(&self) {
-        self.carrier.use_udp();
-        self.unbound();
+    /// How long a relay takes to answer, smoothed; `None` if it is not there.
+    pub(crate) fn round_trip(&self, relay: usize) -> Option<Duration> {
+        self.nearest().round_trip_us(relay).map(Duration::from_micros)
     }
 
-    /// Asks over UDP whether the relay is there, without a consequence for the session.
-    pub(crate) fn probe_udp(&self) {
-        let (Some(relay), Some(contents)) = (self.leg().relay, self.carrier.probe()) else { return };
-        let transmit =
-            Transmit { destination: relay, ecn: None, contents: &contents, segment_size: None, src_ip: None };
-        if let Err(error) = self.send(&transmit) {
-            trace!("the relay was not asked over UDP: {error}");
-        }
+    /// The relays' numbers, nearest first.
+    pub(crate) fn by_distance(&self) -> [usize; RELAYS] {
+        let mut order = std::array::from_fn(|number| number);
+        order.sort_by_key(|number: &usize| self.ranks[*number].load(Ordering::Relaxed));
+        order
     }
 
     /// Takes in what a tunnel has brought.
-    pub(crate) fn take_from_tunnel(&self, datagrams: Datagrams<'_>) {
-        let leg = self.leg();
-        self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
-        let outer = RecvMeta { addr: RELAY, len: 0, stride: 0, ecn: None, dst_ip: None };
+    pub(crate) fn take_from_tunnel(&self, relay: usize, datagrams: Datagrams<'_>) {
+        let leg = &self.legs[relay];
+        let place = leg.place();
+        leg.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        let outer = RecvMeta { addr: leg.address(), len: 0, stride: 0, ecn: None, dst_ip: None };
+        let mut heard = None;
         for datagram in datagrams {
             if datagram.len() > DATA {
-                self.data_ms.store(self.now_ms(), Ordering::Relaxed);
+                leg.data_ms.store(self.now_ms(), Ordering::Relaxed);
             }
-            if let Some(parsed) = self.parse(&leg, datagram, &outer) {
+            if let Some(parsed) = self.parse(leg, &place, datagram, &outer) {
+                let from = slot_of(parsed.meta.addr);
+                if from != heard {
+                    heard = from;
+                    self.note_heard(relay, from);
+                }
                 self.hold(&datagram[parsed.skip..], parsed.meta);
             }
         }
-        self.carrier.arrivals.wake();
+        leg.carrier.arrivals.wake();
     }
 
     /// Notes that a tunnel is over. If it was in use, the relay is asked over UDP for a sign of life at once.
-    pub(crate) fn tunnel_ended(&self, queue: &Arc<Queue>) {
-        if self.carrier.tunnel_ended(queue) {
-            self.unbound();
-            self.doubt.notify_one();
+    pub(crate) fn tunnel_ended(&self, relay: usize, queue: &Arc<Queue>) {
+        let leg = &self.legs[relay];
+        if leg.carrier.tunnel_ended(queue) {
+            self.unbound(leg);
+            leg.doubt.notify_one();
         }
     }
 
-    /// Starts forwarding under a session of the relay in use.
-    pub fn start_session(&self, token: [u8; 8], mac_key: [u8; 32]) {
-        let relay = self.leg().relay;
-        self.set_leg(Leg { relay, session: Some(Session { token, mac_key }) });
-    }
-
-    /// Stops forwarding. Peers' packets are lost from here on, as on any network that is away.
-    pub fn end_session(&self) {
-        let relay = self.leg().relay;
-        self.set_leg(Leg { relay, session: None });
-    }
-
-    /// What the newest answer to a BIND of the current session says, and its changes.
+    /// What the newest answer to a BIND says that came from the nearest relay which has answered; and its changes.
     pub fn bound(&self) -> watch::Receiver<Option<Bound>> {
         self.bound.subscribe()
     }
 
-    /// The counter of the newest BIND of the current session that was answered.
-    pub fn answered(&self) -> watch::Receiver<u64> {
-        self.answered.subscribe()
+    fn unbound(&self, leg: &Leg) {
+        leg.asked_ms.store(0, Ordering::Relaxed);
+        leg.bound.send_replace(None);
+        leg.answered.send_replace(0);
+        self.compare_bound();
     }
 
-    fn unbound(&self) {
-        self.bound.send_replace(None);
-        self.answered.send_replace(0);
+    fn measured(&self, relay: usize, round_trip: Duration) {
+        self.reorder(|nearest| nearest.measured(relay, u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX)));
     }
 
-    /// Sends a BIND of the current session, if there is one. It may get lost, as any datagram.
-    pub fn send_bind(&self, counter: u64) {
-        let Some(session) = self.leg().session else { return };
-        let datagram = relay::bind_datagram(session.token, &session.mac_key, counter);
-        let sent = self.send_to_relay(&Transmit {
-            destination: RELAY,
-            ecn: None,
-            contents: &datagram,
-            segment_size: None,
-            src_ip: None,
-        });
-        if let Err(error) = sent {
-            trace!("BIND was not sent: {error}");
+    fn lost(&self, relay: usize) {
+        self.reorder(|nearest| nearest.lost(relay));
+    }
+
+    fn reorder(&self, change: impl FnOnce(&mut Nearest)) {
+        let mut nearest = self.nearest();
+        change(&mut nearest);
+        for (number, rank) in self.ranks.iter().enumerate() {
+            rank.store(nearest.rank(number), Ordering::Relaxed);
         }
+        drop(nearest);
+        self.compare_bound();
     }
 
-    /// Asks the relay's second port at which address this machine is seen. Gives what it says from now on.
+    /// Asks the second port of the nearest relay that has answered at which address this machine is seen. Gives what it
+    /// says from now on.
     pub(crate) fn look(&self, counter: u64) -> watch::Receiver<Option<SocketAddr>> {
         self.looked.send_replace(None);
-        if let Leg { relay: Some(at), session: Some(session) } = self.leg()
+        let nearest = self.by_distance().into_iter().find(|number| self.legs[*number].bound.borrow().is_some());
+        if let Some(number) = nearest
+            && let Place { relay: Some(at), session: Some(session), .. } = self.legs[number].place()
             && let Some(destination) = second_port(at)
         {
             let contents = relay::bind_datagram(session.token, &relay::look_key(&session.mac_key), counter);
@@ -317,19 +295,14 @@ impl PathSocket {
         self.looked.subscribe()
     }
 
-    /// Waits until a peer's packet is sent although the relay has been silent for a second.
-    pub async fn doubted(&self) {
-        self.doubt.notified().await;
+    fn compare_bound(&self) {
+        let answers = self.by_distance().into_iter().filter_map(|number| *self.legs[number].bound.borrow());
+        let now = answers.into_iter().next();
+        self.bound.send_if_modified(|known| std::mem::replace(known, now) != now);
     }
 
-    /// How long ago anything came from the relay.
-    pub fn silent_for(&self) -> Duration {
-        self.since(&self.heard_ms)
-    }
-
-    /// How long ago peers' data went either way.
-    pub fn idle_for(&self) -> Duration {
-        self.since(&self.data_ms)
+    fn nearest(&self) -> MutexGuard<'_, Nearest> {
+        self.nearest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open_on(port: u16) -> io::Result<(Self, mpsc::Receiver<News>)> {
@@ -342,39 +315,25 @@ impl PathSocket {
         let socket = std::net::UdpSocket::from(fd);
         let state = UdpSocketState::new((&socket).into())?;
         let (bound, _) = watch::channel(None);
-        let (answered, _) = watch::channel(0);
         let (looked, _) = watch::channel(None);
         let (news, told) = mpsc::channel(MAX_NEWS);
         let socket = Self {
             io: tokio::net::UdpSocket::from_std(socket)?,
             state,
             v6,
-            leg: RwLock::default(),
-            carrier: Carrier::default(),
-            sessions: AtomicU64::new(0),
+            legs: std::array::from_fn(Leg::new),
+            nearest: Mutex::default(),
+            ranks: std::array::from_fn(AtomicUsize::new),
+            own: OnceLock::new(),
             lanes: RwLock::default(),
             sources: RwLock::default(),
             news,
             held: Mutex::default(),
             bound,
-            answered,
             looked,
             started: Instant::now(),
-            heard_ms: AtomicU64::new(0),
-            data_ms: AtomicU64::new(0),
-            doubt: Notify::new(),
         };
         Ok((socket, told))
-    }
-
-    fn leg(&self) -> Leg {
-        *self.leg.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_leg(&self, leg: Leg) {
-        *self.leg.write().unwrap_or_else(PoisonError::into_inner) = leg;
-        self.sessions.fetch_add(1, Ordering::Relaxed);
-        self.unbound();
     }
 
     fn now_ms(&self) -> u64 {
@@ -396,12 +355,12 @@ impl PathSocket {
         }
     }
 
-    /// Sends to the relay by what carries datagrams there.
-    fn send_to_relay(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if self.carrier.send(transmit.contents, transmit.segment_size) {
+    /// Sends to a relay by what carries datagrams there.
+    fn send_to_relay(&self, leg: &Leg, transmit: &Transmit<'_>) -> io::Result<()> {
+        if leg.carrier.send(transmit.contents, transmit.segment_size) {
             return Ok(());
         }
-        let Some(relay) = self.leg().relay else { return Ok(()) };
+        let Some(relay) = leg.place().relay else { return Ok(()) };
         self.send(&Transmit { destination: relay, ..transmit.clone() })
     }
 
@@ -417,17 +376,17 @@ impl PathSocket {
             self.tell(News::Busy(slot));
         }
         match lane.route() {
-            Route::Relay => self.forward(slot, transmit),
+            Route::Relay => self.forward(slot, &lane, transmit),
             Route::Direct(to, _) => {
                 if self.send_straight(slot, to, transmit)? {
                     Ok(())
                 } else {
-                    self.forward(slot, transmit)
+                    self.forward(slot, &lane, transmit)
                 }
             }
             Route::Both(to, _) => {
                 self.send_straight(slot, to, transmit)?;
-                self.forward(slot, transmit)
+                self.forward(slot, &lane, transmit)
             }
         }
     }
@@ -453,14 +412,50 @@ impl PathSocket {
         }
     }
 
-    /// Sends to a peer through the relay.
-    fn forward(&self, slot: Slot, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(session) = self.leg().session else { return Ok(()) };
-        if self.silent_for() > SILENCE {
-            self.doubt.notify_one();
+    /// Sends to a peer through a relay; through two while the one in use is in doubt.
+    fn forward(&self, slot: Slot, lane: &Lane, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Choice { first, second } = self.choose(slot, lane);
+        let Some(first) = first else { return Ok(()) };
+        if lane.go_by(first) {
+            debug!("packets for slot {} go by relay {first}", slot.0);
+        }
+        let sent = self.forward_by(&self.legs[first], slot, transmit);
+        if let Some(second) = second {
+            // What the second cannot take now went by the first.
+            let _full = self.forward_by(&self.legs[second], slot, transmit);
+        }
+        sent
+    }
+
+    fn choose(&self, slot: Slot, lane: &Lane) -> Choice {
+        let now_ms = self.now_ms();
+        let seen: [Seen; RELAYS] = std::array::from_fn(|number| {
+            let leg = &self.legs[number];
+            let session = leg.place().session.is_some();
+            Seen {
+                session,
+                bound: session && leg.bound.borrow().is_some(),
+                there: lane.is_there(number),
+                rank: self.ranks[number].load(Ordering::Relaxed),
+                silent_ms: now_ms.saturating_sub(leg.heard_ms.load(Ordering::Relaxed)),
+                owed_ms: match leg.asked_ms.load(Ordering::Relaxed) {
+                    0 => 0,
+                    asked_ms => now_ms.saturating_sub(asked_ms),
+                },
+                round_trip_ms: leg.round_trip_ms.load(Ordering::Relaxed),
+                peer_ms: lane.heard_ms(number).map(|heard_ms| now_ms.saturating_sub(heard_ms)),
+            }
+        });
+        relays::choose(&seen, self.own.get().is_some_and(|own| slot < *own))
+    }
+
+    fn forward_by(&self, leg: &Leg, slot: Slot, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(session) = leg.place().session else { return Ok(()) };
+        if self.since(&leg.heard_ms) > Duration::from_millis(SILENCE_MS) {
+            leg.doubt.notify_one();
         }
         if transmit.contents.len() > DATA {
-            self.data_ms.store(self.now_ms(), Ordering::Relaxed);
+            leg.data_ms.store(self.now_ms(), Ordering::Relaxed);
         }
         let header =
             Header { kind: Kind::Data, ecn: transmit.ecn.map_or(0, |ecn| ecn as u8), slot, token: session.token };
@@ -473,41 +468,45 @@ impl PathSocket {
                 scratch.extend_from_slice(packet);
             }
             // The relay carries a mark of either leg on in the header.
-            self.send_to_relay(&Transmit {
-                destination: RELAY,
+            let transmit = Transmit {
+                destination: leg.address(),
                 ecn: transmit.ecn,
                 contents: scratch,
                 segment_size: transmit.segment_size.map(|size| size + HEADER),
                 src_ip: None,
-            })
+            };
+            self.send_to_relay(leg, &transmit)
         })
     }
 
     /// Turns a received batch into what QUIC is to see: one connection's kind of packets at the front of the buffer,
     /// those of others held for the next call, and nothing of what is not QUIC's.
-    fn take_in(&self, leg: &Leg, buffer: &mut [u8], meta: &mut RecvMeta) {
-        if leg.relay != Some(canonical(meta.addr)) {
+    fn take_in(&self, places: &[Place; RELAYS], buffer: &mut [u8], meta: &mut RecvMeta) {
+        let source = canonical(meta.addr);
+        let Some(number) = places.iter().position(|place| place.relay == Some(source)) else {
             return self.take_straight(buffer, meta);
-        }
+        };
+        let (leg, place) = (&self.legs[number], &places[number]);
         let length = std::mem::take(&mut meta.len);
         let stride = meta.stride.max(1);
-        self.carrier.note_udp();
-        if !self.carrier.by_tunnel() {
-            self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+        leg.carrier.note_udp();
+        if !leg.carrier.by_tunnel() {
+            leg.heard_ms.store(self.now_ms(), Ordering::Relaxed);
         }
         if length > DATA {
-            self.data_ms.store(self.now_ms(), Ordering::Relaxed);
+            leg.data_ms.store(self.now_ms(), Ordering::Relaxed);
         }
-        let outer = RecvMeta { addr: RELAY, ..*meta };
+        let outer = RecvMeta { addr: leg.address(), ..*meta };
         let mut first: Option<Parsed> = None;
         let mut start = 0;
         while start < length {
             let end = length.min(start + stride);
             let segment = start..end;
             start = end;
-            let Some(parsed) = self.parse(leg, &buffer[segment.clone()], &outer) else { continue };
+            let Some(parsed) = self.parse(leg, place, &buffer[segment.clone()], &outer) else { continue };
             let packet = segment.start + parsed.skip..segment.end;
             let Some(lead) = first.as_mut() else {
+                self.note_heard(number, slot_of(parsed.meta.addr));
                 *meta = RecvMeta { len: packet.len(), stride: stride - parsed.skip, ..parsed.meta };
                 buffer.copy_within(packet, 0);
                 first = Some(parsed);
@@ -523,8 +522,16 @@ impl PathSocket {
                 }
                 meta.len += len;
             } else {
+                self.note_heard(number, slot_of(parsed.meta.addr));
                 self.hold(&buffer[packet], parsed.meta);
             }
+        }
+    }
+
+    /// Notes that a peer's packet came by a relay.
+    fn note_heard(&self, relay: usize, from: Option<Slot>) {
+        if let Some(slot) = from {
+            self.lane(slot).note_heard(relay, self.now_ms());
         }
     }
 
@@ -557,20 +564,22 @@ impl PathSocket {
 
     /// Notes what the relay's second port says.
     fn take_look(&self, source: SocketAddr, datagram: &[u8]) {
-        if let Leg { relay: Some(at), session: Some(session) } = self.leg()
-            && second_port(at) == Some(source)
-            && let Some((_, seen)) = relay::open_bound(datagram, &relay::look_key(&session.mac_key))
-        {
-            self.looked.send_replace(Some(seen));
+        for place in self.legs.iter().map(Leg::place) {
+            if let Place { relay: Some(at), session: Some(session), .. } = place
+                && second_port(at) == Some(source)
+                && let Some((_, seen)) = relay::open_bound(datagram, &relay::look_key(&session.mac_key))
+            {
+                self.looked.send_replace(Some(seen));
+            }
         }
     }
 
     /// Looks at one datagram from the relay. `None` if QUIC is not to see it.
-    fn parse(&self, leg: &Leg, datagram: &[u8], outer: &RecvMeta) -> Option<Parsed> {
+    fn parse(&self, leg: &Leg, place: &Place, datagram: &[u8], outer: &RecvMeta) -> Option<Parsed> {
         if Header::is_quic(datagram) {
-            return (!self.carrier.is_answer(datagram)).then_some(Parsed { skip: 0, meta: *outer });
+            return (!leg.carrier.is_answer(datagram)).then_some(Parsed { skip: 0, meta: *outer });
         }
-        let session = leg.session.as_ref()?;
+        let session = place.session.as_ref()?;
         let header = Header::parse(datagram).filter(|header| header.token == session.token)?;
         match header.kind {
             Kind::Data if Header::is_quic(&datagram[HEADER..]) => {
@@ -581,10 +590,12 @@ impl PathSocket {
             }
             Kind::Bound => {
                 if let Some((counter, seen)) = relay::open_bound(datagram, &session.mac_key) {
-                    let way = self.sessions.load(Ordering::Relaxed) + self.carrier.changes();
-                    let now = Some(Bound { seen, way });
-                    self.bound.send_if_modified(|known| std::mem::replace(known, now) != now);
-                    self.answered.send_replace(counter);
+                    let now = Some(Bound { seen, way: leg.way() });
+                    if leg.bound.send_if_modified(|known| std::mem::replace(known, now) != now) {
+                        self.compare_bound();
+                    }
+                    leg.asked_ms.store(0, Ordering::Relaxed);
+                    leg.answered.send_replace(counter);
                 }
                 None
             }
@@ -637,8 +648,10 @@ impl AsyncUdpSocket for PathSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match slot_of(transmit.destination) {
             Some(slot) => self.send_to_peer(slot, transmit),
-            None if transmit.destination == RELAY => self.send_to_relay(transmit),
-            None => self.send(transmit),
+            None => match number_of(transmit.destination) {
+                Some(relay) => self.send_to_relay(&self.legs[relay], transmit),
+                None => self.send(transmit),
+            },
         }
     }
 
@@ -649,7 +662,7 @@ impl AsyncUdpSocket for PathSocket {
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         // Before the look: what a tunnel brings after it wakes this task.
-        self.carrier.arrivals.register(cx.waker());
+        self.legs.iter().for_each(|leg| leg.carrier.arrivals.register(cx.waker()));
         let released = self.release(buffers, metas);
         if released > 0 {
             return Poll::Ready(Ok(released));
@@ -661,9 +674,9 @@ impl AsyncUdpSocket for PathSocket {
             let received = self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), buffers, metas));
             // An error here is some other address's trouble, told late: the socket goes on.
             let Ok(count) = received else { continue };
-            let leg = self.leg();
+            let places = std::array::from_fn(|number| self.legs[number].place());
             for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()).take(count) {
-                self.take_in(&leg, buffer, meta);
+                self.take_in(&places, buffer, meta);
             }
             return Poll::Ready(Ok(count));
         }
@@ -759,6 +772,7 @@ fn native(address: SocketAddr, v6: bool) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::carrier::relay_address;
 
     const TOKEN: [u8; 8] = [7; 8];
     const KEY: [u8; 32] = [8; 32];
@@ -775,36 +789,36 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_from_one_peer_is_stripped_in_place() {
-        let (socket, leg) = socket();
+        let (socket, _) = socket();
         let (mut buffer, mut meta) = batch(&[data(3, 0, b"@aaaa"), data(3, 2, b"@bbbb"), data(3, 0, b"@c")]);
-        socket.take_in(&leg, &mut buffer, &mut meta);
+        take_in(&socket, &mut buffer, &mut meta);
         assert_eq!(given(&buffer, &meta), [b"@aaaa".as_slice(), b"@bbbb", b"@c"]);
         assert_eq!((meta.addr, meta.ecn), (peer_address(Slot(3)), None));
     }
 
     #[tokio::test]
     async fn congestion_seen_by_any_packet_of_a_batch_is_told() {
-        let (socket, leg) = socket();
+        let (socket, _) = socket();
         let (mut buffer, mut meta) = batch(&[data(3, 2, b"@aaaa"), data(3, 3, b"@bbbb"), data(3, 2, b"@cccc")]);
-        socket.take_in(&leg, &mut buffer, &mut meta);
+        take_in(&socket, &mut buffer, &mut meta);
         assert_eq!(meta.ecn, Some(EcnCodepoint::Ce));
     }
 
     #[tokio::test]
     async fn packets_of_others_in_a_batch_come_with_the_next_call() {
-        let (socket, leg) = socket();
+        let (socket, _) = socket();
         let quic = b"@a packet of the login".to_vec();
         let bound = bound_of(quic.len());
         let (mut buffer, mut meta) =
             batch(&[data(3, 0, b"@aaaaaaaaa"), quic.clone(), bound, data(4, 2, b"@bbbbbbbbb"), data(3, 0, b"@c")]);
-        socket.take_in(&leg, &mut buffer, &mut meta);
+        take_in(&socket, &mut buffer, &mut meta);
         assert_eq!(given(&buffer, &meta), [b"@aaaaaaaaa".as_slice(), b"@c"]);
 
         let mut space = [[0; 64]; 4];
         let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
         let mut metas = [RecvMeta::default(); 4];
         assert_eq!(socket.release(&mut buffers, &mut metas), 2);
-        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], RELAY));
+        assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![quic.as_slice()], relay_address(0)));
         assert_eq!(given(&buffers[1], &metas[1]), [b"@bbbbbbbbb"]);
         assert_eq!((metas[1].addr, metas[1].ecn), (peer_address(Slot(4)), Some(EcnCodepoint::Ect0)));
         assert_eq!(socket.release(&mut buffers, &mut metas), 0);
@@ -820,16 +834,16 @@ mod tests {
         let table = [other_token, bad_ecn, data(3, 0, b""), data(3, 0, b"\x01not quic"), vec![1, 0, 3], vec![]];
         for datagram in table {
             let (mut buffer, mut meta) = batch(std::slice::from_ref(&datagram));
-            socket.take_in(&leg, &mut buffer, &mut meta);
+            take_in(&socket, &mut buffer, &mut meta);
             assert_eq!(meta.len, 0, "{datagram:?}");
         }
         let (mut buffer, mut meta) = batch(&[data(3, 0, b"@a")]);
         meta.addr = "192.0.2.1:2".parse().expect("an address");
-        socket.take_in(&leg, &mut buffer, &mut meta);
+        take_in(&socket, &mut buffer, &mut meta);
         assert_eq!(meta.len, 0, "from another port");
-        let nobody = Leg { session: None, ..leg };
+        leg.end_session();
         let (mut buffer, mut meta) = batch(&[data(3, 0, b"@a")]);
-        socket.take_in(&nobody, &mut buffer, &mut meta);
+        take_in(&socket, &mut buffer, &mut meta);
         assert_eq!(meta.len, 0, "without a session");
     }
 
@@ -845,14 +859,14 @@ mod tests {
         let quic = vec![b'@'; probe::SHORT];
         let junk = vec![9; probe::SHORT];
         let (mut buffer, mut meta) = straight(&[quic.clone(), short.clone(), junk.clone()]);
-        socket.take_in(&Leg::default(), &mut buffer, &mut meta);
+        take_in(&socket, &mut buffer, &mut meta);
         assert_eq!(meta.len, 0, "from nobody known");
         let told = news.try_recv().expect("a probe");
         assert!(matches!(told, News::Probe { source: from, datagram } if from == source && datagram == short));
 
         socket.know(source, Slot(3));
         let (mut buffer, mut meta) = straight(&[short, quic.clone(), junk, quic.clone(), b"@tail".to_vec()]);
-        socket.take_in(&Leg::default(), &mut buffer, &mut meta);
+        take_in(&socket, &mut buffer, &mut meta);
         assert_eq!(given(&buffer, &meta), [quic.as_slice(), &quic, b"@tail"]);
         assert_eq!(meta.addr, peer_address(Slot(3)));
         assert!(matches!(news.try_recv(), Ok(News::Probe { .. })));
@@ -864,8 +878,10 @@ mod tests {
         let (socket, mut news) = PathSocket::open(0).expect("a socket");
         let [there, relay] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"));
         let [to, via] = [&there, &relay].map(|socket| socket.local_addr().expect("an address"));
-        socket.use_relay(Some(via));
-        socket.start_session(TOKEN, KEY);
+        let socket = Arc::new(socket);
+        let leg = RelayLeg::of(socket.clone(), 0);
+        leg.use_relay(Some(via));
+        leg.start_session(TOKEN, KEY);
         let send = |contents: &[u8]| {
             let (destination, ecn, segment_size, src_ip) = (peer_address(Slot(3)), None, None, None);
             let transmit = Transmit { destination, ecn, contents, segment_size, src_ip };
@@ -895,6 +911,69 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_two_relays_the_nearer_carries_and_the_other_as_well_while_it_is_silent() {
+        let (socket, _) = PathSocket::open(0).expect("a socket");
+        let socket = Arc::new(socket);
+        socket.belongs_to(Slot(1));
+        let relays = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+        let tokens = [TOKEN, [9; 8]];
+        let legs = [0, 1].map(|number| {
+            let leg = RelayLeg::of(socket.clone(), number);
+            leg.use_relay(Some(relays[number].local_addr().expect("an address")));
+            leg.start_session(tokens[number], KEY);
+            socket.see(number, Slot(3), true);
+            leg
+        });
+        // Each answers a BIND, the second sooner.
+        let answer = |number: usize, counter: u64| {
+            let seen = "203.0.113.7:9".parse().expect("an address");
+            let bound = relay::bound_datagram(tokens[number], &KEY, counter, seen);
+            let (mut buffer, meta) = batch(&[bound.to_vec()]);
+            let addr = mapped(relays[number].local_addr().expect("an address"));
+            take_in(&socket, &mut buffer, &mut RecvMeta { addr, ..meta });
+        };
+        for (number, ms) in [(0, 40), (1, 10)] {
+            answer(number, 1);
+            legs[number].measured(Duration::from_millis(ms));
+        }
+        let send = |contents: &[u8]| {
+            let (destination, ecn, segment_size, src_ip) = (peer_address(Slot(3)), None, None, None);
+            let transmit = Transmit { destination, ecn, contents, segment_size, src_ip };
+            socket.try_send(&transmit).expect("sent");
+        };
+        let heard = |number: usize| {
+            let mut space = [0; 64];
+            let length = relays[number].recv(&mut space).expect("a datagram");
+            (space[4..12].to_vec(), space[HEADER..length].to_vec())
+        };
+        socket.io.writable().await.expect("writable");
+        send(b"@1");
+        assert_eq!((heard(1), socket.relay_of(Slot(3))), ((tokens[1].to_vec(), b"@1".to_vec()), Some(1)));
+        assert_eq!(socket.lane(Slot(3)).way(), relay_address(1));
+        // Silence is a matter of the clock; here the relay was heard so long ago.
+        while socket.since(&socket.legs[1].heard_ms) <= Duration::from_millis(SILENCE_MS) {
+            tokio::task::yield_now().await;
+        }
+        send(b"@2");
+        assert_eq!([heard(1).1, heard(0).1], [b"@2", b"@2"]);
+        legs[1].end_session();
+        send(b"@3");
+        assert_eq!((heard(0).1, socket.relay_of(Slot(3))), (b"@3".to_vec(), Some(0)));
+        assert_eq!(socket.lane(Slot(3)).way(), relay_address(0));
+        // What comes by either is the same peer's.
+        legs[1].start_session(tokens[1], KEY);
+        for number in [0, 1] {
+            let mut datagram = data(3, 0, b"@a");
+            datagram[4..12].copy_from_slice(&tokens[number]);
+            let (mut buffer, meta) = batch(&[datagram]);
+            let addr = mapped(relays[number].local_addr().expect("an address"));
+            let mut meta = RecvMeta { addr, ..meta };
+            take_in(&socket, &mut buffer, &mut meta);
+            assert_eq!((given(&buffer, &meta), meta.addr), (vec![b"@a".as_slice()], peer_address(Slot(3))));
+        }
+    }
+
+    #[tokio::test]
     async fn only_an_authentic_answer_binds() {
         let (socket, leg) = socket();
         let seen: SocketAddr = "203.0.113.7:9".parse().expect("an address");
@@ -902,12 +981,12 @@ mod tests {
         let authentic = relay::bound_datagram(TOKEN, &KEY, 5, seen).to_vec();
         for (datagram, wanted) in [(forged, None), (authentic, Some((5, seen)))] {
             let (mut buffer, mut meta) = batch(&[datagram]);
-            socket.take_in(&leg, &mut buffer, &mut meta);
-            let bound = socket.bound().borrow().map(|bound| (*socket.answered().borrow(), bound.seen));
+            take_in(&socket, &mut buffer, &mut meta);
+            let bound = socket.bound().borrow().map(|bound| (*leg.answered().borrow(), bound.seen));
             assert_eq!((meta.len, bound), (0, wanted));
         }
-        socket.end_session();
-        assert_eq!((*socket.bound().borrow(), *socket.answered().borrow()), (None, 0));
+        leg.end_session();
+        assert_eq!((*socket.bound().borrow(), *leg.answered().borrow()), (None, 0));
     }
 
     #[tokio::test]
@@ -920,7 +999,7 @@ mod tests {
         for datagram in [&data(3, 3, b"@aaaa"), quic, &other_token, &data(3, 0, b"")] {
             assert!(hearth_schemas::tunnel::put(&mut message, datagram));
         }
-        socket.take_from_tunnel(hearth_schemas::tunnel::split(&message).expect("well-formed"));
+        socket.take_from_tunnel(0, hearth_schemas::tunnel::split(&message).expect("well-formed"));
         let mut space = [[0; 64]; 4];
         let mut buffers: Vec<IoSliceMut<'_>> = space.iter_mut().map(|space| IoSliceMut::new(space)).collect();
         let mut metas = [RecvMeta::default(); 4];
@@ -928,18 +1007,18 @@ mod tests {
         assert_eq!(received.expect("received"), 2);
         assert_eq!((given(&buffers[0], &metas[0]), metas[0].addr), (vec![b"@aaaa".as_slice()], peer_address(Slot(3))));
         assert_eq!(metas[0].ecn, Some(EcnCodepoint::Ce));
-        assert_eq!((given(&buffers[1], &metas[1]), metas[1].addr), (vec![quic], RELAY));
+        assert_eq!((given(&buffers[1], &metas[1]), metas[1].addr), (vec![quic], relay_address(0)));
     }
 
     #[tokio::test]
     async fn an_answer_that_says_nothing_else_wakes_only_who_asked() {
         let (socket, leg) = socket();
-        let (mut bound, mut answered) = (socket.bound(), socket.answered());
+        let (mut bound, mut answered) = (socket.bound(), leg.answered());
         let mut changes = Vec::new();
         for (counter, port) in [(1, 9), (2, 9), (3, 9), (4, 10)] {
             let seen = SocketAddr::from(([203, 0, 113, 7], port));
             let (mut buffer, mut meta) = batch(&[relay::bound_datagram(TOKEN, &KEY, counter, seen).to_vec()]);
-            socket.take_in(&leg, &mut buffer, &mut meta);
+            take_in(&socket, &mut buffer, &mut meta);
             changes.push((bound.has_changed().expect("open"), answered.has_changed().expect("open")));
             bound.mark_unchanged();
             answered.mark_unchanged();
@@ -954,21 +1033,27 @@ mod tests {
         let mut ways = Vec::new();
         for counter in 1..4 {
             let (mut buffer, mut meta) = batch(&[relay::bound_datagram(TOKEN, &KEY, counter, seen).to_vec()]);
-            socket.take_in(&leg, &mut buffer, &mut meta);
+            take_in(&socket, &mut buffer, &mut meta);
             ways.push(socket.bound().borrow().expect("bound").way);
             if counter == 2 {
-                socket.use_udp();
+                leg.use_udp();
             }
         }
         assert!(ways[0] == ways[1] && ways[1] != ways[2], "{ways:?}");
     }
 
-    fn socket() -> (PathSocket, Leg) {
+    fn socket() -> (Arc<PathSocket>, RelayLeg) {
         let (socket, _) = PathSocket::open(0).expect("a socket");
-        socket.use_relay(Some(relay()));
-        socket.start_session(TOKEN, KEY);
-        let leg = socket.leg();
+        let socket = Arc::new(socket);
+        let leg = RelayLeg::of(socket.clone(), 0);
+        leg.use_relay(Some(relay()));
+        leg.start_session(TOKEN, KEY);
         (socket, leg)
+    }
+
+    fn take_in(socket: &PathSocket, buffer: &mut [u8], meta: &mut RecvMeta) {
+        let places = std::array::from_fn(|number| socket.legs[number].place());
+        socket.take_in(&places, buffer, meta);
     }
 
     fn relay() -> SocketAddr {

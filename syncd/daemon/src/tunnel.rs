@@ -264,24 +264,24 @@ impl Queue {
 }
 
 /// Moves messages both ways until the tunnel breaks or the socket is gone.
-pub(crate) async fn carry(web: Box<Web>, queue: Arc<Queue>, socket: Weak<PathSocket>) {
+pub(crate) async fn carry(web: Box<Web>, queue: Arc<Queue>, socket: Weak<PathSocket>, relay: usize) {
     let (sink, stream) = (*web).split();
     tokio::select! {
-        () = read(stream, &socket) => {}
+        () = read(stream, &socket, relay) => {}
         () = write(sink, &queue) => {}
     }
     debug!("the tunnel to the relay ended");
     if let Some(socket) = socket.upgrade() {
-        socket.tunnel_ended(&queue);
+        socket.tunnel_ended(relay, &queue);
     }
 }
 
-async fn read(mut stream: SplitStream<Web>, socket: &Weak<PathSocket>) {
+async fn read(mut stream: SplitStream<Web>, socket: &Weak<PathSocket>, relay: usize) {
     while let Some(Ok(message)) = stream.next().await {
         match message {
             Message::Binary(message) => {
                 let (Some(socket), Ok(datagrams)) = (socket.upgrade(), split(&message)) else { return };
-                socket.take_from_tunnel(datagrams);
+                socket.take_from_tunnel(relay, datagrams);
             }
             Message::Ping(_) | Message::Pong(_) => {}
             Message::Text(_) | Message::Close(_) | Message::Frame(_) => return,

@@ -12,6 +12,7 @@ use hearth_schemas::relay::{Refusal, Reply, Request};
 use quinn::Connection;
 use relay_server::admission::Admission;
 use relay_server::listen::{Options, Server};
+use syncd::blobs::Blobs;
 use syncd::config::Ways;
 use syncd::net::{Identity, NetEvent, Network, PathInfo};
 use syncd::paths::SignalKey;
@@ -120,6 +121,63 @@ async fn a_session_outlives_a_relay_that_is_killed_and_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_relays_one_may_die_while_data_flows_and_come_back() {
+    let mut world = World::new().await;
+    world.ways = Ways { direct: false, ..Ways::default() };
+    let mut second = Relay::start();
+    let (mut one, mut two) = (world.start(0), world.start(1));
+    let (there, here) = tokio::join!(one.peer(), two.peer());
+    // Neither relay knows of the other. The second is told of the account by the first device that comes.
+    let both = vec![world.relay.address.clone(), second.address.clone()];
+    for machine in [&mut one, &mut two] {
+        machine.relays.send_replace(both.clone());
+        machine.until(|event| matches!(event, NetEvent::RelayUp { relay: 1, .. })).await;
+        assert!(machine.network.relays().iter().all(|relay| relay.online));
+    }
+    send_and_compare(&there.connection, &here.connection, 1 << 20).await;
+    assert_eq!((one.network.path(two.slot).relay, two.network.path(one.slot).relay), (Some(0), Some(0)));
+
+    for _ in 0..2 {
+        world.relay.kill();
+        let killed = Instant::now();
+        send_and_compare(&there.connection, &here.connection, 4 << 20).await;
+        assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+        let killed = Instant::now();
+        send_and_compare(&here.connection, &there.connection, 4 << 20).await;
+        assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+        one.until(|event| matches!(event, NetEvent::RelayDown { relay: 0, .. })).await;
+        assert_eq!((one.network.path(two.slot).relay, one.network.path(two.slot).online), (Some(1), true));
+        world.relay.restart();
+        for machine in [&mut one, &mut two] {
+            machine.until(|event| matches!(event, NetEvent::RelayUp { relay: 0, .. })).await;
+        }
+        // It is as near as the other and before it in the account's order: once that is measured, it is used again.
+        let back = Instant::now();
+        while (one.network.path(two.slot).relay, two.network.path(one.slot).relay) != (Some(0), Some(0)) {
+            assert!(back.elapsed() < LONG, "{:?}", one.network.relays());
+            send_and_compare(&there.connection, &here.connection, 1 << 10).await;
+        }
+    }
+    // The one that is not used may die unnoticed by those who send.
+    second.kill();
+    send_and_compare(&there.connection, &here.connection, 1 << 20).await;
+    assert!(there.connection.close_reason().is_none() && here.connection.close_reason().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_has_lost_its_memory_is_told_of_the_account() {
+    let mut world = World::new().await;
+    world.relay.kill();
+    world.relay.forget();
+    world.relay.restart();
+    let (mut one, mut two) = (world.start(0), world.start(1));
+    tokio::join!(one.peer(), two.peer());
+    let visit = Anonymous::connect(&world.relay.address, false).await.expect("connected");
+    let head = visit.login_root(&world.phrase.root().sign).await;
+    assert_eq!(head, Ok(Some(world.account.head)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_starts_again_is_met_again_at_once() {
     let world = World::new().await;
     let mut one = world.start(0);
@@ -143,11 +201,13 @@ async fn a_relay_with_another_key_than_the_pinned_one_is_refused() {
     let wrong = RelayAddress { key: Some([3; 32]), ..world.relay.address.clone() };
     assert!(matches!(Anonymous::connect(&wrong, false).await, Err(RelayError::WrongKey { .. })));
     let (_account, account) = watch::channel(Arc::new(world.account.clone()));
+    let (_relays, relays) = only(&wrong);
     let (network, mut events) =
-        Network::start(vec![wrong], world.identity(0), account, world.key(), Ways::default(), 0).expect("started");
+        Network::start(relays, nothing(), world.identity(0), account, world.key(), Ways::default(), 0)
+            .expect("started");
     let first = timeout(LONG, events.recv()).await.expect("in time");
     assert!(matches!(first, Some(NetEvent::RelayDown { .. })), "{first:?}");
-    assert!(!network.relay_online());
+    assert!(!network.is_relay_up());
 
     let keyless = RelayAddress { key: None, ..world.relay.address.clone() };
     assert!(Anonymous::connect(&keyless, false).await.is_err());
@@ -165,10 +225,10 @@ async fn the_root_logs_in_with_the_phrase_and_a_stranger_does_not() {
 
     let stranger = Identity { sign: world.keys[1].sign.clone(), ..world.identity(0) };
     let (_account, account) = watch::channel(Arc::new(world.account.clone()));
+    let (_relays, relays) = only(&world.relay.address);
     let (_network, mut events) =
-        Network::start(vec![world.relay.address.clone()], stranger, account, world.key(), Ways::default(), 0)
-            .expect("started");
-    let Some(NetEvent::RelayDown { reason }) = timeout(LONG, events.recv()).await.expect("in time") else {
+        Network::start(relays, nothing(), stranger, account, world.key(), Ways::default(), 0).expect("started");
+    let Some(NetEvent::RelayDown { reason, .. }) = timeout(LONG, events.recv()).await.expect("in time") else {
         panic!("let in");
     };
     assert!(reason.contains("does not know this device"), "{reason}");
@@ -237,10 +297,10 @@ impl World {
         let (account, watched) = watch::channel(Arc::new(account));
         let identity = self.identity(which);
         let slot = identity.slot;
+        let (relays, used) = only(&self.relay.address);
         let (network, events) =
-            Network::start(vec![self.relay.address.clone()], identity, watched, self.key(), self.ways, 0)
-                .expect("started");
-        Machine { slot, network, events, account }
+            Network::start(used, nothing(), identity, watched, self.key(), self.ways, 0).expect("started");
+        Machine { slot, network, events, account, relays }
     }
 }
 
@@ -250,6 +310,17 @@ struct Machine {
     network: Network,
     events: mpsc::Receiver<NetEvent>,
     account: watch::Sender<Arc<Account>>,
+    relays: watch::Sender<Vec<RelayAddress>>,
+}
+
+/// The relays of an account that has one.
+fn only(relay: &RelayAddress) -> (watch::Sender<Vec<RelayAddress>>, watch::Receiver<Vec<RelayAddress>>) {
+    watch::channel(vec![relay.clone()])
+}
+
+/// No blobs of the account, and no place for any.
+fn nothing() -> Arc<Blobs> {
+    Arc::new(Blobs::at("/nonexistent".into()))
 }
 
 struct Peer {
@@ -296,6 +367,7 @@ impl Relay {
             tcp: None,
             host: None,
             admission: Admission::Open,
+            metrics: None,
         };
         let (runtime, address) = Self::run(&options);
         Self { runtime: Some(runtime), options, address, _data: data }
@@ -316,6 +388,16 @@ impl Relay {
         let runtime = self.runtime.take().expect("it runs");
         let gone = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(5)));
         gone.join().expect("no panic");
+    }
+
+    /// Loses its database, but not its key.
+    fn forget(&mut self) {
+        self.options.listen.set_port(self.address.port);
+        std::fs::remove_file(self.options.data.join("relay.sqlite")).expect("there was one");
+        for beside in ["relay.sqlite-wal", "relay.sqlite-shm"] {
+            // Not there if it was closed well.
+            let _ = std::fs::remove_file(self.options.data.join(beside));
+        }
     }
 
     fn restart(&mut self) {

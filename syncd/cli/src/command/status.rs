@@ -93,7 +93,11 @@ fn peers(status: &Value, context: &Context) -> String {
 }
 
 fn path(peer: &Value) -> String {
-    match (text(peer, "path"), peer["rtt_ms"].as_f64()) {
+    let way = match (text(peer, "path"), text(peer, "relay")) {
+        (path, relay) if path == "relay" && !relay.is_empty() => format!("{path} {relay}"),
+        (path, _) => path,
+    };
+    match (way, peer["rtt_ms"].as_f64()) {
         (path, _) if path.is_empty() => "-".to_owned(),
         (path, Some(ms)) if ms < 10.0 => format!("{path}, {ms:.1} ms"),
         (path, Some(ms)) => format!("{path}, {ms:.0} ms"),

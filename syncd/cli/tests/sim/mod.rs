@@ -124,6 +124,15 @@ impl Service for SimService {
     async fn rules_remove(&self, pattern: String, on: Option<String>) -> Answer {
         self.asked("RulesRemove", format!("{pattern} {on:?}")).await
     }
+    async fn relay_list(&self) -> Answer {
+        self.asked("RelayList", String::new()).await
+    }
+    async fn relay_add(&self, relay: RelayAddress, invitation: Option<String>) -> Answer {
+        self.asked("RelayAdd", format!("{relay} {invitation:?}")).await
+    }
+    async fn relay_remove(&self, relay: RelayAddress) -> Answer {
+        self.asked("RelayRemove", relay.to_string()).await
+    }
     async fn history(&self, path: Option<PathBuf>) -> Answer {
         self.asked("History", format!("{path:?}")).await
     }

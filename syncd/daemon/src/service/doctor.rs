@@ -71,6 +71,7 @@ fn account(home: &Home, findings: &mut Vec<Value>) {
             "check that the relay runs, and that UDP or TCP gets out of this network to its port",
         ),
     });
+    each_relay(home, findings);
     let around = home.network.around();
     let port = home.network.udp_port().unwrap_or_default();
     findings.extend(network(&around, home.network.relay_over_tcp().is_some()));
@@ -128,6 +129,29 @@ fn network(around: &Around, by_tcp: bool) -> Option<Value> {
             finding("network", if hint.is_empty() { "ok" } else { "note" }, &what, hint)
         }
     })
+}
+
+/// Of several relays, what each of them is worth.
+fn each_relay(home: &Home, findings: &mut Vec<Value>) {
+    let relays = home.network.relays();
+    if relays.len() < 2 || !home.network.is_relay_up() {
+        return;
+    }
+    for (number, relay) in relays.iter().enumerate() {
+        let place = relay.address.place();
+        if relay.online {
+            let over = if relay.by_tunnel { "TCP" } else { "UDP" };
+            let trip = relay.rtt_ms.map(|ms| format!(", {ms} ms")).unwrap_or_default();
+            findings.push(finding("relay", "ok", &format!("{place}: connected over {over}{trip}"), ""));
+        } else {
+            let hint = if number == 0 {
+                "machines cannot be added or revoked meanwhile; if it is gone for good: `hearth relay remove`"
+            } else {
+                "see that it runs; the others do its work meanwhile"
+            };
+            findings.push(finding("relay", "note", &format!("{place}: not connected"), hint));
+        }
+    }
 }
 
 /// Why a peer is not reached directly, and what would make it so.

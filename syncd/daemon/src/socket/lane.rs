@@ -1,10 +1,13 @@
 //! The way that one peer's packets take, shared by who decides it, who sends and who controls congestion.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use syncd_core::paths::Route;
+
+use super::RELAYS;
+use crate::carrier::relay_address;
 
 /// The way to one peer.
 #[derive(Debug)]
@@ -13,11 +16,24 @@ pub struct Lane {
     changes: AtomicU64,
     /// When it was last told that data is sent, in the socket's milliseconds.
     told_ms: AtomicU64,
+    /// The relay that packets went by last.
+    relay: AtomicUsize,
+    /// Whether each relay says that the peer is there.
+    there: [AtomicBool; RELAYS],
+    /// When a packet of the peer's came by each relay last, in the socket's milliseconds; 0 for never.
+    heard_ms: [AtomicU64; RELAYS],
 }
 
 impl Default for Lane {
     fn default() -> Self {
-        Self { route: RwLock::new(Route::Relay), changes: AtomicU64::new(0), told_ms: AtomicU64::new(0) }
+        Self {
+            route: RwLock::new(Route::Relay),
+            changes: AtomicU64::new(0),
+            told_ms: AtomicU64::new(0),
+            relay: AtomicUsize::new(0),
+            there: Default::default(),
+            heard_ms: Default::default(),
+        }
     }
 }
 
@@ -33,12 +49,43 @@ impl Lane {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// The address that packets go to; `None` for the relay.
-    pub fn way(&self) -> Option<SocketAddr> {
-        self.route().direct().map(|(to, _)| to)
+    /// The address that packets go to: the peer's, or the one that stands for a relay.
+    pub fn way(&self) -> SocketAddr {
+        self.route().direct().map_or_else(|| relay_address(self.relay.load(Ordering::Relaxed)), |(to, _)| to)
     }
 
-    /// Counts how often [`Self::set`] was called.
+    /// Notes by which relay packets go; true if it is another than before.
+    pub(super) fn go_by(&self, relay: usize) -> bool {
+        // Most packets go by the same as the one before: looking is cheaper than writing.
+        if self.relay.load(Ordering::Relaxed) == relay {
+            return false;
+        }
+        self.relay.store(relay, Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    /// Notes whether a relay says that the peer is there.
+    pub(super) fn see(&self, relay: usize, there: bool) {
+        self.there[relay].store(there, Ordering::Relaxed);
+    }
+
+    /// Whether a relay says that the peer is there.
+    pub(super) fn is_there(&self, relay: usize) -> bool {
+        self.there[relay].load(Ordering::Relaxed)
+    }
+
+    /// Notes that a packet of the peer's came by a relay.
+    pub(super) fn note_heard(&self, relay: usize, now_ms: u64) {
+        self.heard_ms[relay].store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// When a packet of the peer's came by a relay last.
+    pub(super) fn heard_ms(&self, relay: usize) -> Option<u64> {
+        Some(self.heard_ms[relay].load(Ordering::Relaxed)).filter(|heard_ms| *heard_ms != 0)
+    }
+
+    /// Counts how often the way has changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
