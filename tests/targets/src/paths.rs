@@ -15,9 +15,9 @@ const BETWEEN: Between = Between { account: AccountId([1; 32]), epoch: 2, from: 
 /// Most events of a course.
 const EVENTS: usize = 200;
 /// Effects that one event may have for each peer: a probe to each address that may be known, and a little.
+const EFFECTS: usize = 40;
 /// Ticks in one moment, at most: each of the paths to each peer may end in it.
 const TICKS: usize = 100;
-const EFFECTS: usize = 40;
 const PEERS: u16 = 3;
 
 /// The first byte chooses between formats and a course of events.
