@@ -19,6 +19,13 @@ const COMPLAINTS: Rate = Rate { burst: 10, every_ms: 50 };
 /// The address seen of a device that comes through a tunnel.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
 
+/// For how long after its admission packets for a session wait for its first BIND, in milliseconds. The others hear of a
+/// device when it is admitted, and their first packet often overtakes that BIND by some milliseconds.
+const EARLY_MS: u64 = 1000;
+/// How many packets wait for one session, and how many bytes for all, at most.
+const EARLY_PACKETS: usize = 8;
+const EARLY_BYTES: usize = 1 << 20;
+
 /// Names a session in datagrams.
 pub type Token = [u8; 8];
 
@@ -28,6 +35,8 @@ pub struct Forwarder {
     sessions: BTreeMap<Token, Session>,
     /// Newest last; the one before it goes on until the newest is bound, so that a new login interrupts nothing.
     devices: BTreeMap<(AccountId, Slot), Vec<Token>>,
+    /// Bytes that wait for first BINDs.
+    early: usize,
 }
 
 struct Session {
@@ -38,6 +47,9 @@ struct Session {
     bound: Option<Bound>,
     /// Until when it may do without a binding.
     unbound_until_ms: u64,
+    /// What waits for its first BIND, under the header that it is to have, and until when anything does.
+    early: Vec<Vec<u8>>,
+    early_until_ms: u64,
     complaints: Bucket,
 }
 
@@ -58,6 +70,8 @@ pub struct Bound {
 pub enum Verdict {
     /// Send it on under this header; the ECN bits are to be kept.
     Forward(Header, Bound),
+    /// Put it under this header, and have it [held](Forwarder::hold) until the session is bound.
+    Early(Header),
     /// Send this header back to where the datagram came from.
     Offline(Header),
     /// Forget it.
@@ -104,6 +118,8 @@ impl Forwarder {
             counter: None,
             bound: None,
             unbound_until_ms: now_ms + BIND_SECONDS * 1000,
+            early: Vec::new(),
+            early_until_ms: now_ms + EARLY_MS,
             complaints: Bucket::default(),
         };
         self.sessions.insert(token, session);
@@ -111,14 +127,19 @@ impl Forwarder {
         tokens.push(token);
         if tokens.len() > 2 {
             let oldest = tokens.remove(0);
-            self.sessions.remove(&oldest);
+            self.end(oldest);
         }
+    }
+
+    fn end(&mut self, token: Token) {
+        self.take_early(token, u64::MAX);
+        self.sessions.remove(&token);
     }
 
     /// Forgets every session of a device.
     pub fn retire(&mut self, account: AccountId, slot: Slot) {
         for token in self.devices.remove(&(account, slot)).unwrap_or_default() {
-            self.sessions.remove(&token);
+            self.end(token);
         }
     }
 
@@ -172,12 +193,34 @@ impl Forwarder {
         if let Some((token, bound)) = self.find((session.account, header.slot), now_ms) {
             return Verdict::Forward(Header { kind: Kind::Data, ecn: header.ecn, slot: source, token }, bound);
         }
+        if let Some(token) = self.expected((session.account, header.slot), now_ms) {
+            return Verdict::Early(Header { kind: Kind::Data, ecn: header.ecn, slot: source, token });
+        }
         let Some(session) = self.sessions.get_mut(&header.token) else { return Verdict::Drop };
         if session.complaints.take(COMPLAINTS, now_ms) {
             Verdict::Offline(Header { kind: Kind::Offline, ecn: 0, ..header })
         } else {
             Verdict::Drop
         }
+    }
+
+    /// Keeps a datagram for a session until it is bound. Gives whether there was room for it.
+    pub fn hold(&mut self, token: Token, datagram: &[u8]) -> bool {
+        let Some(session) = self.sessions.get_mut(&token) else { return false };
+        let fits = session.early.len() < EARLY_PACKETS && self.early + datagram.len() <= EARLY_BYTES;
+        if fits {
+            self.early += datagram.len();
+            session.early.push(datagram.to_vec());
+        }
+        fits
+    }
+
+    /// What waited for the first BIND of a session, if it has not waited too long.
+    pub fn take_early(&mut self, token: Token, now_ms: u64) -> Vec<Vec<u8>> {
+        let Some(session) = self.sessions.get_mut(&token) else { return Vec::new() };
+        let waited = std::mem::take(&mut session.early);
+        self.early -= waited.iter().map(Vec::len).sum::<usize>();
+        if session.early_until_ms > now_ms { waited } else { Vec::new() }
     }
 
     /// Notes that the way to a session does not take several datagrams in one call.
@@ -191,6 +234,13 @@ impl Forwarder {
     fn find(&self, device: (AccountId, Slot), now_ms: u64) -> Option<(Token, Bound)> {
         let tokens = self.devices.get(&device)?;
         tokens.iter().rev().find_map(|token| Some((*token, self.sessions.get(token)?.bound_at(now_ms)?)))
+    }
+
+    /// The session of a device that was admitted a moment ago and is about to be bound.
+    fn expected(&self, device: (AccountId, Slot), now_ms: u64) -> Option<Token> {
+        let token = *self.devices.get(&device)?.last()?;
+        let session = self.sessions.get(&token)?;
+        (session.bound.is_none() && session.early_until_ms > now_ms).then_some(token)
     }
 
     /// Whether a newer session of the same device is bound, so that this one may run out.
@@ -271,6 +321,35 @@ mod tests {
         let mut forged = relay::bind_datagram([1; 8], &[0; 32], 9);
         forged[0] = 2;
         assert_eq!(forwarder.bind(&forged, address(9), None, 0), None);
+    }
+
+    #[test]
+    fn what_overtakes_the_first_bind_of_a_session_waits_for_it_a_moment_and_within_bounds() {
+        let mut forwarder = with_two();
+        forwarder.admit([3; 8], KEY, HOME, Slot(3), 100);
+        let expected = Header { kind: Kind::Data, ecn: 2, slot: Slot(1), token: [3; 8] };
+        assert_eq!(forwarder.route(data(1, 3), address(1), 100), Verdict::Early(expected));
+        assert_eq!((0..10).filter(|_| forwarder.hold([3; 8], &[7; 1200])).count(), EARLY_PACKETS);
+        bind(&mut forwarder, 3, address(3), 1, 200).expect("bound");
+        assert_eq!(forwarder.take_early([3; 8], 200), vec![vec![7; 1200]; EARLY_PACKETS]);
+        assert_eq!((forwarder.take_early([3; 8], 200).len(), forwarder.early), (0, 0), "once");
+        assert!(matches!(forwarder.route(data(1, 3), address(1), 200), Verdict::Forward(..)));
+        // One that is not bound soon has nothing wait for it, and what did is forgotten with it.
+        forwarder.admit([4; 8], KEY, HOME, Slot(4), 0);
+        assert!(forwarder.hold([4; 8], &[7; 1200]));
+        assert!(matches!(forwarder.route(data(1, 4), address(1), EARLY_MS), Verdict::Offline(_)));
+        assert!(forwarder.take_early([4; 8], EARLY_MS).is_empty());
+        assert!(forwarder.hold([4; 8], &[7; 1200]));
+        forwarder.retire(HOME, Slot(4));
+        assert_eq!(forwarder.early, 0);
+        assert!(!forwarder.hold([4; 8], &[7; 1200]), "there is no such session");
+        // No more than so much for all together.
+        let sessions: Vec<Token> = (0..200u8).map(|n| [n, 9, 9, 9, 9, 9, 9, 9]).collect();
+        for (number, token) in sessions.iter().enumerate() {
+            forwarder.admit(*token, KEY, OTHER, Slot(number as u16), 0);
+        }
+        let held = sessions.iter().flat_map(|token| [token; 8]).filter(|token| forwarder.hold(**token, &[7; 1200]));
+        assert_eq!(held.count(), EARLY_BYTES / 1200);
     }
 
     #[test]

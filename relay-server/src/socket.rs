@@ -173,13 +173,25 @@ impl RelaySocket {
     }
 
     fn bind(&self, datagram: &[u8], meta: &RecvMeta, now_ms: u64) {
-        let answer = self.forwarder().bind(datagram, meta.addr, meta.dst_ip, now_ms);
+        let (answer, early) = {
+            let mut forwarder = self.forwarder();
+            let answer = forwarder.bind(datagram, meta.addr, meta.dst_ip, now_ms);
+            let token = Header::parse(datagram).filter(|_| answer.is_some()).map(|header| header.token);
+            (answer, token.map(|token| forwarder.take_early(token, now_ms)).unwrap_or_default())
+        };
         self.metrics.bound(answer.is_some());
         if let Some(answer) = answer {
             if let Some(number) = number_of(meta.addr) {
                 self.tunnels.note_bound(number);
             }
             let _lost_if_full = self.send(&self.leg(), meta.addr, meta.dst_ip, None, &answer, None);
+        }
+        for datagram in early {
+            let by = if number_of(meta.addr).is_some() { Leg::Tcp } else { Leg::Udp };
+            match self.send(&self.leg(), meta.addr, meta.dst_ip, None, &datagram, None) {
+                Ok(()) => self.metrics.forwarded(by, 1, datagram.len()),
+                Err(_) => self.metrics.dropped(Dropped::Full, 1),
+            }
         }
     }
 
@@ -192,6 +204,14 @@ impl RelaySocket {
             Verdict::Offline(header) => {
                 self.metrics.dropped(Dropped::Offline, datagrams);
                 let _lost_if_full = self.send(&self.leg(), meta.addr, meta.dst_ip, None, &header.to_bytes(), None);
+            }
+            Verdict::Early(header) => {
+                for datagram in run.chunks_mut(meta.stride.max(1)) {
+                    rewrite(datagram, header, meta.ecn);
+                    if !self.forwarder().hold(header.token, datagram) {
+                        self.metrics.dropped(Dropped::Offline, 1);
+                    }
+                }
             }
             Verdict::Forward(header, bound) => {
                 for datagram in run.chunks_mut(meta.stride.max(1)) {

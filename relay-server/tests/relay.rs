@@ -111,6 +111,24 @@ async fn datagrams_pass_both_ways_between_devices() {
     assert_eq!(desktop.data_from().await, (home.slot(0), 0, vec![]));
 }
 
+/// The others hear of a device before its BIND has come, and their first packet is not to be lost for that: QUIC would
+/// wait for 300 ms until it sends another.
+#[tokio::test]
+async fn what_overtakes_a_devices_first_bind_reaches_it() {
+    let (_data, relay) = start().await;
+    let home = Household::new(1, 2);
+    Client::create(&relay.address, &home).await;
+    let (mut laptop, session) = Client::device(&relay.address, &home, 0).await;
+    let leg = Leg::bound(&relay.address, &session).await;
+    let (_desktop, session) = Client::device(&relay.address, &home, 1).await;
+    assert_eq!(laptop.event().await, Event::Presence { slot: home.slot(1), online: true });
+    leg.send(home.slot(1), b"hello, who is there?").await;
+    leg.send(home.slot(1), b"hello?").await;
+    let desktop = Leg::bound(&relay.address, &session).await;
+    assert_eq!(desktop.data_from().await, (home.slot(0), 0, b"hello, who is there?".to_vec()));
+    assert_eq!(desktop.data_from().await, (home.slot(0), 0, b"hello?".to_vec()));
+}
+
 #[tokio::test]
 async fn bursts_pass_whole_and_in_order() {
     let (_data, relay) = start().await;

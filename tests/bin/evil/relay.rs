@@ -122,7 +122,8 @@ impl Evil {
                     self.spoil_datagram(bound.address, spoilt)
                 }
                 Verdict::Offline(header) => vec![(from, header.to_bytes().to_vec())],
-                Verdict::Drop => Vec::new(),
+                // An evil one keeps nothing for anybody.
+                Verdict::Early(_) | Verdict::Drop => Vec::new(),
             },
             Kind::Bound | Kind::Offline => Vec::new(),
         }
