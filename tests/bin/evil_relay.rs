@@ -163,7 +163,9 @@ async fn open_door(shared: Shared, device: SocketAddr, quic: SocketAddr) -> io::
     let back = Arc::clone(&door);
     tokio::spawn(async move {
         let mut buffer = vec![0; DATAGRAM];
-        while let Ok(length) = back.recv(&mut buffer).await {
+        loop {
+            // An error tells of a datagram that got lost before, and says nothing of the next.
+            let Ok(length) = back.recv(&mut buffer).await else { continue };
             let _lost_as_datagrams_are = shared.socket.send_to(&buffer[..length], device).await;
         }
     });

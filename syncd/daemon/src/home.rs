@@ -23,8 +23,9 @@ use syncd_core::apply::Happened;
 use syncd_core::engine::{Effect, Engine, Event};
 use syncd_core::state::State;
 use syncd_core::store::StoreError;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, block_in_place};
 
 use crate::activity::Activity;
 use crate::blobs::Blobs;
@@ -192,7 +193,12 @@ impl Drop for Home {
         self.driver.stop();
         if let Some(thread) = self.thread.take() {
             // A panic of the engine has been told on stderr by then.
-            let _ = thread.join();
+            let wait = || drop(thread.join());
+            // The engine may wait for one of the tasks, which is to end meanwhile though this is their only worker.
+            match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+                Ok(RuntimeFlavor::MultiThread) => block_in_place(wait),
+                Ok(_) | Err(_) => wait(),
+            }
         }
     }
 }
