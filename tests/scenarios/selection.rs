@@ -1,8 +1,16 @@
 //! Rules differ between machines, and a rule deletes nothing.
 
 use hearth_tests::sim::disk::Act;
+use hearth_tests::sim::world::Here;
 use hearth_tests::sim::{Crash, World};
 use syncd_core::engine::Event;
+
+/// A machine starts anew with one more path that is excluded there.
+fn exclude(world: &mut World, here: Here, path: &str) {
+    world.crash(here, Crash::Kill);
+    world.machines[here.0].excluded.insert(path.as_bytes().to_vec());
+    world.start(here);
+}
 
 #[test]
 fn what_is_excluded_on_one_machine_travels_between_the_others_through_it() {
@@ -33,9 +41,7 @@ fn a_rule_that_excludes_and_is_lifted_again_deletes_nothing() {
     world.write(laptop, "videos/holiday.mp4", "long");
     world.write(laptop, "notes.txt", "short");
     world.settle();
-    world.crash(desktop, Crash::Kill);
-    world.machines[desktop.0].excluded.insert(b"videos".to_vec());
-    world.start(desktop);
+    exclude(&mut world, desktop, "videos");
     world.run_until_quiet();
     assert_eq!(world.read(laptop, "videos/holiday.mp4").as_deref(), Some("long"));
     assert_eq!(world.read(desktop, "videos/holiday.mp4").as_deref(), Some("long"));
@@ -54,9 +60,7 @@ fn what_a_person_removes_while_it_is_excluded_comes_back_with_the_rule_lifted() 
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);
     world.write(laptop, "videos/holiday.mp4", "long");
     world.settle();
-    world.crash(desktop, Crash::Kill);
-    world.machines[desktop.0].excluded.insert(b"videos".to_vec());
-    world.start(desktop);
+    exclude(&mut world, desktop, "videos");
     world.run_until_quiet();
     world.remove(desktop, "videos");
     world.run_until_quiet();
@@ -101,9 +105,7 @@ fn what_is_excluded_in_a_directory_stays_at_its_path_when_another_directory_take
     world.write(laptop, "app/old.txt", "old");
     world.write(laptop, "new/new.txt", "new");
     world.settle();
-    world.crash(desktop, Crash::Kill);
-    world.machines[desktop.0].excluded.insert(b"app/private".to_vec());
-    world.start(desktop);
+    exclude(&mut world, desktop, "app/private");
     world.write(desktop, "app/private/key", "secret");
     world.run_until_quiet();
     world.remove(laptop, "app");
@@ -158,9 +160,7 @@ fn what_cannot_be_had_because_a_deleted_directory_stays_for_what_is_excluded_is_
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);
     world.write(laptop, "app/old.txt", "old");
     world.settle();
-    world.crash(desktop, Crash::Kill);
-    world.machines[desktop.0].excluded.insert(b"app/private".to_vec());
-    world.start(desktop);
+    exclude(&mut world, desktop, "app/private");
     world.write(desktop, "app/private/key", "secret");
     world.run_until_quiet();
     world.remove(laptop, "app");

@@ -92,30 +92,26 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         if base.class != Class::Leaf || base.stat.links < 2 || derived || base.attributes == target.attributes {
             return Ok(None);
         }
-        let mut last = self.last_said(&target.members)?.map(|(stamp, _)| (stamp, None));
+        let own = self.last_said(&target.members)?.map(|(stamp, _)| stamp);
+        let mut others = Vec::new();
         for other in self.state.store.bases_with(base.stat.handle)?.into_iter().filter(|other| other.id != base.id) {
-            if let Some((stamp, attributes)) = self.last_said(&other.members)?
-                && last.as_ref().is_none_or(|(last, _)| *last < stamp)
-            {
-                last = Some((stamp, Some(attributes)));
-            }
+            others.extend(self.last_said(&other.members)?.filter(|(stamp, _)| Some(*stamp) > own));
         }
         let group = target.attributes.group;
-        let said = last.and_then(|(_, said)| said).map(|said| Attributes { group, ..said });
+        let said =
+            others.into_iter().rev().max_by_key(|(stamp, _)| *stamp).map(|(_, said)| Attributes { group, ..said });
         Ok(said.filter(|said| *said != target.attributes))
     }
 
     /// What was said last of the attributes of an entry's nodes.
-    pub(super) fn last_said(&self, members: &[Member]) -> StoreResult<Option<(Stamp, Attributes)>> {
-        let mut last: Option<(Stamp, Attributes)> = None;
+    fn last_said(&self, members: &[Member]) -> StoreResult<Option<(Stamp, Attributes)>> {
+        let mut said = Vec::new();
         for member in members.iter().filter(|member| member.origin.is_none()) {
-            let Some(row) = self.state.store.row(member.node)? else { continue };
-            let Some((_, meta)) = row::winner(&row.meta) else { continue };
-            if last.as_ref().is_none_or(|(stamp, _)| *stamp < meta.stamp) {
-                last = Some((meta.stamp, view::attributes(&row)));
-            }
+            let row = self.state.store.row(member.node)?;
+            said.extend(row.and_then(|row| Some((row::winner(&row.meta)?.1.stamp, view::attributes(&row)))));
         }
-        Ok(last)
+        // Of equals the first.
+        Ok(said.into_iter().rev().max_by_key(|(stamp, _)| *stamp))
     }
 
     /// The stat of a file that has got the attributes that it shall have under another of its names.

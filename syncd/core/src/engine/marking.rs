@@ -79,7 +79,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// The nodes of the directory that the account has at a path.
-    pub(super) fn directory_shown_at(&self, path: &[u8]) -> Vec<NodeId> {
+    fn directory_shown_at(&self, path: &[u8]) -> Vec<NodeId> {
         let shape = self.state.tree.shape();
         shape.at(path).map_or_else(Vec::new, |dir| shape.members(dir).to_vec())
     }
@@ -97,7 +97,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Whether this disk has a node in play at that name of that directory.
-    pub(super) fn stands_at(&self, node: NodeId, place: Option<(NodeId, Name)>) -> StoreResult<bool> {
+    fn stands_at(&self, node: NodeId, place: Option<(NodeId, Name)>) -> StoreResult<bool> {
         let Some((dir, name)) = place else { return Ok(false) };
         let Some(base) = self.state.store.base_of(node)?.filter(|base| base.state == BaseState::Live) else {
             return Ok(false);

@@ -31,7 +31,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         Ok(group)
     }
 
-    pub(super) fn regroup(&mut self, mut base: Base, group: Option<NodeId>, now: &mut Now) -> StoreResult<()> {
+    fn regroup(&mut self, mut base: Base, group: Option<NodeId>, now: &mut Now) -> StoreResult<()> {
         if base.attributes.group != group {
             let actual = Attributes { group, ..base.attributes.clone() };
             self.set_attributes(&mut base, actual, now)?;
@@ -51,7 +51,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     }
 
     /// The entries that are names of a file, but for one of them.
-    pub(super) fn other_names(&mut self, handle: Handle, but: Option<NodeId>) -> StoreResult<Vec<Base>> {
+    fn other_names(&mut self, handle: Handle, but: Option<NodeId>) -> StoreResult<Vec<Base>> {
         let mut names = Vec::new();
         for base in self.state.store.bases_with(handle)? {
             let other = base.class == Class::Leaf && base.state == BaseState::Live && Some(base.id) != but;

@@ -32,7 +32,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     }
 
     /// Which of these files that rules look for stand in a directory; `None` where that cannot be told.
-    pub(super) fn standing(&mut self, dir: &[u8], probes: &[usize]) -> Option<BTreeSet<usize>> {
+    fn standing(&mut self, dir: &[u8], probes: &[usize]) -> Option<BTreeSet<usize>> {
         let mut held = BTreeSet::new();
         for &index in probes {
             if self.select.probes()[index].stands(self.disk, dir)? {
@@ -93,7 +93,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
 
     /// Takes in what a directory holds of what rules look for. What a file that appeared excludes goes to sleep at
     /// once; that one has gone is believed later, as whoever removes a directory may begin with its marker.
-    pub(super) fn learn(&mut self, dir: &[u8], held: &BTreeSet<usize>) -> StoreResult<()> {
+    fn learn(&mut self, dir: &[u8], held: &BTreeSet<usize>) -> StoreResult<()> {
         let known = self.marks.of(dir);
         if known == *held {
             return Ok(());
@@ -111,7 +111,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
     }
 
     /// What a directory holds by now excludes some of what is in it, at any depth if `deep` says so.
-    pub(super) fn sleep_marked(&mut self, dir: &[u8], deep: bool) -> StoreResult<()> {
+    fn sleep_marked(&mut self, dir: &[u8], deep: bool) -> StoreResult<()> {
         let Some(top) = base_by_path(&self.state.store, dir)?.filter(|base| base.class == Class::Dir) else {
             return Ok(());
         };
