@@ -28,7 +28,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hearth_schemas::address::RelayAddress;
 use hearth_schemas::relay::{EXPORTER_LABEL, Header, MAX_FRAME, decode_client};
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, TokioRuntime, VarInt};
 use relay_server::admission::Origin;
 use relay_server::data::DataDir;
 use relay_server::relay::{ConnectionId, Input};
@@ -69,7 +69,8 @@ async fn serve() -> Result<()> {
     let folder = DataDir::open(&data)?;
     let key = folder.key()?;
     let socket = Arc::new(UdpSocket::bind(listen).await.with_context(|| format!("listening on {listen}"))?);
-    let endpoint = Endpoint::server(tls::server_config(&key)?, (Ipv4Addr::LOCALHOST, 0).into())?;
+    let quic = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let endpoint = Endpoint::new(quic_config(), Some(tls::server_config(&key)?), quic, Arc::new(TokioRuntime))?;
     let shared = Shared { evil: Arc::new(Mutex::new(Evil::new(&folder.database()?)?)), socket };
     let orders = UnixListener::bind(data.with_file_name("orders")).context("listening for orders")?;
     let own = shared.socket.local_addr()?;
@@ -85,6 +86,13 @@ async fn serve() -> Result<()> {
         tokio::spawn(visit(shared.clone(), ConnectionId(next), incoming));
     }
     Ok(())
+}
+
+/// Packets of QUIC are told from our datagrams by the bit that devices would else clear in every second packet.
+fn quic_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.grease_quic_bit(false);
+    config
 }
 
 fn arguments() -> Result<(PathBuf, SocketAddr)> {
