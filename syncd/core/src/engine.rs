@@ -53,6 +53,8 @@ mod using;
 
 /// How long an entry must have been left alone before it is looked at, in milliseconds.
 const SETTLE_MS: u64 = 100;
+/// How long a device that is not clean may go without telling, in case that passes: a save that is seen to and told.
+const PASSING_MS: u64 = 150;
 /// The longest that it takes to believe that a marker has gone from a directory, in milliseconds.
 const UNMARKED_MAX_MS: u64 = 60_000;
 /// Directories remembered by the path that they had: the watcher may still tell of them under it.
@@ -308,6 +310,8 @@ pub struct Engine<S> {
     planning: bool,
     paused: bool,
     flush: u64,
+    /// Since when this device is not clean and may be soon, and whether a peer has yet to be told of it.
+    passing: Option<(u64, bool)>,
     holding: Holding,
     repositories: Repositories,
     using: Using,
@@ -360,6 +364,7 @@ impl<S: Store> Engine<S> {
             planning: true,
             paused: false,
             flush: 0,
+            passing: None,
             holding: Holding::default(),
             repositories: Repositories::default(),
             using: Using::default(),
@@ -515,8 +520,19 @@ impl<S: Store> Engine<S> {
         let databases = self.databases.drop_at();
         let unrest = self.unrest.look_at();
         let import = self.import_at().filter(|_| self.state.importing && !self.queue.is_empty());
-        let looking =
-            [import, settle, watch, unmarked, self.untidy, self.unread, self.using.look_at(), databases, unrest];
+        let passing = self.passing.filter(|(_, untold)| *untold).map(|(since, _)| since + PASSING_MS);
+        let looking = [
+            import,
+            settle,
+            watch,
+            unmarked,
+            self.untidy,
+            self.unread,
+            self.using.look_at(),
+            databases,
+            unrest,
+            passing,
+        ];
         // What waits for its time to be applied has none while that is paused.
         let repositories = self.repositories.again_at(self.is_heard());
         let applying = [blocked, parked, doubted, repositories, self.judged_at(), self.fetch.retry_at(&self.peers())];
@@ -713,7 +729,7 @@ impl<S: Store> Engine<S> {
         if self.move_on_parked(now.wall_ms)? {
             return Ok(true);
         }
-        self.report()?;
+        self.report(now.wall_ms)?;
         Ok(false)
     }
 
@@ -1294,18 +1310,28 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn report(&mut self) -> StoreResult<()> {
+    /// Tells each peer how this device stands now. That it is not clean may have passed before anybody could act on it: a
+    /// peer that knows it to be clean, and asks nothing, is told so only once it has lasted.
+    fn report(&mut self, now_ms: u64) -> StoreResult<()> {
         let base = self.standing(0)?;
         let settled = !self.is_looking();
+        let since = self.passing.map_or(now_ms, |(since, _)| since).min(now_ms);
+        let passes = !base.clean && !base.stuck && now_ms < since + PASSING_MS;
+        let mut untold = false;
         for session in self.sessions.values_mut() {
             let flushed = if settled { session.asked_flush } else { session.answered_flush() };
             let standing = Standing { flushed, ..base.clone() };
-            let drained = session.is_drained(&self.state)?;
-            if let Some(message) = session.report(&standing, drained) {
+            if passes && session.may_wait(flushed) {
+                untold = true;
+                continue;
+            }
+            let sent_all = session.has_sent_all(&self.state)?;
+            if let Some(message) = session.report(&standing, sent_all) {
                 self.effects.push_back(Effect::Send(session.peer, message));
                 self.effects.push_back(Effect::StatusChanged);
             }
         }
+        self.passing = (!base.clean && !base.stuck).then_some((since, untold));
         Ok(())
     }
 

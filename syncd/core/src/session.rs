@@ -9,13 +9,15 @@ use std::collections::BTreeSet;
 
 use hearth_schemas::ids::{DeviceId, NodeId, ReplicaId, RunId, Slot};
 use hearth_schemas::item::{Row, UNNUMBERED};
-use hearth_schemas::wire::{Cursor, KnownMap, MAX_ROWS, Message};
+use hearth_schemas::wire::{Cursor, Known, KnownMap, MAX_ROWS, Message};
 
 use crate::state::{Contradiction, Merged, State};
 use crate::store::{Store, StoreResult};
 
 /// Frames that may be on their way to one peer at a time.
 const WINDOW: u32 = 4;
+/// Rows of its own that a peer need not be told to be behind it: so many it may be sent again.
+const UNTOLD: u64 = 64;
 
 /// How a peer said that it stands.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -58,7 +60,11 @@ pub struct Session {
     /// Its latest flush, to be answered.
     pub asked_flush: u64,
     sent_upto: u64,
+    /// Up to where the peer was told at least that there is nothing more for it.
+    told_upto: u64,
     sent_known: Option<KnownMap>,
+    /// What the peer said last that it knows.
+    said_known: KnownMap,
     sent_end: bool,
     /// Whether the last frame said that more is on its way: another one has to say that this was all.
     tells: bool,
@@ -107,6 +113,8 @@ impl Session {
             standing: None,
             asked_flush: 0,
             sent_upto: 0,
+            told_upto: 0,
+            said_known: KnownMap::default(),
             sent_known: None,
             sent_end: false,
             tells: false,
@@ -131,6 +139,7 @@ impl Session {
         }
         (self.replica, self.run) = (Some(replica), run);
         self.sent_upto = state.resume(cursor)?;
+        self.told_upto = self.sent_upto;
         Ok(Ok(!state.went_back(yours)?))
     }
 
@@ -157,11 +166,13 @@ impl Session {
             }
             let complete = end && !skipped && state.store.count_unnumbered() == 0;
             let known = complete.then(|| state.store.known().clone());
-            let told = self.sent_end && !self.tells && (known.is_none() || known == self.sent_known);
+            let is_news = known.as_ref().is_some_and(|known| !self.knows_all_of(known)) && known != self.sent_known;
+            let told = self.sent_end && !self.tells && !is_news && upto - self.told_upto < UNTOLD;
             if rows.is_empty() && told {
                 return Ok(());
             }
             self.sent_end |= end;
+            self.told_upto = upto;
             self.tells = !end;
             if known.is_some() {
                 self.sent_known.clone_from(&known);
@@ -173,6 +184,14 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether the peer has said that it knows all that.
+    fn knows_all_of(&self, known: &KnownMap) -> bool {
+        let is_known = |(replica, own): (&ReplicaId, &Known)| {
+            self.said_known.get(replica).is_some_and(|theirs| theirs.seq > own.seq || theirs == own)
+        };
+        known.iter().all(is_known)
     }
 
     /// Takes in how the peer says that it stands.
@@ -188,7 +207,7 @@ impl Session {
 
     /// Whether nothing is waiting to be sent.
     pub fn is_drained<S: Store>(&self, state: &State<S>) -> StoreResult<bool> {
-        Ok(self.in_flight == 0 && self.sent_upto == state.store.last_seq()?)
+        Ok(self.in_flight == 0 && self.has_sent_all(state)?)
     }
 
     /// Takes a frame of rows into the state. Gives the nodes that changed, with what their rows were.
@@ -221,15 +240,27 @@ impl Session {
         state.store.set_cursor(self.peer, Cursor { run: self.run, seq: upto })?;
         if let Some(theirs) = known {
             state.learn(&theirs)?;
+            self.said_known = theirs;
         }
         self.heard |= end;
         self.is_telling = !end;
         Ok(Ok(changed))
     }
 
-    /// What to tell the peer about how this device stands, if that has changed.
-    pub fn report(&mut self, standing: &Standing, drained: bool) -> Option<Message> {
-        let settled = drained || !standing.clean;
+    /// Whether all that there is to send is on its way.
+    pub fn has_sent_all<S: Store>(&self, state: &State<S>) -> StoreResult<bool> {
+        Ok(self.sent_upto == state.store.last_seq()?)
+    }
+
+    /// Whether the peer takes this device for clean, and has asked for nothing that would be answered with that.
+    pub fn may_wait(&self, flushed: u64) -> bool {
+        self.sent_standing.as_ref().is_some_and(|told| told.clean && told.flushed == flushed)
+    }
+
+    /// What to tell the peer about how this device stands, if that has changed. That it is clean is told after all rows
+    /// that make it so.
+    pub fn report(&mut self, standing: &Standing, sent_all: bool) -> Option<Message> {
+        let settled = sent_all || !standing.clean;
         if self.replica.is_none() || !settled || self.sent_standing.as_ref() == Some(standing) {
             return None;
         }

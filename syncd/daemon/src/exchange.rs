@@ -36,6 +36,8 @@ const SENDING: usize = 4;
 const FETCHING: usize = 2;
 /// Contents, and bytes of them, that are made durable and told to the engine together, and how long they wait for more.
 const TOGETHER: (usize, usize, Duration) = (1000, 8 << 20, Duration::from_millis(200));
+/// Messages that are written together at most.
+const AT_ONCE: usize = 8;
 /// Priority of the control stream over contents.
 const CONTROL_PRIORITY: i32 = 10;
 /// The application's code for a connection that is closed because of nonsense.
@@ -277,9 +279,12 @@ impl Talk {
         mut send: SendStream,
         mut outbox: mpsc::UnboundedReceiver<Message>,
     ) -> Result<(), FrameError> {
-        while let Some(message) = outbox.recv().await {
-            send.write_all(&pack(&codec::encode(&message))).await?;
-            if matches!(message, Message::Rows { .. }) {
+        let mut messages = Vec::new();
+        // What the engine says at one time goes out in as few packets as it fits in.
+        while outbox.recv_many(&mut messages, AT_ONCE).await > 0 {
+            let frames: Vec<u8> = messages.iter().flat_map(|message| pack(&codec::encode(message))).collect();
+            send.write_all(&frames).await?;
+            for _ in messages.drain(..).filter(|message| matches!(message, Message::Rows { .. })) {
                 self.exchange.0.driver.tell(Event::Sent(self.slot));
             }
         }
