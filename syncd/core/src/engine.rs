@@ -38,7 +38,7 @@ use crate::session::{Session, SessionError, Standing};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Member, Problem, Store, StoreResult};
 use crate::text;
-use crate::view::all_dots;
+use crate::view::{Target, all_dots};
 
 mod databases;
 mod holding;
@@ -1196,6 +1196,11 @@ impl<S: Store> Engine<S> {
         self.fetch.refused(hash, peer, now.wall_ms);
         let away = self.is_anybody_away();
         for node in self.fetch.hopeless(&hash, &self.peers()) {
+            if !self.still_needs(node, hash)? {
+                // It is planned anew, without that content.
+                self.state.mark(node)?;
+                continue;
+            }
             let Some(target) = self.state.view().target_of(node)? else { continue };
             let dir = self.state.tree.shape().path(target.parent);
             let path = crate::disk::join(&dir, &target.name);
@@ -1221,6 +1226,19 @@ impl<S: Store> Engine<S> {
             self.troubles.insert(node, problem);
         }
         Ok(())
+    }
+
+    /// Whether what is shown of a node has a content yet, or may be merged from it: a row of another node can have put an end
+    /// to that.
+    fn still_needs(&self, node: NodeId, hash: ContentHash) -> StoreResult<bool> {
+        let Some(slot) = self.state.store.row(node)?.and_then(|row| self.state.view().registered(&row)) else {
+            return Ok(false);
+        };
+        let shows = |target: &Target| {
+            let is_it = matches!(target.value, Value::File { hash: found, .. } if found == hash);
+            is_it && target.members.iter().any(|member| member.origin.unwrap_or(member.node) == node)
+        };
+        Ok(self.state.view().slot(slot.0, &slot.1)?.iter().any(shows) || self.may_merge_from(node, hash)?)
     }
 
     /// Takes out of a node what was written here and done away with here before anybody had its bytes. Gives whether
@@ -1419,14 +1437,16 @@ impl<S: Store> Engine<S> {
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
         let found = collected.changes.into_iter().zip(collected.nodes).collect();
-        for (change, nodes) in self.hold_repositories(disk, found, &mut sources, &mut open, now)? {
+        let found = self.hold_repositories(disk, found, &mut sources, &mut open, now)?;
+        let held = self.held_among(&found)?;
+        for (change, nodes) in found {
             let merges = !nodes.is_disjoint(&unmerged);
             if merges {
                 // What a sibling derives from waits for a content, the sibling for it.
                 self.waiting.extend(nodes.iter().filter(|node| !self.fetch.awaits(node)));
             }
             if !merges
-                && !self.is_held(&change, &nodes)
+                && !held.contains(&change.key())
                 && !self.is_in_vain(disk, (&change, &nodes), &failed, &sources, now.wall_ms)?
                 && self.is_at_hand(&change, &nodes, &mut sources)?
             {

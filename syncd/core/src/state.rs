@@ -319,12 +319,18 @@ impl<S: Store> State<S> {
         Ok(())
     }
 
-    /// Marks all that the account has below these directories.
+    /// Marks all that the account has below these directories, by its place or because it is shown there.
     pub fn mark_below(&mut self, dirs: Vec<NodeId>) -> StoreResult<()> {
         let mut seen: BTreeSet<NodeId> = dirs.iter().copied().collect();
         let mut dirs = dirs;
         while let Some(dir) = dirs.pop() {
-            for node in self.store.placed_in(dir)? {
+            let mut nodes = self.store.placed_in(dir)?;
+            let shape = self.tree.shape();
+            // Of directories that were moved into each other, one is not shown where its place is.
+            for (_, child) in shape.leader(dir).into_iter().flat_map(|leader| shape.children(leader)) {
+                nodes.extend(shape.members(child));
+            }
+            for node in nodes {
                 let Some(row) = self.store.row(node)? else { continue };
                 self.mark_with_siblings(&row)?;
                 if row.class == Class::Dir && seen.insert(node) {
