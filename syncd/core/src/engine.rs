@@ -377,7 +377,7 @@ impl<S: Store> Engine<S> {
     /// Takes in what happened.
     pub fn handle(&mut self, event: Event, now: &mut Now) -> StoreResult<()> {
         self.state.store.begin()?;
-        let result = self.handle_inner(event, now).and_then(|()| self.state.refresh());
+        let result = self.handle_inner(event, now).and_then(|()| self.state.refresh().map(drop));
         self.close(result)
     }
 
@@ -459,7 +459,7 @@ impl<S: Store> Engine<S> {
             self.tidy(disk, now)?;
         }
         self.state.store.begin()?;
-        let result = self.work_inner(disk, now);
+        let result = self.work_inner(disk, now).and_then(|more| Ok(self.state.refresh()? || more));
         let more = *result.as_ref().unwrap_or(&false);
         let closed = self.close(result.map(|_| ()));
         let displaced = std::mem::take(&mut self.displaced);
@@ -1116,6 +1116,9 @@ impl<S: Store> Engine<S> {
             held.extend(self.untold_of_repositories(disk, &held, now)?);
             self.state.number(&held, now)?;
         }
+        // What is planned next goes by the directories as they are now. The marks of what has changed about them are to be
+        // committed along with it: an index that is opened finds no difference any more.
+        self.state.refresh()?;
         let mut sent = false;
         let mut frames = Vec::new();
         for session in self.sessions.values_mut() {

@@ -196,7 +196,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         for dir in std::mem::take(&mut self.touched) {
             self.directory_time(dir, now)?;
         }
-        self.state.refresh()
+        self.state.refresh().map(drop)
     }
 
     /// Whether the directory that something was found in still has the path that it was found by. It may have been moved
@@ -1075,7 +1075,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         for dir in std::mem::take(&mut self.touched) {
             self.directory_time(dir, now)?;
         }
-        self.state.refresh()
+        self.state.refresh().map(drop)
     }
 
     /// Deletes an entry and all that base has below it.

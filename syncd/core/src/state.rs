@@ -248,12 +248,11 @@ impl<S: Store> State<S> {
         View { store: &self.store, shape: self.tree.shape() }
     }
 
-    /// Brings the tree up to date and marks every node that the change touches.
-    pub fn refresh(&mut self) -> StoreResult<()> {
-        for node in self.tree.refresh(&self.store)? {
-            self.mark(node)?;
-        }
-        Ok(())
+    /// Brings the tree up to date and marks every node that the change touches. Gives whether there was one.
+    pub fn refresh(&mut self) -> StoreResult<bool> {
+        let touched = self.tree.refresh(&self.store)?;
+        touched.iter().try_for_each(|node| self.mark(*node))?;
+        Ok(!touched.is_empty())
     }
 
     /// Writes a row to index and tree and marks what may have to follow on disk.
