@@ -6,6 +6,7 @@ mod crashes;
 mod databases;
 mod directories;
 mod hardship;
+mod holds;
 mod joining;
 mod kinds;
 mod losses;

@@ -320,3 +320,54 @@ fn what_others_move_into_a_directory_that_would_be_marked_here_stays_and_follows
     world.settle();
     world.assert_paths_everywhere(&["target", "target/a"]);
 }
+
+#[test]
+fn directories_that_were_moved_into_each_other_are_followed_when_a_mark_above_them_ends() {
+    let mut world = World::new(317);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/inner/a", "a");
+    world.write(laptop, "outer/b", "b");
+    world.settle();
+    world.part(laptop, desktop);
+    world.rename(desktop, "outer", "work/inner/outer");
+    world.run_for(1000);
+    world.rename(laptop, "work/inner", "outer/inner");
+    world.run_for(1000);
+    world.write(laptop, "work/.nobackup", "");
+    world.run_for(1000);
+    // The later of the two moves is taken back, to where the laptop has a mark.
+    world.connect(laptop, desktop);
+    world.settle();
+    assert_eq!(world.read(desktop, "work/inner/outer/b").as_deref(), Some("b"));
+    assert_eq!(world.read(laptop, "outer/inner/a").as_deref(), Some("a"));
+    world.remove(laptop, "work/.nobackup");
+    world.settle();
+    world.assert_same_everywhere("work/inner/a", "a");
+    world.assert_same_everywhere("work/inner/outer/b", "b");
+}
+
+#[test]
+fn two_machines_that_keep_what_is_marked_in_a_replaced_directory_each_find_a_name_for_it() {
+    let mut world = World::new(318);
+    let [laptop, desktop, tablet] = world.paired(["laptop", "desktop", "tablet"]);
+    world.mkdir(laptop, "work");
+    world.write(laptop, "notes", "a file by now");
+    world.settle();
+    for here in [laptop, desktop] {
+        world.write(here, "work/videos/.nobackup", "");
+        world.write(here, "work/videos/a.mov", "on this machine alone");
+    }
+    world.run_until_quiet();
+    world.go_offline(desktop);
+    world.remove(tablet, "work");
+    world.rename(tablet, "notes", "work");
+    world.run_until_quiet();
+    world.go_online(desktop);
+    world.settle();
+    for here in [laptop, desktop] {
+        assert_eq!(world.read(here, "work").as_deref(), Some("a file by now"));
+        let paths = world.paths(here);
+        assert!(paths.iter().any(|path| path.ends_with("/videos/a.mov")), "{paths:?}");
+        assert!(!paths.iter().any(|path| path.contains(".hearth-parked-")), "{paths:?}");
+    }
+}

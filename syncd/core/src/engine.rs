@@ -38,7 +38,7 @@ use crate::session::{Session, SessionError, Standing};
 use crate::state::{Now, State};
 use crate::store::{Base, BaseState, Member, Problem, Store, StoreResult};
 use crate::text;
-use crate::view::all_dots;
+use crate::view::{Target, all_dots};
 
 mod databases;
 mod holding;
@@ -382,7 +382,7 @@ impl<S: Store> Engine<S> {
     /// Takes in what happened.
     pub fn handle(&mut self, event: Event, now: &mut Now) -> StoreResult<()> {
         self.state.store.begin()?;
-        let result = self.handle_inner(event, now).and_then(|()| self.state.refresh());
+        let result = self.handle_inner(event, now).and_then(|()| self.state.refresh().map(drop));
         self.close(result)
     }
 
@@ -464,7 +464,7 @@ impl<S: Store> Engine<S> {
             self.tidy(disk, now)?;
         }
         self.state.store.begin()?;
-        let result = self.work_inner(disk, now);
+        let result = self.work_inner(disk, now).and_then(|more| Ok(self.state.refresh()? || more));
         let more = *result.as_ref().unwrap_or(&false);
         let closed = self.close(result.map(|_| ()));
         let displaced = std::mem::take(&mut self.displaced);
@@ -1132,6 +1132,9 @@ impl<S: Store> Engine<S> {
             held.extend(self.untold_of_repositories(disk, &held, now)?);
             self.state.number(&held, now)?;
         }
+        // What is planned next goes by the directories as they are now. The marks of what has changed about them are to be
+        // committed along with it: an index that is opened finds no difference any more.
+        self.state.refresh()?;
         let mut sent = false;
         let mut frames = Vec::new();
         for session in self.sessions.values_mut() {
@@ -1212,6 +1215,11 @@ impl<S: Store> Engine<S> {
         self.fetch.refused(hash, peer, now.wall_ms);
         let away = self.is_anybody_away();
         for node in self.fetch.hopeless(&hash, &self.peers()) {
+            if !self.still_needs(node, hash)? {
+                // It is planned anew, without that content.
+                self.state.mark(node)?;
+                continue;
+            }
             let Some(target) = self.state.view().target_of(node)? else { continue };
             let dir = self.state.tree.shape().path(target.parent);
             let path = crate::disk::join(&dir, &target.name);
@@ -1237,6 +1245,19 @@ impl<S: Store> Engine<S> {
             self.troubles.insert(node, problem);
         }
         Ok(())
+    }
+
+    /// Whether what is shown of a node has a content yet, or may be merged from it: a row of another node can have put an end
+    /// to that.
+    fn still_needs(&self, node: NodeId, hash: ContentHash) -> StoreResult<bool> {
+        let Some(slot) = self.state.store.row(node)?.and_then(|row| self.state.view().registered(&row)) else {
+            return Ok(false);
+        };
+        let shows = |target: &Target| {
+            let is_it = matches!(target.value, Value::File { hash: found, .. } if found == hash);
+            is_it && target.members.iter().any(|member| member.origin.unwrap_or(member.node) == node)
+        };
+        Ok(self.state.view().slot(slot.0, &slot.1)?.iter().any(shows) || self.may_merge_from(node, hash)?)
     }
 
     /// Takes out of a node what was written here and done away with here before anybody had its bytes. Gives whether
@@ -1445,14 +1466,16 @@ impl<S: Store> Engine<S> {
         let mut led_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         let mut open: BTreeSet<NodeId> = BTreeSet::new();
         let found = collected.changes.into_iter().zip(collected.nodes).collect();
-        for (change, nodes) in self.hold_repositories(disk, found, &mut sources, &mut open, now)? {
+        let found = self.hold_repositories(disk, found, &mut sources, &mut open, now)?;
+        let held = self.held_among(&found)?;
+        for (change, nodes) in found {
             let merges = !nodes.is_disjoint(&unmerged);
             if merges {
                 // What a sibling derives from waits for a content, the sibling for it.
                 self.waiting.extend(nodes.iter().filter(|node| !self.fetch.awaits(node)));
             }
             if !merges
-                && !self.is_held(&change, &nodes)
+                && !held.contains(&change.key())
                 && !self.is_in_vain(disk, (&change, &nodes), &failed, &sources, now.wall_ms)?
                 && self.is_at_hand(&change, &nodes, &mut sources)?
             {

@@ -31,6 +31,8 @@ mod probes;
 
 /// Prefix of the names that the applier parks entries under; never synced.
 pub const PARKED: &[u8] = b".hearth-parked-";
+/// So many names are tried for an entry whose own is taken.
+const MOST_SPARE_NAMES: usize = 100;
 
 /// Somewhere to look. Directories are named by their base key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -194,7 +196,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         for dir in std::mem::take(&mut self.touched) {
             self.directory_time(dir, now)?;
         }
-        self.state.refresh()
+        self.state.refresh().map(drop)
     }
 
     /// Whether the directory that something was found in still has the path that it was found by. It may have been moved
@@ -430,8 +432,10 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 row.and_then(|row| winner(&row.place).map(|(_, place)| place.name.clone()))
             }
         };
-        let spare = spare_name(&name.as_bytes()[PARKED.len()..]);
-        for name in wanted.into_iter().chain([spare]) {
+        // Another machine may have called its own so, and told of it.
+        let id = &name.as_bytes()[PARKED.len()..];
+        let others = (2..=MOST_SPARE_NAMES).map(|number| spare_name(&[id, format!("-{number}").as_bytes()].concat()));
+        for name in wanted.into_iter().chain([spare_name(id)]).chain(others) {
             match self.disk.rename(path, &join(&dir, &name)) {
                 Ok(()) => {
                     self.looked.more.push(Spot::Entry(parent.id, name));
@@ -1071,7 +1075,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         for dir in std::mem::take(&mut self.touched) {
             self.directory_time(dir, now)?;
         }
-        self.state.refresh()
+        self.state.refresh().map(drop)
     }
 
     /// Deletes an entry and all that base has below it.

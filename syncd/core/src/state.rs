@@ -248,12 +248,11 @@ impl<S: Store> State<S> {
         View { store: &self.store, shape: self.tree.shape() }
     }
 
-    /// Brings the tree up to date and marks every node that the change touches.
-    pub fn refresh(&mut self) -> StoreResult<()> {
-        for node in self.tree.refresh(&self.store)? {
-            self.mark(node)?;
-        }
-        Ok(())
+    /// Brings the tree up to date and marks every node that the change touches. Gives whether there was one.
+    pub fn refresh(&mut self) -> StoreResult<bool> {
+        let touched = self.tree.refresh(&self.store)?;
+        touched.iter().try_for_each(|node| self.mark(*node))?;
+        Ok(!touched.is_empty())
     }
 
     /// Writes a row to index and tree and marks what may have to follow on disk.
@@ -319,12 +318,18 @@ impl<S: Store> State<S> {
         Ok(())
     }
 
-    /// Marks all that the account has below these directories.
+    /// Marks all that the account has below these directories, by its place or because it is shown there.
     pub fn mark_below(&mut self, dirs: Vec<NodeId>) -> StoreResult<()> {
         let mut seen: BTreeSet<NodeId> = dirs.iter().copied().collect();
         let mut dirs = dirs;
         while let Some(dir) = dirs.pop() {
-            for node in self.store.placed_in(dir)? {
+            let mut nodes = self.store.placed_in(dir)?;
+            let shape = self.tree.shape();
+            // Of directories that were moved into each other, one is not shown where its place is.
+            for (_, child) in shape.leader(dir).into_iter().flat_map(|leader| shape.children(leader)) {
+                nodes.extend(shape.members(child));
+            }
+            for node in nodes {
                 let Some(row) = self.store.row(node)? else { continue };
                 self.mark_with_siblings(&row)?;
                 if row.class == Class::Dir && seen.insert(node) {

@@ -422,8 +422,35 @@ impl<S: Store> Engine<S> {
         self.hold(true, toll, now)
     }
 
-    /// Whether a change is not to be applied now.
-    pub(super) fn is_held(&mut self, change: &Change, nodes: &BTreeSet<NodeId>) -> bool {
+    /// Of changes that are planned together, by their keys, those that are not to be applied now: what is held, and what
+    /// needs a name that something of that has, or is in a directory that does. A content for those would be brought in vain.
+    pub(super) fn held_among(&mut self, changes: &[(Change, BTreeSet<NodeId>)]) -> StoreResult<BTreeSet<NodeId>> {
+        let mut held: BTreeSet<NodeId> = BTreeSet::new();
+        for (change, nodes) in changes {
+            if self.is_held(change, nodes) {
+                held.insert(change.key());
+            }
+        }
+        let store = &self.state.store;
+        let is_live = |base: &Base| base.state == BaseState::Live;
+        let mut count = 0;
+        while held.len() > count {
+            count = held.len();
+            for placed in changes.iter().filter_map(|(change, _)| change.placed.as_ref()) {
+                let standing = store.base_at(placed.parent, &placed.target.name)?.filter(is_live);
+                let is_taken = standing.is_some_and(|base| base.id != placed.id && held.contains(&base.id));
+                if is_taken
+                    || (held.contains(&placed.parent) && !store.base(placed.parent)?.is_some_and(|b| is_live(&b)))
+                {
+                    held.insert(placed.id);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Whether a change loses what a person has yet to judge, or may have to.
+    fn is_held(&mut self, change: &Change, nodes: &BTreeSet<NodeId>) -> bool {
         let Some((base, _)) = &change.base else { return false };
         let loses = change.placed.as_ref().is_none_or(|placed| placed.target.value != base.value);
         if !loses {

@@ -116,6 +116,11 @@ impl<S: Store> Engine<S> {
         Ok(Merging::Nothing)
     }
 
+    /// Whether a content may be one of two that are merged.
+    pub(super) fn may_merge_from(&self, node: NodeId, hash: ContentHash) -> StoreResult<bool> {
+        Ok(self.pairs_of(node)?.iter().flat_map(|pair| &pair.sides).any(|side| side.hash == hash))
+    }
+
     /// The contents of a node that may be merged, by twos.
     fn pairs_of(&self, node: NodeId) -> StoreResult<Vec<Pair>> {
         let mut pairs = Vec::new();
