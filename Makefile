@@ -12,7 +12,7 @@ help:
 	@echo 'make demo [DIR=…]   two machines and a relay on this computer, from nothing to equal homes'
 	@echo 'make test           all tests'
 	@echo 'make install        for yourself, as a systemd user service (PREFIX, DESTDIR)'
-	@echo 'make bench          how fast, beside rsync, Unison and Syncthing in the same run'
+	@echo 'make bench          how fast, beside rsync, Unison, Syncthing and iroh in the same run'
 
 demo:
 	@scripts/setup build run

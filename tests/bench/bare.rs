@@ -1,23 +1,24 @@
-//! What a path can carry at all: two devices without a daemon, and one QUIC stream between them.
+//! What a path can carry at all: two devices without a daemon, and QUIC streams between them.
 //!
 //! Uses the daemon's own network edge, so path, encryption and congestion control are the same; nothing is read from
 //! or written to a disk.
 
-use std::fs::File;
-use std::os::fd::AsFd;
+use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use hearth_schemas::address::RelayAddress;
-use hearth_schemas::ids::Slot;
+use hearth_schemas::ids::{AccountId, Slot};
 use hearth_schemas::keys::{DeviceKeys, Phrase, Secret};
 use hearth_schemas::log::{Account, Caps};
-use hearth_schemas::relay::{Reply, Request};
-use quinn::Connection;
+use hearth_schemas::relay::{Event, Reply, Request};
+use quinn::{Connection, RecvStream, SendStream};
+use serde_json::{Value, json};
 use syncd::blobs::Blobs;
 use syncd::config::Ways;
 use syncd::net::{Identity, NetEvent, Network, PathKind};
@@ -31,6 +32,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 const PIECE_BYTES: usize = 256 << 10;
 const ECHO_BYTES: usize = 64;
 const BETWEEN_ECHOES: Duration = Duration::from_millis(20);
+/// What a stream begins with that wants echoes, or so many bytes.
+const ECHOES: u8 = b'e';
+const BULK: u8 = b'b';
 /// How long the two are left alone before anything is measured.
 const CALM: Duration = Duration::from_secs(2);
 
@@ -41,170 +45,224 @@ pub(crate) fn stream(relay: &str, bytes: u64) -> Result<Duration> {
     threads.context("starting threads")?.block_on(measure(relay, bytes))
 }
 
-/// What came of a stream between two places, and of the echoes before it and beside it.
-pub(crate) struct Carried {
-    /// From the first byte to the last acknowledgement.
-    pub(crate) took: Duration,
-    /// What echoes took while nothing else was sent.
-    pub(crate) idle: Vec<Duration>,
-    /// What they took beside the stream.
-    pub(crate) busy: Vec<Duration>,
-    /// Packets of the sender, and those of them that it held for lost.
-    pub(crate) packets: (u64, u64),
-}
-
-/// Sends so many bytes from one network namespace to another, straight if there is a way, with small echoes on a stream beside.
-pub(crate) fn between(relay: &str, from: &Path, to: &Path, bytes: u64, direct: bool) -> Result<Carried> {
-    let (near, far) = sides(relay, from, direct)?;
-    let answering = inside(to, async move {
-        let (network, mut events, _account) = far()?;
-        answer(peer(&mut events).await?.1).await?;
-        network.shutdown().await;
-        Ok(())
-    })?;
-    let asking = inside(from, async move {
-        let (network, mut events, _account) = near()?;
-        let (_, connection) = peer(&mut events).await?;
-        let carried = ask(&connection, bytes).await?;
-        network.shutdown().await;
-        Ok(carried)
-    })?;
-    let carried = asking.join().map_err(|_| anyhow!("sending"))??;
-    answering.join().map_err(|_| anyhow!("receiving"))??;
-    Ok(carried)
-}
-
-/// Returns the longest time between two echoes, of one every 20 ms, from when something happens to the network until so
-/// much later. It happens once the way between the places is of this kind.
-pub(crate) fn silence(
-    relay: &str,
-    [from, to]: [&Path; 2],
-    path: PathKind,
-    time: Duration,
-    happen: impl FnOnce() -> Result<()>,
-) -> Result<Duration> {
-    let (near, far) = sides(relay, from, true)?;
-    let (stop, stopped) = watch::channel(false);
-    let answering = inside(to, async move {
-        let (_network, mut events, _account) = far()?;
-        let (_, connection) = peer(&mut events).await?;
-        let (mut send, mut recv) = connection.accept_bi().await.context("accepting a stream")?;
-        let mut message = [0; ECHO_BYTES];
-        while recv.read_exact(&mut message).await.is_ok() && send.write_all(&message).await.is_ok() {}
-        Ok(())
-    })?;
-    let (ready, begin) = std::sync::mpsc::channel();
-    let asking = inside(from, async move {
-        let (network, mut events, _account) = near()?;
-        let (there, connection) = peer(&mut events).await?;
-        let is_there = || network.path(there).kind == Some(path) && ready.send(()).is_ok();
-        let longest = echo_until(&connection, stopped, is_there).await?;
-        network.shutdown().await;
-        Ok(longest)
-    })?;
-    begin.recv_timeout(CONNECT_LIMIT).context("there is no such way between the two")?;
-    happen()?;
-    thread::sleep(time);
-    stop.send_replace(true);
-    let longest = asking.join().map_err(|_| anyhow!("asking"))??;
-    answering.join().map_err(|_| anyhow!("answering"))??;
-    Ok(longest)
-}
-
-/// Sends an echo every 20 ms until it is stopped. Returns the longest time between two answers since `is_begun`.
-async fn echo_until(
-    connection: &Connection,
-    mut stopped: watch::Receiver<bool>,
-    is_begun: impl Fn() -> bool,
-) -> Result<Duration> {
-    let (mut send, mut recv) = connection.open_bi().await.context("opening a stream")?;
-    let sending = async {
-        let mut turns = tokio::time::interval(BETWEEN_ECHOES);
-        loop {
-            turns.tick().await;
-            send.write_all(&[7; ECHO_BYTES]).await.context("calling")?;
-        }
-    };
-    let mut longest = Duration::ZERO;
-    let hearing = async {
-        let (mut last, mut begun) = (Instant::now(), false);
-        loop {
-            let mut message = [0; ECHO_BYTES];
-            recv.read_exact(&mut message).await.context("hearing an echo")?;
-            if begun {
-                longest = longest.max(last.elapsed());
+/// What one of two ends does, as a process of its own: `bench end enrol RELAY FILE` makes an account of two devices, and
+/// `bench end answer FILE WAY`, `meet FILE WAY BYTES`, `carry FILE WAY BYTES` and `echo FILE WAY SECONDS` are its devices. What they print
+/// is for [`crate::ends`]; the ends of iroh do and print the same.
+pub(crate) fn end(words: &[String]) -> Result<()> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    threads.context("starting threads")?.block_on(async {
+        match words[..] {
+            ["enrol", relay, file] => {
+                let relay = RelayAddress::parse(relay).map_err(|error| anyhow!("the relay's address: {error}"))?;
+                let keys = [DeviceKeys::random(&mut fill), DeviceKeys::random(&mut fill)];
+                let account = enrol(&relay, &Phrase::random(&mut fill), &keys).await?;
+                Household { relay, account, keys, signals: Secret::random(&mut fill) }.write(file.as_ref())
             }
-            begun = begun || is_begun();
-            last = Instant::now();
+            ["answer", file, way] => answer(Household::read(file.as_ref())?.start(1, way)?).await,
+            ["meet", file, way, bytes] => {
+                meet(Household::read(file.as_ref())?.start(0, way)?, way, bytes.parse()?).await
+            }
+            ["carry", file, way, bytes] => {
+                carry(Household::read(file.as_ref())?.start(0, way)?, way, bytes.parse()?).await
+            }
+            ["echo", file, way, seconds] => {
+                let time = Duration::from_secs(seconds.parse()?);
+                echo_for(Household::read(file.as_ref())?.start(0, way)?, way, time).await
+            }
+            _ => bail!("an end cannot do that"),
         }
-    };
-    let ended: Result<()> = tokio::select! {
-        ended = sending => ended,
-        ended = hearing => ended,
-        _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
-    };
-    ended.map(|()| longest)
+    })
+}
+
+/// What the two devices of an account have to know.
+struct Household {
+    relay: RelayAddress,
+    account: Account,
+    keys: [DeviceKeys; 2],
+    /// What their signals are sealed with.
+    signals: Secret,
 }
 
 /// A device that runs, and what keeps its account and its relays known.
-type Running = (Network, mpsc::Receiver<NetEvent>, (watch::Sender<Arc<Account>>, watch::Sender<Vec<RelayAddress>>));
-/// What starts one.
-type Side = Box<dyn FnOnce() -> Result<Running> + Send>;
-
-/// Makes an account, from a network namespace, and gives what starts each of its two devices.
-fn sides(relay: &str, from: &Path, direct: bool) -> Result<(Side, Side)> {
-    let relay = RelayAddress::parse(relay).map_err(|error| anyhow!("the relay's address: {error}"))?;
-    let keys = Arc::new([DeviceKeys::random(&mut fill), DeviceKeys::random(&mut fill)]);
-    let account = inside(from, {
-        let (relay, keys) = (relay.clone(), Arc::clone(&keys));
-        async move { enrol(&relay, &Phrase::random(&mut fill), &keys).await }
-    })?;
-    let account = account.join().map_err(|_| anyhow!("enrolling"))??;
-    let ways = Ways { direct, nearby: false, ask_router: false };
-    let key = Arc::new(SignalKey { epoch: 0, key: Secret::random(&mut fill) });
-    let side = |number: usize| -> Side {
-        let (relay, keys, account, key) = (relay.clone(), Arc::clone(&keys), account.clone(), Arc::clone(&key));
-        Box::new(move || {
-            let identity = identity(&account, &keys[number])?;
-            let (known, watched) = watch::channel(Arc::new(account));
-            let (relays, listed) = watch::channel(vec![relay]);
-            let key = watch::channel(key).1;
-            let (network, events) = Network::start(listed, nothing(), identity, watched, key, ways, 0)?;
-            Ok((network, events, (known, relays)))
-        })
-    };
-    Ok((side(0), side(1)))
+struct Device {
+    network: Network,
+    events: mpsc::Receiver<NetEvent>,
+    begun: Instant,
+    _known: (watch::Sender<Arc<Account>>, watch::Sender<Vec<RelayAddress>>),
 }
 
-/// Runs in a network namespace, on threads of its own.
-fn inside<R: Send + 'static>(
-    namespace: &Path,
-    work: impl Future<Output = Result<R>> + Send + 'static,
-) -> Result<thread::JoinHandle<Result<R>>> {
-    let namespace = File::open(namespace).context("opening a network namespace")?;
-    Ok(thread::spawn(move || {
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))
-            .context("entering a network namespace")?;
-        let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        threads.context("starting threads")?.block_on(work)
-    }))
+impl Household {
+    fn write(&self, file: &Path) -> Result<()> {
+        let hex = |bytes: &[u8]| HEXLOWER.encode(bytes);
+        let keys: Vec<String> = self.keys.iter().map(|keys| hex(&keys.to_bytes()[..])).collect();
+        let text = json!({
+            "relay": self.relay.to_string(),
+            "account": hex(&self.account.id.0),
+            "entries": self.account.entries().iter().map(|entry| hex(entry)).collect::<Vec<_>>(),
+            "keys": keys,
+            "signals": hex(self.signals.bytes()),
+        });
+        fs::write(file, text.to_string()).with_context(|| format!("writing {}", file.display()))
+    }
+
+    fn read(file: &Path) -> Result<Self> {
+        let text: Value = serde_json::from_slice(&fs::read(file).context("reading an account")?)?;
+        let bytes = |value: &Value| -> Result<Vec<u8>> {
+            HEXLOWER.decode(value.as_str().context("text")?.as_bytes()).context("hexadecimal digits")
+        };
+        let list = |name: &str| text[name].as_array().context("a list")?.iter().map(bytes).collect::<Result<Vec<_>>>();
+        let array = |bytes: Vec<u8>| <[u8; 32]>::try_from(bytes).map_err(|_| anyhow!("32 bytes"));
+        let relay =
+            RelayAddress::parse(text["relay"].as_str().context("a relay")?).map_err(|error| anyhow!("{error}"))?;
+        let id = AccountId(array(bytes(&text["account"])?)?);
+        let account = Account::verify(id, &list("entries")?).map_err(|error| anyhow!("{error}"))?;
+        let keys = list("keys")?.into_iter().map(|keys| {
+            let keys = keys.as_slice().try_into().map_err(|_| anyhow!("the length of a device's keys"))?;
+            Ok(DeviceKeys::from_bytes(keys))
+        });
+        let keys = keys.collect::<Result<Vec<_>>>()?.try_into().map_err(|_| anyhow!("two devices"))?;
+        Ok(Self { relay, account, keys, signals: Secret::from_bytes(array(bytes(&text["signals"])?)?) })
+    }
+
+    /// Starts one of the devices; with the way `relay` it has no other.
+    fn start(self, number: usize, way: &str) -> Result<Device> {
+        let ways = Ways { direct: way != "relay", nearby: way != "relay", ask_router: way != "relay" };
+        let identity = identity(&self.account, &self.keys[number])?;
+        let (known, watched) = watch::channel(Arc::new(self.account));
+        let (relays, listed) = watch::channel(vec![self.relay]);
+        let key = watch::channel(Arc::new(SignalKey { epoch: 0, key: self.signals })).1;
+        let begun = Instant::now();
+        let (network, events) = Network::start(listed, nothing(), identity, watched, key, ways, 0)?;
+        Ok(Device { network, events, begun, _known: (known, relays) })
+    }
 }
 
-async fn ask(connection: &Connection, bytes: u64) -> Result<Carried> {
-    let (mut send, mut recv) = connection.open_bi().await.context("opening a stream")?;
+impl Device {
+    /// Waits until it is logged in, and says so.
+    async fn ready(&mut self) -> Result<()> {
+        let waiting = self.until(|event| matches!(event, NetEvent::RelayUp { .. }).then_some(()));
+        waiting.await.context("reaching the relay")?;
+        say("ready", self.begun.elapsed().as_secs_f64())
+    }
+
+    /// Waits for the other device.
+    async fn peer(&mut self) -> Result<(Slot, Connection)> {
+        let is_up = |event| match event {
+            NetEvent::PeerUp { slot, connection, .. } => Some((slot, connection)),
+            _ => None,
+        };
+        self.until(is_up).await.context("the two devices did not meet")
+    }
+
+    async fn until<T>(&mut self, wanted: impl Fn(NetEvent) -> Option<T>) -> Result<T> {
+        let waiting = async {
+            while let Some(event) = self.events.recv().await {
+                if let Some(found) = wanted(event) {
+                    return Ok(found);
+                }
+            }
+            bail!("the network ended")
+        };
+        timeout(CONNECT_LIMIT, waiting).await.context("nothing came")?
+    }
+
+    /// Waits until packets take this way.
+    async fn until_way(&self, other: Slot, way: &str) -> Result<()> {
+        let is_there = || match self.network.path(other).kind {
+            Some(PathKind::Lan | PathKind::Direct) => way == "direct",
+            Some(PathKind::RelayUdp | PathKind::RelayTcp) => way == "relay",
+            None => false,
+        };
+        let waiting = async {
+            while way != "any" && !is_there() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(CONNECT_LIMIT, waiting).await.context("there is no such way between the two")
+    }
+}
+
+fn say(what: &str, number: f64) -> Result<()> {
+    writeln!(io::stdout(), "{what} {number}").context("printing")
+}
+
+/// Does for the other device what it asks, until that goes.
+async fn answer(mut device: Device) -> Result<()> {
+    device.ready().await?;
+    let (_, connection) = device.peer().await?;
+    loop {
+        tokio::select! {
+            stream = connection.accept_uni() => match stream {
+                Ok(stream) => drop(tokio::spawn(receive(stream))),
+                Err(_) => return Ok(()),
+            },
+            stream = connection.accept_bi() => match stream {
+                Ok((send, recv)) => drop(tokio::spawn(serve(send, recv))),
+                Err(_) => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Answers on one stream: its first byte says whether with echoes or with so many bytes.
+async fn serve(mut send: SendStream, mut recv: RecvStream) -> Result<()> {
+    let mut wish = [0];
+    recv.read_exact(&mut wish).await.context("hearing what is wanted")?;
+    if wish == [BULK] {
+        let mut bytes = [0; 8];
+        recv.read_exact(&mut bytes).await.context("hearing how much is wanted")?;
+        return send_pieces(&mut send, u64::from_be_bytes(bytes)).await;
+    }
     send.set_priority(1).context("preferring a stream")?;
-    let mut echo = async || -> Result<Duration> {
-        let (begun, mut message) = (Instant::now(), [7; ECHO_BYTES]);
-        send.write_all(&message).await.context("calling")?;
-        recv.read_exact(&mut message).await.context("hearing an echo")?;
-        tokio::time::sleep(BETWEEN_ECHOES).await;
-        Ok(begun.elapsed().saturating_sub(BETWEEN_ECHOES))
+    let mut message = [0; ECHO_BYTES];
+    loop {
+        recv.read_exact(&mut message).await.context("hearing a call")?;
+        send.write_all(&message).await.context("echoing")?;
+    }
+}
+
+/// Measures how long connecting takes from when the other is said to be there, and how long so many bytes do to the other
+/// end and from it. Both have said a first frame, and heard the other's, when a connection counts.
+async fn meet(mut device: Device, way: &str, bytes: u64) -> Result<()> {
+    device.ready().await?;
+    let came = |event| match event {
+        NetEvent::Relay { event: Event::Presence { online: true, .. }, .. } => Some(Instant::now()),
+        _ => None,
     };
+    let begun = device.until(came).await.context("the other device did not come")?;
+    let (there, connection) = device.peer().await?;
+    say("first byte", begun.elapsed().as_secs_f64())?;
+    if way != "any" {
+        device.until_way(there, way).await?;
+        say("way", begun.elapsed().as_secs_f64())?;
+    }
+    tokio::time::sleep(CALM).await;
+    let begun = Instant::now();
+    send_all(&connection, bytes).await?;
+    say("there", begun.elapsed().as_secs_f64())?;
+    let begun = Instant::now();
+    let (mut send, recv) = ask(&connection, BULK).await?;
+    send.write_all(&bytes.to_be_bytes()).await.context("asking for bytes")?;
+    let received = receive(recv).await?;
+    ensure!(received == bytes, "{received} of {bytes} bytes arrived");
+    say("back", begun.elapsed().as_secs_f64())?;
+    device.network.shutdown().await;
+    Ok(())
+}
+
+/// Measures a stream of so many bytes with echoes beside it.
+async fn carry(mut device: Device, way: &str, bytes: u64) -> Result<()> {
+    device.ready().await?;
+    let (there, connection) = device.peer().await?;
+    let (mut send, mut recv) = ask(&connection, ECHOES).await?;
+    send.set_priority(1).context("preferring a stream")?;
+    device.until_way(there, way).await?;
     // The path is found, and its packets' length, while the first go.
     tokio::time::sleep(CALM).await;
-    let (mut idle, mut busy) = (Vec::new(), Vec::new());
     for _ in 0..20 {
-        idle.push(echo().await?);
+        say("idle", echo(&mut send, &mut recv).await?.as_secs_f64())?;
+        tokio::time::sleep(BETWEEN_ECHOES).await;
     }
     let before = connection.stats().path;
     let (begun, sending) = (Instant::now(), connection.clone());
@@ -212,24 +270,74 @@ async fn ask(connection: &Connection, bytes: u64) -> Result<Carried> {
         send_all(&sending, bytes).await?;
         Ok::<_, anyhow::Error>(begun.elapsed())
     });
+    let mut busy = Vec::new();
     let took = loop {
+        let turn = async {
+            let echoed = echo(&mut send, &mut recv).await;
+            tokio::time::sleep(BETWEEN_ECHOES).await;
+            echoed
+        };
         tokio::select! {
             took = &mut sending => break took.context("sending")??,
-            echoed = echo() => busy.push(echoed?),
+            echoed = turn => busy.push(echoed?),
         }
     };
     let after = connection.stats().path;
-    let packets = (after.sent_packets - before.sent_packets, after.lost_packets - before.lost_packets);
-    Ok(Carried { took, idle, busy, packets })
+    busy.iter().try_for_each(|echo| say("busy", echo.as_secs_f64()))?;
+    say("there", took.as_secs_f64())?;
+    say("sent", (after.sent_packets - before.sent_packets) as f64)?;
+    say("lost", (after.lost_packets - before.lost_packets) as f64)?;
+    device.network.shutdown().await;
+    Ok(())
 }
 
-/// Takes in one stream, and echoes another, until the connection ends.
-async fn answer(connection: Connection) -> Result<()> {
-    let taking = tokio::spawn(receive(connection.clone()));
-    let (mut send, mut recv) = connection.accept_bi().await.context("accepting a stream")?;
-    let mut message = [0; ECHO_BYTES];
-    while recv.read_exact(&mut message).await.is_ok() && send.write_all(&message).await.is_ok() {}
-    taking.await.context("receiving")?.map(drop)
+/// Sends an echo every 20 ms for so long, once the way is there, and says `begun` then. Measures the longest time between
+/// two answers.
+async fn echo_for(mut device: Device, way: &str, time: Duration) -> Result<()> {
+    device.ready().await?;
+    let (there, connection) = device.peer().await?;
+    let (mut send, mut recv) = ask(&connection, ECHOES).await?;
+    device.until_way(there, way).await?;
+    let sending = async {
+        let mut turns = tokio::time::interval(BETWEEN_ECHOES);
+        loop {
+            turns.tick().await;
+            send.write_all(&[7; ECHO_BYTES]).await.context("calling")?;
+        }
+    };
+    let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+    let hearing = async {
+        let mut message = [0; ECHO_BYTES];
+        recv.read_exact(&mut message).await.context("hearing an echo")?;
+        say("begun", 0.0)?;
+        last = Instant::now();
+        loop {
+            recv.read_exact(&mut message).await.context("hearing an echo")?;
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+    };
+    let ended: Result<()> = tokio::select! {
+        ended = sending => ended,
+        ended = hearing => ended,
+        () = tokio::time::sleep(time) => Ok(()),
+    };
+    // A connection that was given up is silent to the end.
+    ended.or_else(|error| writeln!(io::stderr(), "the connection ended: {error:#}").context("printing"))?;
+    say("longest", longest.max(last.elapsed()).as_secs_f64())
+}
+
+async fn ask(connection: &Connection, wish: u8) -> Result<(SendStream, RecvStream)> {
+    let (mut send, recv) = connection.open_bi().await.context("opening a stream")?;
+    send.write_all(&[wish]).await.context("asking")?;
+    Ok((send, recv))
+}
+
+async fn echo(send: &mut SendStream, recv: &mut RecvStream) -> Result<Duration> {
+    let (begun, mut message) = (Instant::now(), [7; ECHO_BYTES]);
+    send.write_all(&message).await.context("calling")?;
+    recv.read_exact(&mut message).await.context("hearing an echo")?;
+    Ok(begun.elapsed())
 }
 
 async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
@@ -247,7 +355,7 @@ async fn measure(relay: RelayAddress, bytes: u64) -> Result<Duration> {
     let ((_, from), (_, to)) = tokio::try_join!(peer(&mut of_one), peer(&mut of_two))?;
 
     let begun = Instant::now();
-    let receiving = tokio::spawn(receive(to));
+    let receiving = tokio::spawn(async move { receive(to.accept_uni().await.context("accepting a stream")?).await });
     send_all(&from, bytes).await?;
     let received = receiving.await.context("receiving")??;
     let took = begun.elapsed();
@@ -300,6 +408,11 @@ async fn peer(events: &mut mpsc::Receiver<NetEvent>) -> Result<(Slot, Connection
 
 async fn send_all(connection: &Connection, bytes: u64) -> Result<()> {
     let mut stream = connection.open_uni().await.context("opening a stream")?;
+    send_pieces(&mut stream, bytes).await
+}
+
+/// Sends so many bytes, and returns once the other end has all of them.
+async fn send_pieces(stream: &mut SendStream, bytes: u64) -> Result<()> {
     let piece = Bytes::from(hearth_tests::tree::noise(1, PIECE_BYTES));
     let mut left = bytes;
     while left > 0 {
@@ -311,8 +424,7 @@ async fn send_all(connection: &Connection, bytes: u64) -> Result<()> {
     stream.stopped().await.context("waiting for the last acknowledgement").map(drop)
 }
 
-async fn receive(connection: Connection) -> Result<u64> {
-    let mut stream = connection.accept_uni().await.context("accepting a stream")?;
+async fn receive(mut stream: RecvStream) -> Result<u64> {
     let mut pieces: [Bytes; 32] = Default::default();
     let mut received = 0;
     while let Some(count) = stream.read_chunks(&mut pieces).await.context("receiving")? {

@@ -1,12 +1,13 @@
-//! `make bench`: how fast Hearth is, beside rsync, Unison and Syncthing in the same run.
+//! `make bench`: how fast Hearth is, beside rsync, Unison, Syncthing and iroh in the same run.
 //!
-//! usage: `bench [CASE...] [--tools TOOL,...] [--rounds N]`, everything and three rounds by default. Prints a table, then
+//! usage: `bench [CASE...] [--tools TOOL,...] [--rounds N] [--networks NAME,...]`, everything and three rounds by default. Prints a table, then
 //! the same as JSON on the last line. Seconds depend on the computer; ratios do so far less. Each tool has two network
 //! namespaces and fresh ext4 file systems for each round, since files made soon after many deletions cost more. Their
 //! images lie under `TMPDIR`, which should be on a disk: about 10 GB. Needs root.
 
 mod bare;
 mod cases;
+mod ends;
 mod ground;
 mod report;
 mod source;
@@ -51,8 +52,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without a stderr the exit code has to do.
-            let hint =
-                format!("hint: bench [{}] [--tools hearth,rsync,unison,syncthing] [--rounds N]", CASES.join("|"));
+            let hint = format!(
+                "hint: bench [{}] [--tools hearth,rsync,unison,syncthing,iroh] [--rounds N] [--networks easy,…]",
+                CASES.join("|")
+            );
             let _ = writeln!(io::stderr(), "error: {error:#}\n{hint}");
             ExitCode::FAILURE
         }
@@ -64,11 +67,13 @@ struct Wanted {
     cases: Vec<String>,
     tools: Vec<Which>,
     rounds: usize,
+    /// Networks of the NAT lab; all if there is none.
+    networks: Vec<String>,
 }
 
 impl Wanted {
     fn parse(arguments: Vec<String>) -> Result<Self> {
-        let mut wanted = Self { cases: Vec::new(), tools: Which::ALL.to_vec(), rounds: 3 };
+        let mut wanted = Self { cases: Vec::new(), tools: Which::ALL.to_vec(), rounds: 3, networks: Vec::new() };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
@@ -80,6 +85,7 @@ impl Wanted {
                         names.split(',').map(|name| named(name).with_context(|| format!("there is no tool {name}")));
                     wanted.tools = tools.collect::<Result<_>>()?;
                 }
+                "--networks" => wanted.networks = value()?.split(',').map(str::to_owned).collect(),
                 "--rounds" => wanted.rounds = value()?.parse().context("rounds are a number")?,
                 case if CASES.contains(&case) => wanted.cases.push(argument),
                 _ => bail!("there is no case {argument}"),
@@ -95,6 +101,9 @@ impl Wanted {
 }
 
 fn run(arguments: Vec<String>) -> Result<()> {
+    if let Some(("end", words)) = arguments.split_first().map(|(first, words)| (first.as_str(), words)) {
+        return bare::end(words);
+    }
     let wanted = Wanted::parse(arguments)?;
     let mut report = Report::default();
     measure(&wanted, &mut report)?;
@@ -103,7 +112,8 @@ fn run(arguments: Vec<String>) -> Result<()> {
 }
 
 fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
-    let (tools, rounds) = (&wanted.tools, wanted.rounds);
+    let (all, rounds) = (&wanted.tools, wanted.rounds);
+    let tools: &Vec<Which> = &all.iter().copied().filter(|which| which.syncs()).collect();
     if wanted.has("first-sync") || wanted.has("edits") {
         let source = Source::collect()?;
         let material = Material { name: "first sync of 20,000 files", from: &source.path(), line: None };
@@ -160,14 +170,21 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
     if wanted.has("stream") {
         stream::measure(report)?;
     }
+    let connects = ["connect", "stalls", "line"];
+    if all.contains(&Which::Iroh) && connects.iter().any(|case| wanted.has(case)) {
+        // Somebody may wonder what takes so long.
+        let _ =
+            writeln!(io::stderr(), "building iroh's ends (tests/bench/iroh-peer), which takes minutes the first time");
+        ends::build_iroh()?;
+    }
     if wanted.has("connect") {
-        connect::measure(rounds, report)?;
+        connect::measure(all, &wanted.networks, rounds, report)?;
     }
     if wanted.has("stalls") {
-        stalls::measure(rounds, report)?;
+        stalls::measure(all, rounds, report)?;
     }
     if wanted.has("line") {
-        line::measure(rounds, report)?;
+        line::measure(all, rounds, report)?;
     }
     Ok(())
 }

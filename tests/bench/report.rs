@@ -142,14 +142,16 @@ impl Report {
     /// Returns the table of medians, with the least and the most of ours.
     pub(crate) fn table(&self) -> String {
         let mut table = format!("{:<48} {:<7}", "", "");
-        for which in Which::ALL {
+        let measured = |which: &Which| self.rows.iter().any(|row| row.median(*which).is_some());
+        let tools: Vec<Which> = Which::ALL.into_iter().filter(measured).collect();
+        for which in &tools {
             table += &format!("{:>11}", which.name());
         }
         table += &format!("   {:<20} {}\n", "ours, min – max", "goal");
         for row in &self.rows {
             table += &format!("{:<48} {:<7}", row.name, row.unit);
-            for which in Which::ALL {
-                table += &format!("{:>11}", row.median(which).map_or_else(|| "–".to_owned(), shown));
+            for which in &tools {
+                table += &format!("{:>11}", row.median(*which).map_or_else(|| "–".to_owned(), shown));
             }
             table += &format!("   {:<20} {}\n", row.spread(), row.goals());
         }

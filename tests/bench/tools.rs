@@ -1,4 +1,4 @@
-//! What is measured side by side: Hearth, and what people use now.
+//! What is measured side by side: Hearth, what people use now, and iroh's library.
 
 mod hearth;
 mod rsync;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use hearth_tests::link::Line;
 
 use crate::ground::Ground;
@@ -74,10 +74,22 @@ pub(crate) enum Which {
     Rsync,
     Unison,
     Syncthing,
+    /// Makes connections, and nothing of them.
+    Iroh,
 }
 
 impl Which {
-    pub(crate) const ALL: [Self; 4] = [Self::Hearth, Self::Rsync, Self::Unison, Self::Syncthing];
+    pub(crate) const ALL: [Self; 5] = [Self::Hearth, Self::Rsync, Self::Unison, Self::Syncthing, Self::Iroh];
+
+    /// Whether it brings a tree from one machine to another.
+    pub(crate) fn syncs(self) -> bool {
+        self != Self::Iroh
+    }
+
+    /// Whether its connections can be had without the rest of it.
+    pub(crate) fn is_library(self) -> bool {
+        matches!(self, Self::Hearth | Self::Iroh)
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -85,6 +97,7 @@ impl Which {
             Self::Rsync => "rsync",
             Self::Unison => "unison",
             Self::Syncthing => "syncthing",
+            Self::Iroh => "iroh",
         }
     }
 
@@ -96,6 +109,7 @@ impl Which {
             Self::Rsync => Box::new(rsync::Rsync::new(ground)?),
             Self::Unison => Box::new(unison::Unison::new(ground)?),
             Self::Syncthing => Box::new(syncthing::Syncthing::new(ground)?),
+            Self::Iroh => bail!("iroh makes connections and no trees"),
         })
     }
 }

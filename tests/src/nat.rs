@@ -89,6 +89,11 @@ impl NatLab {
         self.tell(&[&["act"], action].concat()).map(drop)
     }
 
+    /// Returns a LAN's proxy, as programs find it in their environment, by the variable of its address, if there is one.
+    pub fn proxy_url(&self, variable: &str) -> Result<Option<String>> {
+        Ok(self.proxy(variable)?.map(|proxy| proxy.url()))
+    }
+
     /// Returns a LAN's proxy by the variable of its address, if there is one.
     fn proxy(&self, variable: &str) -> Result<Option<Proxy>> {
         let ip = self.variable(variable)?.to_owned();

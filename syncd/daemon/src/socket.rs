@@ -376,7 +376,12 @@ impl PathSocket {
             self.tell(News::Busy(slot));
         }
         match lane.route() {
-            Route::Relay => self.forward(slot, &lane, transmit),
+            Route::Relay => match lane.spoke_from().filter(|_| self.bound.borrow().is_none()) {
+                // A peer that has found this device calls at once: before it is known here that answers get there, and
+                // before any relay carries them. Without this one it would wait for QUIC's first timer.
+                Some(to) => self.send_straight(slot, to, transmit).map(drop),
+                None => self.forward(slot, &lane, transmit),
+            },
             Route::Direct(to, _) => {
                 if self.send_straight(slot, to, transmit)? {
                     Ok(())
@@ -557,6 +562,9 @@ impl PathSocket {
             start = end;
         }
         if let Some(slot) = peer {
+            if meta.len > 0 {
+                self.lane(slot).speaks_from(source);
+            }
             meta.addr = peer_address(slot);
             meta.dst_ip = None;
         }
@@ -908,6 +916,48 @@ mod tests {
         send(b"@4");
         assert_eq!(heard(&relay), data(3, 0, b"@4"));
         assert!(matches!(news.try_recv(), Ok(News::SendFailed(Slot(3)))));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_calls_straight_is_answered_there_while_no_relay_carries() {
+        let (socket, _) = PathSocket::open(0).expect("a socket");
+        let socket = Arc::new(socket);
+        let [there, relay] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+        there.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+        relay.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+        let [source, via] = [&there, &relay].map(|socket| socket.local_addr().expect("an address"));
+        let send = |contents: &[u8]| {
+            let (destination, ecn, segment_size, src_ip) = (peer_address(Slot(3)), None, None, None);
+            let transmit = Transmit { destination, ecn, contents, segment_size, src_ip };
+            socket.try_send(&transmit).expect("sent");
+        };
+        let heard = |at: &std::net::UdpSocket| {
+            let mut space = [0; 64];
+            let length = at.recv(&mut space).expect("a datagram");
+            space[..length].to_vec()
+        };
+        let call = || {
+            let (mut buffer, meta) = batch(&[b"@call".to_vec()]);
+            take_in(&socket, &mut buffer, &mut RecvMeta { addr: mapped(source), ..meta });
+        };
+        socket.io.writable().await.expect("writable");
+        call();
+        send(b"@to a stranger");
+        socket.know(source, Slot(3));
+        send(b"@before it calls");
+        call();
+        send(b"@answer");
+        assert_eq!(heard(&there), b"@answer");
+
+        let leg = RelayLeg::of(socket.clone(), 0);
+        leg.use_relay(Some(via));
+        leg.start_session(TOKEN, KEY);
+        socket.see(0, Slot(3), true);
+        let (mut buffer, mut meta) = batch(&[relay::bound_datagram(TOKEN, &KEY, 1, source).to_vec()]);
+        meta.addr = mapped(via);
+        take_in(&socket, &mut buffer, &mut meta);
+        send(b"@by the relay");
+        assert_eq!(heard(&relay), data(3, 0, b"@by the relay"));
     }
 
     #[tokio::test]

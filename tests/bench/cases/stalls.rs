@@ -1,15 +1,11 @@
 //! How long a connection is silent while the network under it changes: an echo every 20 ms between two homes 40 ms
-//! apart, and the longest time between two answers around each event. Nothing is synced over it.
-
-use std::time::Duration;
+//! apart, and the longest time between two answers around each event. Nothing is synced over it. Ours and iroh's take turns.
 
 use anyhow::{Context, Result};
 use hearth_tests::nat::NatLab;
-use hearth_tests::relay::Relay;
 use hearth_tests::scratch::Scratch;
-use syncd::net::PathKind;
 
-use crate::bare;
+use crate::ends::Ground;
 use crate::report::Report;
 use crate::tools::Which;
 
@@ -28,25 +24,24 @@ const EVENTS: [(&str, &str, &[&[&str]], u64); 9] = [
 const LINE: [&str; 6] = ["--rtt", "40", "--down", "200", "--up", "200"];
 
 /// Measures each event, so many times.
-pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(tools: &[Which], rounds: usize, report: &mut Report) -> Result<()> {
     for (name, scenario, acts, seconds) in EVENTS {
         for _ in 0..rounds {
-            let stall = live_through(scenario, acts, Duration::from_secs(seconds)).with_context(|| name.to_owned())?;
-            report.sample(&format!("longest silence, {name}"), Which::Hearth, stall, "s");
+            for which in tools.iter().copied().filter(|which| which.is_library()) {
+                let stall = live_through(which, scenario, acts, seconds).with_context(|| name.to_owned())?;
+                report.sample(&format!("longest silence, {name}"), which, stall, "s");
+            }
         }
     }
     Ok(())
 }
 
-fn live_through(scenario: &str, acts: &[&[&str]], time: Duration) -> Result<f64> {
+fn live_through(which: Which, scenario: &str, acts: &[&[&str]], seconds: u64) -> Result<f64> {
     let scratch = Scratch::new()?;
     let lab = NatLab::up(scenario, &LINE, scratch.path())?;
-    let listen = format!("{}:443", lab.variable("RELAY")?);
-    let relay = Relay::start_on(&scratch.path().join("relay"), Some(&*lab.host("relay")?), &listen, "info")?;
-    let (one, other) = lab.pair()?;
-    let (one, other) = (lab.host(one)?, lab.host(other)?);
-    let happen = || acts.iter().try_for_each(|act| lab.act(act));
-    let path = if scenario == "hard-both" { PathKind::RelayUdp } else { PathKind::Direct };
-    let silence = bare::silence(relay.address(), [&one.network(), &other.network()], path, time, happen)?;
-    Ok(silence.as_secs_f64())
+    let way = if scenario == "hard-both" { "relay" } else { "direct" };
+    let mut ends = Ground::of_nat(&lab, scratch.path())?.start(which, ["echo", &seconds.to_string()], way)?;
+    ends.until_begun()?;
+    acts.iter().try_for_each(|act| lab.act(act))?;
+    ends.measured()?.one("longest")
 }

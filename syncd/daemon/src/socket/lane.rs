@@ -22,6 +22,8 @@ pub struct Lane {
     there: [AtomicBool; RELAYS],
     /// When a packet of the peer's came by each relay last, in the socket's milliseconds; 0 for never.
     heard_ms: [AtomicU64; RELAYS],
+    /// Where a packet of the peer's that came by no relay came from last.
+    spoke_from: RwLock<Option<SocketAddr>>,
 }
 
 impl Default for Lane {
@@ -33,6 +35,7 @@ impl Default for Lane {
             relay: AtomicUsize::new(0),
             there: Default::default(),
             heard_ms: Default::default(),
+            spoke_from: RwLock::default(),
         }
     }
 }
@@ -83,6 +86,19 @@ impl Lane {
     /// When a packet of the peer's came by a relay last.
     pub(super) fn heard_ms(&self, relay: usize) -> Option<u64> {
         Some(self.heard_ms[relay].load(Ordering::Relaxed)).filter(|heard_ms| *heard_ms != 0)
+    }
+
+    /// Notes that a packet of the peer's came straight from this address.
+    pub(super) fn speaks_from(&self, source: SocketAddr) {
+        // Most come from where the one before came from.
+        if self.spoke_from() != Some(source) {
+            *self.spoke_from.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        }
+    }
+
+    /// Where a packet of the peer's that came by no relay came from last.
+    pub(super) fn spoke_from(&self) -> Option<SocketAddr> {
+        *self.spoke_from.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts how often the way has changed.
