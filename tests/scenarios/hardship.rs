@@ -387,3 +387,24 @@ fn a_name_that_one_file_system_does_not_take_is_told_there_and_the_rest_goes_on(
     world.assert_same_everywhere("dir/more.txt", "added");
     assert_eq!(world.machines[desktop.0].engine().problems().count(), 0);
 }
+
+#[test]
+fn a_file_that_cannot_be_read_in_the_place_of_a_directory_is_told_and_looked_at_when_it_changes() {
+    let mut world = World::new(49);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "notes/a.txt", "a");
+    world.settle();
+    world.remove(desktop, "notes");
+    world.write(desktop, "notes", "a file now");
+    world.must(desktop, Act::Chmod("notes".into(), 0o000));
+    world.run_until_quiet();
+    let problems: Vec<_> = world.machines[desktop.0].engine().problems().map(|problem| problem.path.clone()).collect();
+    assert_eq!(problems, [b"notes".to_vec()]);
+    world.must(desktop, Act::Touch("notes".into(), 1_000_000_000));
+    world.run_until_quiet();
+    assert_eq!(world.read(laptop, "notes/a.txt").as_deref(), Some("a"));
+
+    world.must(desktop, Act::Chmod("notes".into(), 0o644));
+    world.settle();
+    assert_eq!(world.read(laptop, "notes").as_deref(), Some("a file now"));
+}

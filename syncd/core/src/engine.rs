@@ -962,7 +962,7 @@ impl<S: Store> Engine<S> {
     fn look<D: Disk>(&mut self, disk: &mut D, now: &mut Now) -> StoreResult<()> {
         let take = self.queue.len().min(self.portions.spots);
         let mut spots: Vec<Spot> = self.queue.drain(..take).collect();
-        self.look_again(&spots)?;
+        let freed = self.look_again(&spots)?;
         let importing = self.state.importing;
         let mut observer = Observer {
             state: &mut self.state,
@@ -1006,6 +1006,9 @@ impl<S: Store> Engine<S> {
             observer.look(spots.iter().cloned().chain(bearing).collect(), now)?;
         }
         let mut looked = observer.looked;
+        for path in freed.into_iter().filter(|path| looked.problems.iter().all(|problem| problem.path != *path)) {
+            self.queue.extend(self.whole_spot_of(&path)?.filter(|spot| matches!(spot, Spot::Deep(_))));
+        }
         if concluding && looked.more.is_empty() && looked.busy.is_empty() {
             self.swept = true;
             self.asked = None;
@@ -1026,20 +1029,25 @@ impl<S: Store> Engine<S> {
     }
 
     /// What could not be looked at, at or below the entries that are to be looked at: they may have gone, or have been
-    /// opened, since.
-    fn look_again(&mut self, spots: &[Spot]) -> StoreResult<()> {
+    /// opened, since. Gives those of the entries that had a problem themselves: what is below one that is a directory still
+    /// is to be looked at as well, unless it has one again.
+    fn look_again(&mut self, spots: &[Spot]) -> StoreResult<Vec<RelPath>> {
+        let mut freed = Vec::new();
         if self.problems.is_empty() {
-            return Ok(());
+            return Ok(freed);
         }
         for spot in spots {
             let Spot::Entry(dir, name) = spot else { continue };
             let Some(dir) = base_or_root(&self.state.store, *dir)? else { continue };
-            for path in self.forget_problems(&crate::disk::join(&base_path(&self.state.store, &dir)?, name)) {
-                let again = self.whole_spot_of(&path)?.filter(|again| again != spot);
-                self.queue.extend(again);
+            let entry = crate::disk::join(&base_path(&self.state.store, &dir)?, name);
+            for path in self.forget_problems(&entry) {
+                match path == entry {
+                    true => freed.push(path),
+                    false => self.queue.extend(self.whole_spot_of(&path)?),
+                }
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     /// A disk that gives errors, or too many open files: nothing tells when that is over. So it is tried again, ever more
