@@ -237,6 +237,10 @@ async fn meet(mut device: Device, way: &str, bytes: u64) -> Result<()> {
         device.until_way(there, way).await?;
         say("way", begun.elapsed().as_secs_f64())?;
     }
+    if bytes == 0 {
+        device.network.shutdown().await;
+        return Ok(());
+    }
     tokio::time::sleep(CALM).await;
     let begun = Instant::now();
     send_all(&connection, bytes).await?;

@@ -13,6 +13,7 @@ use hearth_tests::nat::NatLab;
 use hearth_tests::process::{Process, succeed};
 use hearth_tests::relay::Relay;
 use hearth_tests::room::Room;
+use serde_json::Value;
 
 use crate::tools::Which;
 
@@ -55,6 +56,24 @@ impl Ground {
             relay_ip: RELAY_IP.to_owned(),
             folder: folder.to_path_buf(),
         })
+    }
+
+    /// Returns what one TCP stream of so many bytes gets from either end to the relay's host, in Mbit/s: from the one that
+    /// calls, and from the other. What it takes to come up to speed is in it.
+    pub(crate) fn tcp(&self, bytes: u64) -> Result<[(&'static str, f64); 2]> {
+        let rate = |end: usize| -> Result<f64> {
+            let mut server = self.relay.enter("iperf3");
+            // The port that is let out everywhere; no relay runs now.
+            server.args(["--server", "--one-off", "--port", "443", "--forceflush"]);
+            let mut server = Process::spawn("iperf3", server, &self.folder.join("iperf3.log"), true)?;
+            while !server.first_line(START_LIMIT)?.contains("listening") {}
+            let mut client = self.ends[end].enter("iperf3");
+            client.args(["--client", &self.relay_ip, "--port", "443", "--json", "--bytes", &bytes.to_string()]);
+            let answer: Value = serde_json::from_str(&succeed(&mut client, LIMIT)?).context("what iperf3 prints")?;
+            let bits = answer["end"]["sum_received"]["bits_per_second"].as_f64().context("what iperf3 measured")?;
+            Ok(bits / 1e6)
+        };
+        Ok([("there", rate(0)?), ("back", rate(1)?)])
     }
 
     /// Has one end call the other and do what `task` says: its name and its number. `way` is what packets are to take:

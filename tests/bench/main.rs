@@ -1,4 +1,4 @@
-//! `make bench`: how fast Hearth is, beside rsync, Unison, Syncthing and iroh in the same run.
+//! `make bench`: how fast Hearth is, beside rsync, Unison, Syncthing, iroh and iperf3 in the same run.
 //!
 //! usage: `bench [CASE...] [--tools TOOL,...] [--rounds N] [--networks NAME,...]`, everything and three rounds by default. Prints a table, then
 //! the same as JSON on the last line. Seconds depend on the computer; ratios do so far less. Each tool has two network
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Without a stderr the exit code has to do.
             let hint = format!(
-                "hint: bench [{}] [--tools hearth,rsync,unison,syncthing,iroh] [--rounds N] [--networks easy,…]",
+                "hint: bench [{}] [--tools hearth,rsync,unison,syncthing,iroh,iperf3] [--rounds N] [--networks easy,…]",
                 CASES.join("|")
             );
             let _ = writeln!(io::stderr(), "error: {error:#}\n{hint}");

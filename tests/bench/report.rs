@@ -1,5 +1,6 @@
 //! What was measured, as a table for people and JSON for scripts: a row for each metric, a column for each tool.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ use crate::tools::Which;
 pub(crate) struct Report {
     rows: Vec<Row>,
     notes: Vec<String>,
+    /// Beside [`GOALS`].
+    goals: Vec<Goal>,
 }
 
 /// One metric.
@@ -22,23 +25,25 @@ struct Row {
 }
 
 /// What a median of ours should be.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Goal {
-    /// Its number in docs/benchmarks.md.
+    /// Its number in docs/benchmarks.md, or 0.
     number: u8,
-    metric: &'static str,
+    metric: Cow<'static, str>,
     bound: Bound,
 }
 
 /// Against what.
 #[derive(Clone, Copy)]
-enum Bound {
+pub(crate) enum Bound {
     /// At most this, in the metric's unit.
     AtMost(f64),
     /// At most this times what another tool needs.
     Times(f64, Which),
     /// At least this, in the metric's unit.
     AtLeast(f64),
+    /// At least this times what another tool has.
+    AtLeastTimes(f64, Which),
 }
 
 /// What is checked where a run has measured it.
@@ -83,11 +88,11 @@ const GOALS: &[Goal] = &[
 
 impl Goal {
     const fn new(number: u8, metric: &'static str, bound: Bound) -> Self {
-        Self { number, metric, bound }
+        Self { number, metric: Cow::Borrowed(metric), bound }
     }
 
     /// What it is in words, and whether a row meets it; nothing where the other tool was not measured.
-    fn judge(self, row: &Row) -> Option<(String, bool)> {
+    fn judge(&self, row: &Row) -> Option<(String, bool)> {
         let ours = row.median(Which::Hearth)?;
         Some(match self.bound {
             Bound::AtMost(limit) => (format!("≤ {limit}"), ours <= limit),
@@ -95,6 +100,10 @@ impl Goal {
             Bound::Times(factor, which) => {
                 let ratio = ours / row.median(which)?;
                 (format!("{ratio:.2} ≤ {factor} × {}", which.name()), ratio <= factor)
+            }
+            Bound::AtLeastTimes(factor, which) => {
+                let ratio = ours / row.median(which)?;
+                (format!("{ratio:.2} ≥ {factor} × {}", which.name()), ratio >= factor)
             }
         })
     }
@@ -126,6 +135,20 @@ impl Report {
         }
     }
 
+    /// Sets what a metric should be that has no goal in [`GOALS`].
+    pub(crate) fn expect(&mut self, metric: &str, bounds: &[Bound]) {
+        if !self.goals.iter().any(|goal| goal.metric == metric) {
+            let metric = || Cow::Owned(metric.to_owned());
+            self.goals.extend(bounds.iter().map(|bound| Goal { number: 0, metric: metric(), bound: *bound }));
+        }
+    }
+
+    /// Returns what is judged of a row: in words, whether it is met, and its number.
+    fn judged(&self, row: &Row) -> Vec<(String, bool, u8)> {
+        let goals = GOALS.iter().chain(&self.goals).filter(|goal| goal.metric == row.name);
+        goals.filter_map(|goal| goal.judge(row).map(|(words, met)| (words, met, goal.number))).collect()
+    }
+
     /// Adds a remark.
     pub(crate) fn note(&mut self, text: &str) {
         let _ = writeln!(io::stderr(), "{text}");
@@ -153,7 +176,7 @@ impl Report {
             for which in &tools {
                 table += &format!("{:>11}", row.median(*which).map_or_else(|| "–".to_owned(), shown));
             }
-            table += &format!("   {:<20} {}\n", row.spread(), row.goals());
+            table += &format!("   {:<20} {}\n", row.spread(), self.goals_of(row));
         }
         for note in &self.notes {
             table += &format!("{note}\n");
@@ -161,17 +184,21 @@ impl Report {
         table
     }
 
+    fn goals_of(&self, row: &Row) -> String {
+        let shown = |(words, met, number): (String, bool, u8)| {
+            let number = if number == 0 { String::new() } else { format!(" ({number})") };
+            format!("{} {words}{number}", if met { "✓" } else { "✗" })
+        };
+        self.judged(row).into_iter().map(shown).collect::<Vec<_>>().join("; ")
+    }
+
     /// Returns the JSON.
     pub(crate) fn json(&self) -> Value {
         let row = |row: &Row| {
             let samples: serde_json::Map<String, Value> =
                 row.samples.iter().map(|(which, samples)| (which.name().to_owned(), json!(samples))).collect();
-            let goals: Vec<Value> = GOALS
-                .iter()
-                .filter(|goal| goal.metric == row.name)
-                .filter_map(|goal| goal.judge(row))
-                .map(|(words, met)| json!({ "goal": words, "met": met }))
-                .collect();
+            let judged = self.judged(row).into_iter();
+            let goals: Vec<Value> = judged.map(|(words, met, _)| json!({ "goal": words, "met": met })).collect();
             json!({ "metric": row.name, "unit": row.unit, "samples": samples, "goals": goals })
         };
         Value::Array(self.rows.iter().map(row).collect())
@@ -186,14 +213,6 @@ impl Row {
             }
             _ => String::new(),
         }
-    }
-
-    fn goals(&self) -> String {
-        let judged = GOALS.iter().filter(|goal| goal.metric == self.name).filter_map(|goal| {
-            let (words, met) = goal.judge(self)?;
-            Some(format!("{} {words} ({})", if met { "✓" } else { "✗" }, goal.number))
-        });
-        judged.collect::<Vec<_>>().join("; ")
     }
 }
 

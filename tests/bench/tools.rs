@@ -1,4 +1,4 @@
-//! What is measured side by side: Hearth, what people use now, and iroh's library.
+//! What is measured side by side: Hearth, what people use now, iroh's library, and a TCP stream.
 
 mod hearth;
 mod rsync;
@@ -76,14 +76,17 @@ pub(crate) enum Which {
     Syncthing,
     /// Makes connections, and nothing of them.
     Iroh,
+    /// One TCP stream.
+    Iperf,
 }
 
 impl Which {
-    pub(crate) const ALL: [Self; 5] = [Self::Hearth, Self::Rsync, Self::Unison, Self::Syncthing, Self::Iroh];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Hearth, Self::Rsync, Self::Unison, Self::Syncthing, Self::Iroh, Self::Iperf];
 
     /// Whether it brings a tree from one machine to another.
     pub(crate) fn syncs(self) -> bool {
-        self != Self::Iroh
+        !matches!(self, Self::Iroh | Self::Iperf)
     }
 
     /// Whether its connections can be had without the rest of it.
@@ -98,6 +101,7 @@ impl Which {
             Self::Unison => "unison",
             Self::Syncthing => "syncthing",
             Self::Iroh => "iroh",
+            Self::Iperf => "iperf3",
         }
     }
 
@@ -109,7 +113,7 @@ impl Which {
             Self::Rsync => Box::new(rsync::Rsync::new(ground)?),
             Self::Unison => Box::new(unison::Unison::new(ground)?),
             Self::Syncthing => Box::new(syncthing::Syncthing::new(ground)?),
-            Self::Iroh => bail!("iroh makes connections and no trees"),
+            Self::Iroh | Self::Iperf => bail!("{} makes connections and no trees", self.name()),
         })
     }
 }

@@ -45,7 +45,8 @@ pub(super) struct Rate {
     arrived: u64,
     arrived_us: u64,
     first_us: u64,
-    idle_until: u64,
+    /// What was sent up to when so much had arrived was all there was.
+    idle_until: Option<u64>,
     round_ends: u64,
     /// Oldest first.
     bursts: VecDeque<Burst>,
@@ -66,7 +67,13 @@ impl Rate {
             self.bursts.pop_front();
         }
         let Self { arrived, arrived_us, first_us, idle_until, .. } = *self;
-        self.bursts.push_back(Burst { sent_us: now_us, arrived, arrived_us, first_us, idle: arrived < idle_until });
+        self.bursts.push_back(Burst {
+            sent_us: now_us,
+            arrived,
+            arrived_us,
+            first_us,
+            idle: idle_until.is_some_and(|until| arrived <= until),
+        });
     }
 
     pub(super) fn acked(&mut self, sent_us: u64, bytes: u64) {
@@ -85,7 +92,7 @@ impl Rate {
         let acked = std::mem::take(&mut self.acked);
         self.quiet = in_flight == 0;
         if idle {
-            self.idle_until = self.arrived + in_flight;
+            self.idle_until = Some(self.arrived + in_flight);
         }
         let newest = self.newest.take()?;
         self.first_us = newest.sent_us;

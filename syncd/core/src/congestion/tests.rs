@@ -141,3 +141,33 @@ fn a_line_is_found_out_within_a_few_round_trips() {
     let bytes = world.flow(flow).acked * line::PACKET;
     assert!(bytes > 2_000_000, "{bytes} bytes in ten round trips");
 }
+
+#[test]
+fn who_had_little_to_send_learned_nothing_of_the_line() {
+    let mut world = World::new(Line { rate: 100 * MBIT, ..Line::after(40) });
+    let flow = world.join(Control::ours());
+    for turn in 1..=40 {
+        world.offer(flow, Some(1));
+        world.run(turn * 100_000);
+    }
+    world.offer(flow, None);
+    world.run(4 * SECOND + 400_000);
+    let bytes = world.flow(flow).acked * line::PACKET;
+    assert!(bytes > 2_000_000, "{bytes} bytes in ten round trips");
+}
+
+#[test]
+fn who_had_little_to_send_for_a_while_still_knows_the_line() {
+    let mut world = World::new(Line { rate: 100 * MBIT, ..Line::after(40) });
+    let flow = world.join(Control::ours());
+    world.run(3 * SECOND);
+    let before = world.flow(flow).control.window();
+    for turn in 1..=100 {
+        world.offer(flow, Some(1));
+        world.run(3 * SECOND + turn * 100_000);
+    }
+    assert!(world.flow(flow).control.window() * 10 >= before * 8);
+    world.offer(flow, None);
+    world.run(15 * SECOND);
+    assert!(world.share(flow, 13 * SECOND + 200_000, 15 * SECOND) > 0.95);
+}

@@ -109,6 +109,9 @@ impl End {
             self.until_way(&connection).await?;
             println!("way {}", begun.elapsed().as_secs_f64());
         }
+        if bytes == 0 {
+            return Ok(());
+        }
         sleep(CALM).await;
         let begun = Instant::now();
         send_all(&connection, bytes).await?;

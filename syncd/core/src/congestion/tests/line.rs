@@ -72,6 +72,8 @@ pub(super) struct Flow {
     pub(super) control: Control,
     sent: BTreeMap<u64, u64>,
     next: u64,
+    /// What there is to send, if that is little.
+    waiting: Option<u64>,
     largest: u64,
     rtt_us: f64,
     tokens: f64,
@@ -128,6 +130,7 @@ impl World {
             control,
             sent: BTreeMap::new(),
             next: 1,
+            waiting: None,
             largest: 0,
             rtt_us: 100_000.0,
             tokens: 12_000.0,
@@ -150,6 +153,12 @@ impl World {
         self.at(now_us, Event::Send(flow));
         self.at(now_us + 300_000, Event::Probe(flow, now_us));
         flow
+    }
+
+    /// There are so many packets to send, or always more.
+    pub(super) fn offer(&mut self, flow: usize, packets: Option<u64>) {
+        self.flows[flow].waiting = packets;
+        self.at(self.now_us, Event::Send(flow));
     }
 
     /// Tells a flow that nothing has arrived for long.
@@ -277,7 +286,7 @@ impl World {
         state.slots[slot] += acked / PACKET;
         let in_flight = state.sent.len() as u64 * PACKET;
         match &mut state.control {
-            Control::Ours(ours) => ours.round_up(now_us, in_flight, false),
+            Control::Ours(ours) => ours.round_up(now_us, in_flight, state.waiting == Some(0)),
             Control::Cubic { slow: Some(window), .. } => *window += acked,
             Control::Cubic { cubic, .. } => cubic.acked(now_us, acked, PACKET),
         }
@@ -315,7 +324,7 @@ impl World {
             let now_us = self.now_us;
             let state = &mut self.flows[flow];
             let window = state.control.window() as f64;
-            if (state.sent.len() as u64 + 1) * PACKET >= state.control.window() {
+            if state.waiting == Some(0) || (state.sent.len() as u64 + 1) * PACKET >= state.control.window() {
                 return;
             }
             let rate = 1.25 * window / state.rtt_us;
@@ -331,6 +340,7 @@ impl World {
                 return;
             }
             state.tokens -= PACKET as f64;
+            state.waiting = state.waiting.map(|packets| packets - 1);
             self.emit(flow);
         }
     }
