@@ -474,3 +474,20 @@ fn a_sibling_in_a_directory_that_others_moved_to_where_it_is_marked_here_stays_a
     let stays: Vec<String> = world.paths(laptop).into_iter().filter(|path| path.starts_with("work")).collect();
     assert_eq!(stays, before);
 }
+
+#[test]
+fn a_mark_whose_end_could_not_be_written_to_the_index_ends_again() {
+    let mut world = World::new(324);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    world.write(desktop, "videos/a.mov", "a");
+    world.run_until_quiet();
+    world.remove(laptop, "videos");
+    // It has been seen, and is not believed yet.
+    world.run_for(3000);
+    assert_eq!(world.paths(laptop), [""; 0]);
+    world.machines[laptop.0].fail_index(1);
+    world.settle();
+    world.assert_same_everywhere("videos/a.mov", "a");
+}

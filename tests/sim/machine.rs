@@ -235,6 +235,11 @@ impl SimMachine {
         self.forgot_history = true;
     }
 
+    /// The running daemon cannot write to its index for so many transactions.
+    pub fn fail_index(&mut self, commits: u32) {
+        self.engine.as_mut().expect("a machine that is up").state.store.fail(commits);
+    }
+
     /// A copy of the index, as a backup has it. The daemon is down.
     pub fn index(&self) -> MemoryStore {
         assert!(self.engine.is_none(), "the daemon is down");

@@ -680,7 +680,7 @@ impl<S: Store> Engine<S> {
                 self.effects.retain(|effect| !is_promise(effect));
                 self.state.store.rollback();
                 self.state.load()?;
-                self.probes.iter_mut().for_each(|(_, kept)| *kept = u64::MAX);
+                self.take_marks_back()?;
                 self.holding.forget();
                 self.planning = true;
                 self.planned_upto = None;

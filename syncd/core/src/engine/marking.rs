@@ -44,6 +44,18 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// What was written could not be committed: the marks that were about to end have not, and end again when their directories
+    /// are asked, with all that follows. What was seen of others holds.
+    pub(super) fn take_marks_back(&mut self) -> StoreResult<()> {
+        let Some((probes, kept)) = &mut self.probes else { return Ok(()) };
+        *kept = u64::MAX;
+        for (dir, held) in self.state.store.value(MARKS)?.map_or(Marks::NONE, |known| Marks::decode(&known, probes)) {
+            let also = self.marks.of(&dir);
+            self.marks.set(&dir, held.into_iter().chain(also).collect());
+        }
+        Ok(())
+    }
+
     /// A marker has gone from a directory, and that was not the beginning of the directory's end.
     pub(super) fn believe_unmarked<D: Disk>(&mut self, disk: &mut D, now_ms: u64) -> StoreResult<()> {
         let due: Vec<RelPath> =

@@ -9,7 +9,7 @@ use hearth_schemas::ids::{ContentHash, NodeId, Slot};
 use hearth_schemas::item::{Class, Name, Row, UNNUMBERED, Value};
 use hearth_schemas::wire::{Cursor, KnownMap};
 
-use super::{Base, Kept, Store, StoreResult, Text};
+use super::{Base, Kept, Store, StoreError, StoreResult, Text};
 use crate::disk::Handle;
 use crate::fingerprint::Fingerprint;
 use crate::path::is_at_or_below;
@@ -23,12 +23,19 @@ pub struct MemoryStore {
     /// As it was at the last sync and at each commit since.
     earlier: Vec<Tables>,
     dead: Arc<AtomicBool>,
+    /// How many of the next commits fail.
+    failing: u32,
 }
 
 impl MemoryStore {
     /// From when this is set, nothing more becomes lasting: the process that uses the index has died.
     pub fn dies_with(&mut self, dead: Arc<AtomicBool>) {
         self.dead = dead;
+    }
+
+    /// So many of the next commits fail, as where the disk is full.
+    pub fn fail(&mut self, commits: u32) {
+        self.failing = commits;
     }
 
     /// The power fails: goes back to one of the commits since the last sync, or to that.
@@ -67,6 +74,10 @@ impl Store for MemoryStore {
     }
 
     fn commit(&mut self) -> StoreResult<()> {
+        if let Some(left) = self.failing.checked_sub(1) {
+            self.failing = left;
+            return Err(StoreError::Failed("the disk is full".to_owned()));
+        }
         if self.dead.load(Ordering::Relaxed) {
             self.rollback();
         }
