@@ -109,6 +109,24 @@ fn what_is_committed_with_the_clock_set_back_is_seen() {
     assert_same(&world, [laptop, desktop]);
 }
 
+#[test]
+fn what_belongs_into_a_directory_that_is_to_have_the_name_of_a_database_in_use_is_not_brought_meanwhile() {
+    let (mut world, laptop, desktop) = with_database(412);
+    world.must(desktop, Act::Begin("store".into(), Vec::new()));
+    world.run_until_quiet();
+    world.go_offline(desktop);
+    world.save(laptop, "store", "a file by now");
+    world.rename(laptop, "store", "kept");
+    world.write(laptop, "store/a", "a");
+    world.run_until_quiet();
+    world.go_online(desktop);
+    world.run_for(30_000);
+    world.assert_told_and_not_brought_again(desktop);
+    world.must(desktop, Act::End(0, true));
+    world.settle();
+    world.assert_paths_everywhere(&["kept", "store", "store/a"]);
+}
+
 fn with_database(seed: u64) -> (World, Here, Here) {
     let mut world = World::new(seed);
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);

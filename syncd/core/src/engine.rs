@@ -1477,17 +1477,21 @@ impl<S: Store> Engine<S> {
         let found = collected.changes.into_iter().zip(collected.nodes).collect();
         let found = self.hold_repositories(disk, found, &mut sources, &mut open, now)?;
         let held = self.held_among(&found)?;
+        let mut in_vain = held.clone();
+        for (change, nodes) in &found {
+            let waits = held.contains(&change.key()) || !nodes.is_disjoint(&unmerged);
+            if !waits && self.is_in_vain(disk, (change, nodes), &failed, &sources, now.wall_ms)? {
+                in_vain.insert(change.key());
+            }
+        }
+        let kept = self.with_what_waits(in_vain, &found)?;
         for (change, nodes) in found {
             let merges = !nodes.is_disjoint(&unmerged);
             if merges {
                 // What a sibling derives from waits for a content, the sibling for it.
                 self.waiting.extend(nodes.iter().filter(|node| !self.fetch.awaits(node)));
             }
-            if !merges
-                && !held.contains(&change.key())
-                && !self.is_in_vain(disk, (&change, &nodes), &failed, &sources, now.wall_ms)?
-                && self.is_at_hand(&change, &nodes, &mut sources)?
-            {
+            if !merges && !kept.contains(&change.key()) && self.is_at_hand(&change, &nodes, &mut sources)? {
                 led_by.insert(change.key(), nodes);
                 changes.push(change);
             } else {
@@ -1682,8 +1686,8 @@ impl<S: Store> Engine<S> {
         Ok(false)
     }
 
-    /// Whether nothing could be done with a content that is not here, as nothing could the last time: a program still has
-    /// the file, or what is not synced the name. Then it is not brought again, and the nodes go on waiting.
+    /// Whether nothing could be done, as nothing could the last time: a program still has the file, or what is not synced has
+    /// the name that a content which is not here is for. Then nothing is brought for it, and the nodes go on waiting.
     fn is_in_vain<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -1692,10 +1696,12 @@ impl<S: Store> Engine<S> {
         sources: &Sources,
         now_ms: u64,
     ) -> StoreResult<bool> {
+        if self.is_still_in_use(disk, change, nodes, now_ms)? {
+            return Ok(true);
+        }
         let Some(placed) = &change.placed else { return Ok(false) };
         let problem = obstructed(placed.path.clone());
-        let was_obstructed = nodes.iter().any(|node| failed.get(node) == Some(&problem));
-        if !was_obstructed && !self.waits_for_program(nodes) {
+        if !nodes.iter().any(|node| failed.get(node) == Some(&problem)) {
             return Ok(false);
         }
         let stands = change.base.as_ref().is_some_and(|(base, _)| base.value == placed.target.value);
@@ -1703,8 +1709,8 @@ impl<S: Store> Engine<S> {
         if stands || size == 0 || sources.contains_key(&hash) || self.locate(hash)?.is_some() {
             return Ok(false);
         }
-        if !was_obstructed || !is_obstructed(&self.state.store, disk, (self.select.as_ref(), &self.marks), placed) {
-            return self.is_still_in_use(disk, change, nodes, now_ms);
+        if !is_obstructed(&self.state.store, disk, (self.select.as_ref(), &self.marks), placed) {
+            return Ok(false);
         }
         for &node in nodes {
             self.state.store.mark(node)?;

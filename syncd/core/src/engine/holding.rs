@@ -423,7 +423,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Of changes that are planned together, by their keys, those that are not to be applied now: what is held, and what
-    /// needs a name that something of that has, or is in a directory that does. A content for those would be brought in vain.
+    /// waits with that.
     pub(super) fn held_among(&mut self, changes: &[(Change, BTreeSet<NodeId>)]) -> StoreResult<BTreeSet<NodeId>> {
         let mut held: BTreeSet<NodeId> = BTreeSet::new();
         for (change, nodes) in changes {
@@ -431,6 +431,16 @@ impl<S: Store> Engine<S> {
                 held.insert(change.key());
             }
         }
+        self.with_what_waits(held, changes)
+    }
+
+    /// Adds to changes that are not to be applied now, by their keys, what needs a name that one of them has, or is in a
+    /// directory that does. A content for those would be brought in vain.
+    pub(super) fn with_what_waits(
+        &self,
+        mut held: BTreeSet<NodeId>,
+        changes: &[(Change, BTreeSet<NodeId>)],
+    ) -> StoreResult<BTreeSet<NodeId>> {
         let store = &self.state.store;
         let is_live = |base: &Base| base.state == BaseState::Live;
         let mut count = 0;

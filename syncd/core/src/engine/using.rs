@@ -12,7 +12,7 @@ use super::{Effect, Engine};
 use crate::apply::is_in_use;
 use crate::disk::{Disk, RelPath, StageName, Stat};
 use crate::observe::Spot;
-use crate::plan::Change;
+use crate::plan::{Change, Placed};
 use crate::state::Now;
 use crate::store::{Kept, Problem, Store, StoreResult};
 
@@ -76,7 +76,7 @@ impl<S: Store> Engine<S> {
         nodes.iter().any(|node| self.using.since.contains_key(node))
     }
 
-    /// Whether a program still has the file that nodes wait for; then they go on waiting.
+    /// Whether a program still has the file that nodes wait for and that is to go, move or change; then they go on waiting.
     pub(super) fn is_still_in_use<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -84,9 +84,15 @@ impl<S: Store> Engine<S> {
         nodes: &BTreeSet<NodeId>,
         now_ms: u64,
     ) -> StoreResult<bool> {
-        let (Some((base, path)), Some(placed)) = (&change.base, &change.placed) else { return Ok(false) };
-        let moves = (base.parent, &base.name) != (placed.parent, &placed.target.name);
-        if !self.waits_for_program(nodes) || (!self.unrest.is_restless(base) && !is_in_use(disk, base, path, moves)) {
+        let Some((base, path)) = change.base.as_ref().filter(|_| self.waits_for_program(nodes)) else {
+            return Ok(false);
+        };
+        let place = |placed: &Placed| (placed.parent, placed.target.name.clone());
+        let moves = change.placed.as_ref().is_some_and(|placed| place(placed) != (base.parent, base.name.clone()));
+        let replaces = change.placed.as_ref().is_none_or(|Placed { target, .. }| {
+            target.value != base.value || target.attributes.group != base.attributes.group
+        });
+        if !(moves || replaces) || (!self.unrest.is_restless(base) && !is_in_use(disk, base, path, moves)) {
             return Ok(false);
         }
         self.wait_for_program(nodes.clone(), path.clone(), now_ms)?;
