@@ -1,5 +1,6 @@
 //! Directories that say of themselves that they are not to be copied: a mark is a fact of one disk, and deletes nothing.
 
+use hearth_tests::sim::disk::Act;
 use hearth_tests::sim::{Crash, World};
 use syncd_core::engine::Event;
 
@@ -370,4 +371,106 @@ fn two_machines_that_keep_what_is_marked_in_a_replaced_directory_each_find_a_nam
         assert!(paths.iter().any(|path| path.ends_with("/videos/a.mov")), "{paths:?}");
         assert!(!paths.iter().any(|path| path.contains(".hearth-parked-")), "{paths:?}");
     }
+}
+
+#[test]
+fn a_directory_that_changes_places_with_one_whose_marker_has_just_gone_is_not_taken_for_marked() {
+    let mut world = World::new(319);
+    let [laptop, _] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "notes/a", "a");
+    world.write(laptop, "videos/b", "b");
+    world.settle();
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    world.remove(laptop, "videos/.nobackup");
+    world.must(laptop, Act::Swap("videos".into(), "notes".into()));
+    world.settle();
+    world.assert_paths_everywhere(&["notes", "notes/b", "videos", "videos/a"]);
+}
+
+#[test]
+fn of_two_directories_that_are_one_here_the_one_that_stays_does_not_wait_for_the_one_that_is_moved_to_a_marked_place() {
+    let mut world = World::new(320);
+    let [laptop, desktop, tablet] = world.paired(["laptop", "desktop", "tablet"]);
+    world.go_offline(desktop);
+    world.write(laptop, "work/a", "a");
+    world.run_until_quiet();
+    world.go_offline(tablet);
+    world.write(desktop, "work/b", "b");
+    world.connect(laptop, desktop);
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    world.rename(tablet, "work", "videos");
+    world.go_online(tablet);
+    world.settle();
+    assert_eq!(world.paths(desktop), ["videos", "videos/a", "work", "work/b"]);
+    // What others moved to where it is marked here stays where it is.
+    assert_eq!(world.paths(laptop), ["videos", "videos/.nobackup", "work", "work/a", "work/b"]);
+    world.remove(laptop, "videos/.nobackup");
+    world.settle();
+    world.assert_paths_everywhere(&["videos", "videos/a", "work", "work/b"]);
+}
+
+#[test]
+fn a_directory_that_became_another_and_stays_for_what_is_marked_in_it_gives_up_its_name() {
+    let mut world = World::new(321);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/videos/a.mov", "a");
+    world.write(laptop, "notes", "a file");
+    world.settle();
+    world.write(laptop, "work/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.part(laptop, desktop);
+    world.rename(desktop, "work", "done");
+    world.rename(desktop, "notes", "work");
+    world.mkdir(laptop, "done");
+    world.run_until_quiet();
+    world.connect(laptop, desktop);
+    world.settle();
+    assert_eq!(world.read(laptop, "work").as_deref(), Some("a file"));
+    let kept =
+        world.paths(laptop).into_iter().find(|path| path.ends_with("/videos/.nobackup")).expect("what is marked");
+    assert!(!kept.contains(".hearth-parked-"), "{kept}");
+}
+
+#[test]
+fn a_directory_that_became_another_goes_with_the_last_of_what_is_marked_in_it() {
+    let mut world = World::new(322);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/videos/a.mov", "a");
+    world.settle();
+    world.write(laptop, "work/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.part(laptop, desktop);
+    world.rename(desktop, "work", "done");
+    world.mkdir(laptop, "done");
+    world.run_until_quiet();
+    world.connect(laptop, desktop);
+    world.settle();
+    world.remove(laptop, "work/videos");
+    world.settle();
+    world.assert_paths_everywhere(&["done", "done/videos", "done/videos/a.mov"]);
+}
+
+#[test]
+fn a_sibling_in_a_directory_that_others_moved_to_where_it_is_marked_here_stays_as_the_file_does() {
+    let mut world = World::new(323);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "work/a", "a");
+    world.settle();
+    world.part(laptop, desktop);
+    world.save(laptop, "work/a", "of the laptop");
+    world.save(desktop, "work/a", "of the desktop");
+    world.run_until_quiet();
+    world.connect(laptop, desktop);
+    world.settle();
+    let before = world.paths(laptop);
+    assert_eq!(before.len(), 3);
+    world.write(laptop, "videos/.nobackup", "");
+    world.run_until_quiet();
+    world.rename(desktop, "work", "videos");
+    world.must(desktop, Act::Touch("videos/a".into(), 1_000_000_000));
+    world.settle();
+    let stays: Vec<String> = world.paths(laptop).into_iter().filter(|path| path.starts_with("work")).collect();
+    assert_eq!(stays, before);
 }

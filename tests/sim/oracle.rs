@@ -401,5 +401,11 @@ pub(super) fn describe(machine: &SimMachine) -> String {
     for problem in machine.engine().problems() {
         line(format!("problem {problem:?}"));
     }
+    for (path, _) in machine.disk.tree.walk() {
+        if let Some(base) = machine.engine().at(&path).expect("an index in memory") {
+            let shown = machine.engine().shown_at(&path).expect("an index in memory").map(|path| name_of(&path));
+            line(format!("at {} {:?} {:?} {:?} shown at {shown:?}", name_of(&path), base.id, base.state, base.members));
+        }
+    }
     out
 }

@@ -657,7 +657,7 @@ impl<S: Store> Engine<S> {
     pub fn shown_at(&self, path: &[u8]) -> StoreResult<Option<RelPath>> {
         let Some(base) = self.at(path)? else { return Ok(None) };
         for member in &base.members {
-            if let Some(target) = self.state.view().target_of(member.node)? {
+            if let Some(target) = self.state.view().target_of_member(member)? {
                 let dir = self.state.tree.shape().path(target.parent);
                 return Ok(Some(crate::disk::join(&dir, &target.name)));
             }
@@ -1006,6 +1006,7 @@ impl<S: Store> Engine<S> {
             observer.look(spots.iter().cloned().chain(bearing).collect(), now)?;
         }
         let mut looked = observer.looked;
+        self.take_up_unmarked()?;
         for path in freed.into_iter().filter(|path| looked.problems.iter().all(|problem| problem.path != *path)) {
             self.queue.extend(self.whole_spot_of(&path)?.filter(|spot| matches!(spot, Spot::Deep(_))));
         }

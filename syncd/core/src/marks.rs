@@ -41,6 +41,8 @@ pub struct Marks {
     held: BTreeMap<RelPath, BTreeSet<usize>>,
     /// How often it has changed.
     changes: u64,
+    /// The paths that a mark has left, in whatever way, since this was asked last.
+    left: BTreeSet<RelPath>,
 }
 
 /// Directories with the files that they hold, each by its name and what it begins with: what the index keeps of marks.
@@ -48,7 +50,7 @@ type Named = Vec<(RelPath, Vec<(Vec<u8>, Vec<u8>)>)>;
 
 impl Marks {
     /// No directory holds any of them.
-    pub const NONE: Self = Self { held: BTreeMap::new(), changes: 0 };
+    pub const NONE: Self = Self { held: BTreeMap::new(), changes: 0, left: BTreeSet::new() };
 
     /// Whether no directory holds any.
     pub fn is_empty(&self) -> bool {
@@ -58,6 +60,12 @@ impl Marks {
     /// How often anything about them has changed.
     pub fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// The paths that a mark has left since this was asked last, whatever has them by now: what was passed over there is not
+    /// to be passed over any more.
+    pub fn take_left(&mut self) -> BTreeSet<RelPath> {
+        std::mem::take(&mut self.left)
     }
 
     /// The directories that hold any.
@@ -106,6 +114,9 @@ impl Marks {
     /// Takes in what a directory holds.
     pub fn set(&mut self, dir: &[u8], held: BTreeSet<usize>) {
         self.changes += 1;
+        if self.held.get(dir).is_some_and(|before| !before.is_subset(&held)) {
+            self.left.insert(dir.to_vec());
+        }
         if held.is_empty() {
             self.held.remove(dir);
         } else {
@@ -115,10 +126,11 @@ impl Marks {
 
     /// Takes out what a directory and those below it hold, under paths that begin after its own.
     pub fn take(&mut self, from: &[u8]) -> Self {
-        let taken = self.held.extract_if(.., |dir, _| is_at_or_below(dir, from));
-        let held: BTreeMap<_, _> = taken.map(|(dir, held)| (dir[from.len()..].to_vec(), held)).collect();
-        self.changes += u64::from(!held.is_empty());
-        Self { held, changes: 0 }
+        let taken: Vec<_> = self.held.extract_if(.., |dir, _| is_at_or_below(dir, from)).collect();
+        self.changes += u64::from(!taken.is_empty());
+        self.left.extend(taken.iter().map(|(dir, _)| dir.clone()));
+        let held = taken.into_iter().map(|(dir, held)| (dir[from.len()..].to_vec(), held)).collect();
+        Self { held, ..Self::NONE }
     }
 
     /// Puts that under the path that the directory has by now.
@@ -153,10 +165,15 @@ mod tests {
         marks.put(b"c/d", taken);
         assert!(marks.holds(b"c/d", 1) && marks.holds(b"c/d/b", 1) && marks.holds(b"ab", 1));
         assert!(!marks.holds(b"a", 1) && !marks.holds(b"c/d", 0));
+        assert_eq!(marks.take_left(), ["a", "a/b"].map(Into::into).into());
         assert!(!marks.take(b"c").is_empty());
         assert_eq!(marks.of(b"c/d/b"), BTreeSet::new());
+        marks.set(b"ab", BTreeSet::from([1, 2]));
+        assert_eq!(marks.take_left(), ["c/d", "c/d/b"].map(Into::into).into());
         marks.set(b"ab", BTreeSet::new());
         assert!(marks.is_empty());
+        assert_eq!(marks.take_left(), ["ab"].map(Into::into).into());
+        assert!(marks.take_left().is_empty());
     }
 
     #[test]

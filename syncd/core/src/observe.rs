@@ -1045,7 +1045,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
         self.select.travels(path, is_dir, self.marks)
     }
 
-    /// Whether all nodes that an entry is shown for are deleted.
+    /// Whether all nodes that an entry is shown for are deleted, or have left it.
     fn is_dead(&mut self, base: &Base) -> StoreResult<bool> {
         self.state.refresh()?;
         for member in &base.members {
@@ -1055,7 +1055,7 @@ impl<S: Store, D: Disk> Observer<'_, S, D> {
                 return Ok(false);
             }
         }
-        Ok(!base.members.is_empty())
+        Ok(true)
     }
 
     /// Turns what is missing into deletions. Call when nothing is left to look at; the root must hold.

@@ -99,7 +99,9 @@ pub fn collect<S: Store>(
         search.node(node)?;
     }
     search.close()?;
-    let Search { mut bases, targets, .. } = search;
+    let Search { mut bases, mut targets, .. } = search;
+    // What is excluded here takes no entry of this disk from what is not.
+    targets.retain(|_, target| travels(state, select, marks, target));
     let mut out = Collected::default();
     let mut busy: BTreeSet<NodeId> = BTreeSet::new();
     let assigned = assign(state, &bases, &targets)?;
@@ -115,13 +117,6 @@ pub fn collect<S: Store>(
         let nodes = rows_of(&target.members);
         let base = assigned.get(&target.id).and_then(|id| bases.remove(id));
         let placed = place(state, &target, &keys)?;
-        let excluded = !select.travels(&placed.path, target.class == Class::Dir, marks);
-        if excluded {
-            if let Some(base) = base {
-                bases.insert(base.id, base);
-            }
-            continue;
-        }
         if base.as_ref().is_some_and(|base| agrees(base, &placed)) {
             continue;
         }
@@ -305,8 +300,16 @@ fn place<S: Store>(state: &State<S>, target: &Target, keys: &BTreeMap<NodeId, No
         (None, Some(parent)) => parent.id,
         (None, None) => free_base_key(&state.store, target.parent)?,
     };
-    let path = join(&state.tree.shape().path(target.parent), &target.name);
-    Ok(Placed { target: target.clone(), id, parent, path })
+    Ok(Placed { target: target.clone(), id, parent, path: path_of(state, target) })
+}
+
+/// The path that the account has an entry at.
+fn path_of<S: Store>(state: &State<S>, target: &Target) -> RelPath {
+    join(&state.tree.shape().path(target.parent), &target.name)
+}
+
+fn travels<S: Store>(state: &State<S>, select: &dyn Select, marks: &Marks, target: &Target) -> bool {
+    select.travels(&path_of(state, target), target.class == Class::Dir, marks)
 }
 
 fn agrees(base: &Base, placed: &Placed) -> bool {
@@ -322,6 +325,10 @@ fn agrees(base: &Base, placed: &Placed) -> bool {
 fn removable<S: Store>(state: &State<S>, select: &dyn Select, marks: &Marks, base: &Base) -> StoreResult<bool> {
     for member in &base.members {
         if member.origin.is_some() {
+            // Shown, but at a place that is excluded here: it stays as it is.
+            if state.view().target_of_member(member)?.is_some_and(|target| !travels(state, select, marks, &target)) {
+                return Ok(false);
+            }
             continue;
         }
         let Some(row) = state.store.row(member.node)? else { return Ok(false) };
@@ -330,12 +337,10 @@ fn removable<S: Store>(state: &State<S>, select: &dyn Select, marks: &Marks, bas
         if !dead && !shown_elsewhere {
             return Ok(false);
         }
-        if !dead && let Some(target) = state.view().target_of(member.node)? {
-            // Shown, but at a place that is excluded here: it stays as it is.
-            let path = join(&state.tree.shape().path(target.parent), &target.name);
-            if !select.travels(&path, target.class == Class::Dir, marks) {
-                return Ok(false);
-            }
+        if !dead && state.view().target_of_member(member)?.is_some_and(|target| !travels(state, select, marks, &target))
+        {
+            // As above.
+            return Ok(false);
         }
     }
     Ok(true)
@@ -349,9 +354,8 @@ pub fn is_left_behind<S: Store>(
     base: &Base,
 ) -> StoreResult<bool> {
     for member in &base.members {
-        let Some(target) = state.view().target_of(member.node)? else { return Ok(false) };
-        let path = join(&state.tree.shape().path(target.parent), &target.name);
-        if select.travels(&path, target.class == Class::Dir, marks) {
+        let Some(target) = state.view().target_of_member(member)? else { return Ok(false) };
+        if travels(state, select, marks, &target) {
             return Ok(false);
         }
     }

@@ -302,8 +302,11 @@ impl<S: Store> State<S> {
         self.store.mark(node)
     }
 
-    /// Marks the nodes that an entry is shown for.
+    /// Marks the nodes that an entry is shown for; of one that all have left, the one that it has its key from.
     pub fn mark_members(&mut self, base: &Base) -> StoreResult<()> {
+        if base.members.is_empty() {
+            return self.mark(base.id);
+        }
         base.members.iter().try_for_each(|member| self.mark(member.node))
     }
 

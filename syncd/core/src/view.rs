@@ -146,9 +146,19 @@ impl<S: Store> View<'_, S> {
         }
     }
 
-    /// The entry that shows a node or derived sibling.
+    /// The entry that shows a node.
     pub fn target_of(&self, node: NodeId) -> StoreResult<Option<Target>> {
-        let Some(row) = self.store.row(node)? else { return Ok(None) };
+        self.shown_among(node, node)
+    }
+
+    /// The entry that shows a node or derived sibling.
+    pub fn target_of_member(&self, member: &Member) -> StoreResult<Option<Target>> {
+        self.shown_among(member.node, member.origin.unwrap_or(member.node))
+    }
+
+    /// The entry that shows a node, among those at the name of `registered`.
+    fn shown_among(&self, node: NodeId, registered: NodeId) -> StoreResult<Option<Target>> {
+        let Some(row) = self.store.row(registered)? else { return Ok(None) };
         let Some((dir, name)) = self.registered(&row) else { return Ok(None) };
         let slot = self.slot(dir, &name)?;
         Ok(slot.into_iter().find(|target| target.members.iter().any(|member| member.node == node)))

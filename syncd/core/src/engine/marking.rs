@@ -1,5 +1,5 @@
 //! Marked directories of this disk, over time: marks are kept in the index, follow what is moved, and end when their marker
-//! has been gone for a while; what was passed over for one is taken up again (docs/decisions/0027).
+//! has been gone for a while; what was passed over for one is taken up again (docs/decisions/0027, 0045).
 
 use std::collections::BTreeSet;
 
@@ -44,8 +44,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A marker has gone from a directory, and that was not the beginning of the directory's end: what it kept here is
-    /// looked at.
+    /// A marker has gone from a directory, and that was not the beginning of the directory's end.
     pub(super) fn believe_unmarked<D: Disk>(&mut self, disk: &mut D, now_ms: u64) -> StoreResult<()> {
         let due: Vec<RelPath> =
             self.unmarked.extract_if(.., |_, (at, _)| *at <= now_ms).map(|(path, _)| path).collect();
@@ -59,7 +58,20 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             self.marks.set(&dir, held);
-            // What others did there was passed over.
+        }
+        self.take_up_unmarked()
+    }
+
+    /// Wherever a mark has left a path, because its marker has gone or its directory has, what stands there is looked at as a
+    /// whole, and what the account has there is planned: both were passed over, and leave no other trace. To be called before
+    /// the marks are kept, so that none ends in the index without that.
+    pub(super) fn take_up_unmarked(&mut self) -> StoreResult<()> {
+        let left = self.marks.take_left();
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.state.refresh()?;
+        for dir in left {
             let mut nodes = self.directory_shown_at(&dir);
             nodes.extend(self.at(&dir)?.iter().flat_map(|base| &base.members).map(|member| member.node));
             for &node in &nodes {
@@ -73,8 +85,8 @@ impl<S: Store> Engine<S> {
             if let Some(dir) = self.directory_at(&dir)? {
                 self.queue.push_back(Spot::Deep(dir));
             }
-            self.effects.push_back(Effect::StatusChanged);
         }
+        self.effects.push_back(Effect::StatusChanged);
         Ok(())
     }
 
@@ -115,12 +127,8 @@ impl<S: Store> Engine<S> {
         if self.marks.is_empty() {
             return Ok(());
         }
-        // What was passed over as excluded there is so no more, whatever has that path by now.
-        let mut left = Vec::new();
         for path in made {
-            if !self.marks.take(path).is_empty() {
-                left.push(path);
-            }
+            self.marks.take(path);
         }
         let mut moves: Vec<&(RelPath, NodeId)> = moved.iter().collect();
         // What was parked on its way has moved twice; what was in it has gone along from where it was first.
@@ -130,7 +138,6 @@ impl<S: Store> Engine<S> {
             let marks = self.marks.take(from);
             if !marks.is_empty() {
                 taken.push((marks, *dir));
-                left.push(from);
             }
         }
         for (marks, dir) in taken {
@@ -138,10 +145,6 @@ impl<S: Store> Engine<S> {
             self.marks.put(&base_path(&self.state.store, &base)?, marks);
             self.queue.push_back(Spot::Deep(dir));
         }
-        for path in left {
-            let nodes = self.directory_shown_at(path);
-            self.state.mark_below(nodes)?;
-        }
-        Ok(())
+        self.take_up_unmarked()
     }
 }
