@@ -17,6 +17,8 @@ use super::{Effect, Out, PathKind, Route, Tried};
 /// Least time between two probes to one address, and between those of one punch at first and later.
 const SPACING_MS: u64 = 100;
 const LATE_SPACING_MS: u64 = 400;
+/// How often an address may be asked sooner than that: a probe of its own has come, so its firewall is open now.
+const ASK_BACK_MS: u64 = 1_000;
 /// Probes of one punch to one address with the first spacing, and in all.
 const EARLY: u32 = 20;
 const ALL: u32 = 25;
@@ -50,8 +52,8 @@ const SIGNALS: Allowance = Allowance::new(2_000, 8);
 const MAX_REFLEXIVE: usize = 4;
 /// Unanswered probes that are remembered for each address.
 const MAX_ASKED: usize = 32;
-/// Least time between two signals to the peer.
-const SIGNAL_MS: u64 = 200;
+/// Signals to the peer: one in 200 ms, and two at once, as the address that the relay sees is often known a moment late.
+const SIGNALLING: Allowance = Allowance::new(200, 2);
 
 /// A token bucket.
 #[derive(Debug)]
@@ -66,6 +68,11 @@ struct Allowance {
 impl Allowance {
     const fn new(each_ms: u64, burst: u64) -> Self {
         Self { left: burst, burst, each_ms, since_ms: 0 }
+    }
+
+    /// When there is one again.
+    fn next_ms(&self) -> u64 {
+        if self.left > 0 { 0 } else { self.since_ms + self.each_ms }
     }
 
     fn take(&mut self, now_ms: u64) -> bool {
@@ -100,6 +107,7 @@ struct Path {
     kind: PathKind,
     asked: VecDeque<Asked>,
     asked_ms: Option<u64>,
+    asked_back_ms: Option<u64>,
     answered_ms: Option<u64>,
     rtt_ms: u64,
     full: Full,
@@ -108,7 +116,7 @@ struct Path {
 impl Path {
     fn new(kind: PathKind) -> Self {
         let full = Full::Asking { tries: 0, at_ms: 0 };
-        Self { kind, asked: VecDeque::new(), asked_ms: None, answered_ms: None, rtt_ms: 0, full }
+        Self { kind, asked: VecDeque::new(), asked_ms: None, asked_back_ms: None, answered_ms: None, rtt_ms: 0, full }
     }
 
     fn is_awaited(&self, now_ms: u64) -> bool {
@@ -126,6 +134,10 @@ impl Path {
 
     fn may_ask(&self, now_ms: u64) -> bool {
         self.asked_ms.is_none_or(|at| now_ms.saturating_sub(at) >= SPACING_MS)
+    }
+
+    fn may_ask_back(&self, now_ms: u64) -> bool {
+        self.may_ask(now_ms) || self.asked_back_ms.is_none_or(|at| now_ms.saturating_sub(at) >= ASK_BACK_MS)
     }
 
     fn late_ms(&self) -> u64 {
@@ -177,6 +189,7 @@ pub(super) struct Peer {
     kicked_ms: Option<u64>,
     answers: Allowance,
     signals: Allowance,
+    signalling: Allowance,
 }
 
 impl Peer {
@@ -201,6 +214,7 @@ impl Peer {
             kicked_ms: None,
             answers: ANSWERS,
             signals: SIGNALS,
+            signalling: SIGNALLING,
         }
     }
 
@@ -285,7 +299,8 @@ impl Peer {
         let current = self.active.and_then(|active| self.paths.get(&active.to)).map(|path| path.kind);
         let path = self.paths.entry(source).or_insert_with(|| Path::new(place.kind_of(source)));
         let is_better = current.is_none_or(|kind| path.kind < kind);
-        if is_better && !path.is_fresh(now_ms) && path.may_ask(now_ms) && !self.narrow.contains_key(&source) {
+        if is_better && !path.is_fresh(now_ms) && path.may_ask_back(now_ms) && !self.narrow.contains_key(&source) {
+            path.asked_back_ms = Some(now_ms);
             self.ask(source, false, now_ms, out);
         }
     }
@@ -422,8 +437,8 @@ impl Peer {
     }
 
     fn retry(&mut self, place: &Place, now_ms: u64, out: &mut Out) {
-        if let Some(earliest) = self.signalled_ms.map(|at| at + SIGNAL_MS).filter(|earliest| *earliest > now_ms) {
-            self.retry_ms = Some(earliest);
+        if self.there && self.signalling.next_ms() > now_ms {
+            self.retry_ms = Some(self.signalling.next_ms());
             return;
         }
         self.retry_ms = None;
@@ -440,6 +455,8 @@ impl Peer {
 
     fn signal(&mut self, reply: bool, place: &Place, now_ms: u64, out: &mut Out) {
         self.signalled_ms = Some(now_ms);
+        // An answer is owed whatever it costs; how often it is asked for is the allowance of the other's signals.
+        self.signalling.take(now_ms);
         out.effects.push_back(Effect::Signal { to: self.slot, reply, candidates: place.candidates() });
     }
 

@@ -148,10 +148,14 @@ impl World {
 
     /// A device sees its interfaces, and its relay sees it.
     fn arrive(&mut self, which: usize) {
+        self.look(which);
+        self.rebind(which);
+    }
+
+    fn look(&mut self, which: usize) {
         let ip = self.homes[which].inside;
         let interfaces = vec![Interface { name: "eth0".to_owned(), ip, prefix: 24 }];
         self.tell(which, Event::Local(interfaces, PORT));
-        self.rebind(which);
     }
 
     fn rebind(&mut self, which: usize) {
@@ -332,6 +336,22 @@ fn every_pair_of_routers_that_lets_a_direct_path_through_has_one_in_time() {
             }
             Option::None => assert_eq!((world.route(0), world.route(1)), (Route::Relay, Route::Relay)),
         }
+    }
+}
+
+#[test]
+fn an_address_that_is_known_just_after_the_answer_is_told_at_once() {
+    for late in 1..=20 {
+        let mut world = World::new(Router::Easy, Router::Easy);
+        world.paths[1] = Paths::new(Slot(2), 900);
+        world.look(1);
+        let met = world.now;
+        world.meet();
+        world.run(ONE_WAY + late);
+        world.rebind(1);
+        world.run(1_000);
+        let took = [0, 1].map(|which| world.direct_since(which, met).expect("a direct path"));
+        assert!(took[0] <= 2 * RTT + late && took[1] <= 3 * RTT, "{late} ms late: {took:?} ms");
     }
 }
 
