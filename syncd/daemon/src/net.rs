@@ -18,7 +18,7 @@ use quinn::{AsyncUdpSocket, Endpoint};
 use syncd_core::paths::{self, Route, Tried};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::blobs::Blobs;
 use crate::config::Ways;
@@ -34,6 +34,8 @@ use crate::socket::{PathSocket, RELAYS, RelayLeg};
 const MAX_EVENTS: usize = 256;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// And for the first packet of it to be on its way to the peers.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Who this device is.
 pub struct Identity {
@@ -406,6 +408,7 @@ impl Network {
 
     /// Ends every connection, and waits a moment for the other sides and the router to be told.
     pub async fn shutdown(self) {
+        self.take_leave().await;
         self.0.tasks.iter().for_each(AbortHandle::abort);
         self.0.endpoint.close(peer::Close::Leaving.code(), b"");
         let mapper = self.0.mapper.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -415,6 +418,19 @@ impl Network {
             }
         };
         timeout(GOODBYE, async { tokio::join!(self.0.endpoint.wait_idle(), mapped) }).await.ok();
+    }
+
+    /// Tells the peers before the relay: it forwards nothing any more for a device that has left it.
+    async fn take_leave(&self) {
+        let peers: Vec<quinn::Connection> = view(&self.0.view).up.values().cloned().collect();
+        peers.iter().for_each(|peer| peer.close(peer::Close::Leaving.code(), b""));
+        let is_said = |peer: &quinn::Connection| peer.stats().frame_tx.connection_close > 0;
+        let said = async {
+            while !peers.iter().all(is_said) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(FAREWELL, said).await.ok();
     }
 }
 

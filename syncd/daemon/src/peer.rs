@@ -146,6 +146,8 @@ struct Up {
     tls: [u8; 32],
     connection: Connection,
     since: Instant,
+    /// The device has come to a relay since: it may have started again, and this be over.
+    came_again: bool,
 }
 
 /// What is known about dialling one device.
@@ -292,7 +294,8 @@ impl Peers {
                 dial.next = Instant::now();
             }
             // If it came back from a restart, it answers this with a reset, and the dial follows at once.
-            if let Some(up) = self.up.get(&slot) {
+            if let Some(up) = self.up.get_mut(&slot) {
+                up.came_again = true;
                 kick(up);
             }
         }
@@ -434,7 +437,10 @@ impl Peers {
         });
         view(&self.around.view).up.insert(slot, connection.clone());
         self.outbox.push_back(NetEvent::PeerUp { slot, device: device.id, connection: connection.clone(), opener });
-        self.up.insert(slot, Up { device: device.id, tls: shaken.tls, connection, since: Instant::now() });
+        self.up.insert(
+            slot,
+            Up { device: device.id, tls: shaken.tls, connection, since: Instant::now(), came_again: false },
+        );
     }
 
     fn handle_closed(&mut self, slot: Slot, id: usize) {
@@ -444,7 +450,9 @@ impl Peers {
         let Some(up) = self.take_down(slot) else { return };
         info!("disconnected from slot {}", slot.0);
         let Some(dial) = self.dials.get_mut(&slot) else { return };
-        if up.since.elapsed() > GOOD {
+        if up.came_again {
+            *dial = Dial { under_way: false, failures: 0, next: Instant::now() };
+        } else if up.since.elapsed() > GOOD {
             *dial = Dial { under_way: false, failures: 0, next: Instant::now() + jitter(50, 300) };
         } else {
             self.note_failure(slot, true);

@@ -9,7 +9,7 @@ use hearth_schemas::ids::Slot;
 use hearth_schemas::keys::{DeviceKeys, Phrase};
 use hearth_schemas::log::{Account, Caps};
 use hearth_schemas::relay::{Refusal, Reply, Request};
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use relay_server::admission::Admission;
 use relay_server::listen::{Options, Server};
 use syncd::blobs::Blobs;
@@ -193,6 +193,20 @@ async fn a_device_that_starts_again_is_met_again_at_once() {
     one.until(|event| matches!(event, NetEvent::PeerDown { .. })).await;
     tokio::join!(one.peer(), two.peer());
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_says_so_to_its_peers_before_the_relay_forwards_no_more() {
+    let mut world = World::new().await;
+    world.ways = Ways { direct: false, nearby: false, ask_router: false };
+    let mut one = world.start(0);
+    for turn in 0..10 {
+        let mut two = world.start(1);
+        let (there, _) = tokio::join!(one.peer(), two.peer());
+        two.network.shutdown().await;
+        let ended = there.connection.closed().await;
+        assert!(matches!(ended, ConnectionError::ApplicationClosed(_)), "{turn}: {ended}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -109,6 +109,7 @@ const NETWORKS: [Network; 21] = [
 /// In how many rounds a stream goes over the connection; the others only connect.
 const STREAMS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(120);
+const DAY_S: f64 = 86_400.0;
 
 /// Measures in each network whose name is given, or in all if none is, so many times.
 pub(crate) fn measure(tools: &[Which], networks: &[String], rounds: usize, report: &mut Report) -> Result<()> {
@@ -197,7 +198,8 @@ fn meet(pair: &mut NatPair, network: &Network, report: &mut Report) -> Result<()
     let log = fs::read_to_string(pair.desktop.log()).context("reading the log")?;
     let log = log.get(before..).context("the log grows")?;
     let login = moment(log, "logged in to the relay").context("a login")?;
-    let since = |what: &str| Some((moment(log, what)? - login).rem_euclid(86_400.0));
+    // Who is on one LAN is there before the relay; and midnight may lie between.
+    let since = |what: &str| Some((moment(log, what)? - login + DAY_S / 2.0).rem_euclid(DAY_S) - DAY_S / 2.0);
     let mut trips = |what: &str, seconds: f64| {
         report.sample(&format!("{}: {what}", network.name), Which::Hearth, seconds / network.line.rtt_s, "RTT");
     };
