@@ -491,3 +491,46 @@ fn a_mark_whose_end_could_not_be_written_to_the_index_ends_again() {
     world.settle();
     world.assert_same_everywhere("videos/a.mov", "a");
 }
+
+#[test]
+fn what_is_for_a_marked_directory_that_is_yet_to_move_waits_for_that() {
+    let mut world = World::new(325);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a", "a");
+    world.write(laptop, "work/videos/a.mov", "a film");
+    world.settle();
+    world.write(laptop, "work/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.part(laptop, desktop);
+    world.mkdir(desktop, "work/videos/cut");
+    world.rename(desktop, "a", "work/videos/cut/a");
+    world.run_for(1000);
+    world.rename(desktop, "work", "a");
+    // What has the name that the directory is to have is to be in it, and its content is not there when that is planned.
+    world.write(desktop, "a/videos/cut/a", "another");
+    world.run_until_quiet();
+    world.connect(laptop, desktop);
+    world.settle();
+    assert_eq!(world.read(desktop, "a/videos/cut/a").as_deref(), Some("another"));
+}
+
+#[test]
+fn what_was_moved_out_of_the_way_and_cannot_go_where_it_is_marked_gets_a_name_of_its_own() {
+    let mut world = World::new(326);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a", "a");
+    world.write(laptop, "work/videos/cut/a.mov", "a film");
+    world.settle();
+    world.write(laptop, "work/videos/.nobackup", "");
+    world.run_until_quiet();
+    world.part(laptop, desktop);
+    world.rename(desktop, "a", "work/videos/cut/b");
+    world.run_for(1000);
+    world.rename(desktop, "work", "a");
+    world.write(desktop, "a/videos/cut/b", "another");
+    world.run_until_quiet();
+    world.connect(laptop, desktop);
+    world.settle();
+    assert_eq!(world.read(desktop, "a/videos/cut/b").as_deref(), Some("another"));
+    world.assert_same_everywhere("b", "a");
+}

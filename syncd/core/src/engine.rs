@@ -759,15 +759,14 @@ impl<S: Store> Engine<S> {
                 continue;
             };
             self.parked.insert(id, now_ms + BLOCKED_MS);
-            match base.state {
-                BaseState::Live => {
-                    self.state.mark_members(&base)?;
-                    self.queue.push_back(Spot::Deep(id));
-                }
-                BaseState::Dormant => {
-                    self.queue.push_back(Spot::Entry(base.parent, base.name.clone()));
-                    self.state.forget(base)?;
-                }
+            // Nobody plans for what is excluded where the account has it by now, as a mark came along with what has its name.
+            let is_left = is_left_behind(&self.state, self.select.as_ref(), &self.marks, &base)?;
+            if base.state == BaseState::Live && !is_left {
+                self.state.mark_members(&base)?;
+                self.queue.push_back(Spot::Deep(id));
+            } else {
+                self.queue.push_back(Spot::Entry(base.parent, base.name.clone()));
+                self.state.forget(base)?;
             }
             self.effects.push_back(Effect::StatusChanged);
         }
@@ -1485,17 +1484,31 @@ impl<S: Store> Engine<S> {
             }
         }
         let kept = self.with_what_waits(in_vain, &found)?;
-        for (change, nodes) in found {
+        let mut later = BTreeSet::new();
+        for (change, nodes) in &found {
             let merges = !nodes.is_disjoint(&unmerged);
             if merges {
                 // What a sibling derives from waits for a content, the sibling for it.
                 self.waiting.extend(nodes.iter().filter(|node| !self.fetch.awaits(node)));
             }
-            if !merges && !kept.contains(&change.key()) && self.is_at_hand(&change, &nodes, &mut sources)? {
-                led_by.insert(change.key(), nodes);
-                changes.push(change);
-            } else {
+            if merges || (!kept.contains(&change.key()) && !self.is_at_hand(change, nodes, &mut sources)?) {
+                later.insert(change.key());
+            }
+        }
+        let unseen = self.unseen_among(&later, &found)?;
+        for (change, nodes) in found {
+            let key = change.key();
+            if unseen.contains(&key) {
+                for node in &nodes {
+                    self.fetch.forget(*node);
+                }
+                self.waiting.extend(&nodes);
+            }
+            if kept.contains(&key) || later.contains(&key) || unseen.contains(&key) {
                 open.extend(nodes);
+            } else {
+                led_by.insert(key, nodes);
+                changes.push(change);
             }
         }
         self.let_go_of_names(&changes)?;

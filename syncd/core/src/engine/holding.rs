@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Effect, Engine};
 use crate::brake::{Hold, Limits, Loss, Lost, Toll, Verdict, lost, lost_of};
+use crate::disk::join;
 use crate::git;
-use crate::plan::Change;
+use crate::observe::base_path;
+use crate::plan::{Change, Placed};
 use crate::row;
 use crate::state::{Now, is_untold};
 use crate::store::{Base, BaseState, Store, StoreResult};
@@ -435,7 +437,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Adds to changes that are not to be applied now, by their keys, what needs a name that one of them has, or is in a
-    /// directory that does. A content for those would be brought in vain.
+    /// directory that does, where it could not be made or would not be seen. A content for those would be brought in vain.
     pub(super) fn with_what_waits(
         &self,
         mut held: BTreeSet<NodeId>,
@@ -451,12 +453,61 @@ impl<S: Store> Engine<S> {
                 let is_taken = standing.is_some_and(|base| base.id != placed.id && held.contains(&base.id));
                 if is_taken
                     || (held.contains(&placed.parent) && !store.base(placed.parent)?.is_some_and(|b| is_live(&b)))
+                    || self.is_unseen_till(&held, placed)?
                 {
                     held.insert(placed.id);
                 }
             }
         }
         Ok(held)
+    }
+
+    /// Of changes that are planned together, by their keys, those that would come to be where they are excluded here, as a directory
+    /// above is still there and waits: for the name of what is to be done `later`. Nobody would see them, and they would be made
+    /// again and again. What is done later on its own account is not among them: it may be what the others wait for.
+    pub(super) fn unseen_among(
+        &self,
+        later: &BTreeSet<NodeId>,
+        changes: &[(Change, BTreeSet<NodeId>)],
+    ) -> StoreResult<BTreeSet<NodeId>> {
+        let mut unseen = BTreeSet::new();
+        if self.marks.is_empty() || later.is_empty() {
+            return Ok(unseen);
+        }
+        let waiting = self.with_what_waits(later.clone(), changes)?;
+        let mut count = usize::MAX;
+        while unseen.len() != count {
+            count = unseen.len();
+            for (change, placed) in changes.iter().filter_map(|(change, _)| Some((change, change.placed.as_ref()?))) {
+                let has_no_place = unseen.contains(&placed.parent)
+                    && self.state.store.base(placed.parent)?.is_none_or(|base| base.state != BaseState::Live);
+                let is_waited_for = change.base.is_some() && later.contains(&placed.id);
+                if !is_waited_for && (has_no_place || self.is_unseen_till(&waiting, placed)?) {
+                    unseen.insert(placed.id);
+                }
+            }
+        }
+        Ok(unseen)
+    }
+
+    /// Whether something is for a directory that waits, or is below one that does, and is excluded here for as long as that is
+    /// where it is.
+    fn is_unseen_till(&self, held: &BTreeSet<NodeId>, placed: &Placed) -> StoreResult<bool> {
+        let store = &self.state.store;
+        let parent = store.base(placed.parent)?.filter(|base| !self.marks.is_empty() && base.state == BaseState::Live);
+        let Some(parent) = parent else { return Ok(false) };
+        let path = join(&base_path(store, &parent)?, &placed.target.name);
+        if path == placed.path || self.select.travels(&path, placed.target.class == Class::Dir, &self.marks) {
+            return Ok(false);
+        }
+        let mut above = Some(parent);
+        while let Some(dir) = above {
+            if held.contains(&dir.id) {
+                return Ok(true);
+            }
+            above = store.base(dir.parent)?;
+        }
+        Ok(false)
     }
 
     /// Whether a change loses what a person has yet to judge, or may have to.
