@@ -1,6 +1,6 @@
 //! Databases that programs commit to while the daemon looks: what travels is what was committed, and nothing is taken away.
 
-use hearth_tests::sim::disk::Act;
+use hearth_tests::sim::disk::{Act, Crash};
 use hearth_tests::sim::{Here, World};
 use syncd_core::engine::Event;
 
@@ -35,6 +35,7 @@ fn a_database_with_a_log_that_nobody_tidied_up_is_replaced_as_a_whole() {
     world.settle();
     assert_same(&world, [laptop, desktop]);
     assert_eq!(world.paths(desktop), ["store"]);
+    assert!(world.machines[desktop.0].disk.tree.staging.is_empty(), "no image is left");
 }
 
 #[test]
@@ -125,6 +126,38 @@ fn what_belongs_into_a_directory_that_is_to_have_the_name_of_a_database_in_use_i
     world.must(desktop, Act::End(0, true));
     world.settle();
     world.assert_paths_everywhere(&["kept", "store", "store/a"]);
+}
+
+#[test]
+fn a_further_name_of_a_database_holds_what_is_in_the_log_of_the_first() {
+    let (mut world, laptop, desktop) = with_database(413);
+    world.must(desktop, Act::HardLink("store".into(), "second".into()));
+    world.settle();
+    world.must(laptop, Act::Begin("store".into(), Vec::new()));
+    world.must(laptop, Act::Commit(0, vec![0, 1], b"in the log".to_vec()));
+    world.must(laptop, Act::End(0, false));
+    world.settle();
+    world.must(desktop, Act::HardLink("store".into(), "third".into()));
+    world.settle();
+    for path in ["store", "third"] {
+        assert_same_at(&world, path, [laptop, desktop]);
+    }
+}
+
+#[test]
+fn an_image_that_is_not_needed_any_more_goes_though_the_daemon_is_killed_before_it_could_go() {
+    let (mut world, laptop, desktop) = with_database(414);
+    world.must(laptop, Act::Begin("store".into(), Vec::new()));
+    world.must(laptop, Act::Commit(0, vec![0], b"two".to_vec()));
+    world.run_for(5000);
+    world.must(laptop, Act::End(0, true));
+    world.run_for(5000);
+    assert_eq!(world.machines[laptop.0].disk.tree.staging.len(), 1);
+    world.crash(laptop, Crash::Kill);
+    world.start(laptop);
+    world.settle();
+    assert_same(&world, [laptop, desktop]);
+    assert!(world.machines[laptop.0].disk.tree.staging.is_empty(), "no image is left");
 }
 
 fn with_database(seed: u64) -> (World, Here, Here) {

@@ -192,6 +192,33 @@ fn extended_attributes_travel_alone_and_stay_through_an_edit() {
 }
 
 #[test]
+fn what_one_name_of_a_file_got_is_told_of_a_name_that_it_got_along_with_that() {
+    let mut world = World::new(4_398_050_511_263);
+    let [laptop, desktop] = world.paired(["laptop", "desktop"]);
+    world.write(laptop, "a.txt", "one");
+    world.settle();
+    // Of the two names, the laptop makes two files: the first one is not known to be in a group when the second comes.
+    world.must(desktop, Act::HardLink("a.txt".into(), "b.txt".into()));
+    world.settle();
+    assert_eq!(names_of_one_file(&world, laptop), Vec::<Vec<String>>::new());
+    world.part(laptop, desktop);
+    let colour = || b"user.colour".to_vec();
+    world.must(laptop, Act::Setfattr("b.txt".into(), colour(), Some(b"red".to_vec())));
+    world.must(laptop, Act::HardLink("a.txt".into(), "c.txt".into()));
+    world.run_for(3000);
+    world.connect_all();
+    world.settle();
+    assert_eq!(names_of_one_file(&world, desktop), [["a.txt", "b.txt", "c.txt"]]);
+    for here in [laptop, desktop] {
+        for path in ["a.txt", "b.txt", "c.txt"] {
+            let tree = &world.machines[here.0].disk.tree;
+            let ino = tree.look(path.as_bytes()).expect("a path").expect("an entry");
+            assert_eq!(tree.get(ino).xattrs.get(&colour()), Some(&b"red".to_vec()), "{path} on {here:?}");
+        }
+    }
+}
+
+#[test]
 fn a_file_that_became_a_directory_here_and_a_link_there_is_both() {
     let mut world = World::new(75);
     let [laptop, desktop] = world.paired(["laptop", "desktop"]);

@@ -469,7 +469,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         self.keep_aside(aside, placed.id, "replaced", now)?;
         staged.remove(&placed.id);
         let spot = Spot::Entry(placed.parent, placed.target.name.clone());
-        let stat = self.unless_written_to(stat.ok_or(Fault::Changed)?, as_staged, spot);
+        let stat = self.unless_written_to(placed, (stat.ok_or(Fault::Changed)?, &path), as_staged, spot);
         let base = new_base(placed, stat);
         self.put_entry(&base, &[])?;
         self.follow_names(&base)?;
@@ -533,7 +533,8 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         let (stat, _) = swapped.ok_or(Fault::Changed)?;
         self.git.note_packed(Some(&name), &path, placed.id);
         staged.remove(&placed.id);
-        let stat = self.unless_written_to(stat, as_staged, Spot::Entry(base.parent, base.name.clone()));
+        let spot = Spot::Entry(base.parent, base.name.clone());
+        let stat = self.unless_written_to(placed, (stat, &path), as_staged, spot);
         self.keep_displaced(&name, &base, &path, aside, "replaced", now)?;
         let before = base.members;
         let base = Base { parent: base.parent, name: base.name, ..new_base(placed, stat) };
@@ -545,10 +546,15 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(())
     }
 
-    /// What base has to say of a file that was put in place: what stands there, unless somebody wrote to it at once. Then
-    /// what was staged, so that it differs when it is looked at.
-    fn unless_written_to(&mut self, found: Stat, staged: Stat, spot: Spot) -> Stat {
-        if same_file(&found, &staged) && found.mode == staged.mode {
+    /// What base has to say of a file that was put in place: what stands there, unless somebody wrote to it at once, or it is a
+    /// further name of a file that got other attributes since it was staged. Then what was staged, so that it differs when it
+    /// is looked at.
+    fn unless_written_to(&mut self, placed: &Placed, (found, path): (Stat, &[u8]), staged: Stat, spot: Spot) -> Stat {
+        let is_as_wanted = |disk: &mut D| {
+            let wanted = &placed.target.attributes.xattrs;
+            found.links < 2 || disk.xattrs(path).is_none_or(|xattrs| xattrs == *wanted)
+        };
+        if same_file(&found, &staged) && found.mode == staged.mode && is_as_wanted(self.disk) {
             return found;
         }
         self.applied.look.push(spot);

@@ -59,6 +59,16 @@ pub fn is_companion<D: Disk>(disk: &mut D, path: &[u8], stat: &Stat) -> bool {
     head == JOURNAL_MAGIC || wal == WAL_MAGIC || head.starts_with(&SHM_MAGIC)
 }
 
+/// Whether a database at a path is not whole without what stands beside it.
+pub fn has_log<D: Disk>(disk: &mut D, path: &[u8]) -> std::io::Result<bool> {
+    for ending in &COMPANIONS[..VITAL] {
+        if disk.stat(&[path, ending.as_bytes()].concat())?.is_some_and(|stat| stat.size > 0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The status change time of a database, in which that of a log counts as well, whichever of the two is later: clocks are
 /// set back. It is told from any other, and says nothing of when.
 pub fn with_log(database: FileTime, log: FileTime) -> FileTime {

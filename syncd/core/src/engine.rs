@@ -1618,6 +1618,7 @@ impl<S: Store> Engine<S> {
             self.parked.insert(id, now.wall_ms + SETTLE_MS);
         }
         self.databases.are_plain(&applied.plain, now.wall_ms);
+        self.let_images_go(now.wall_ms)?;
         self.displaced.extend(applied.displaced);
         for (source, hash) in applied.unfit {
             self.doubt(source, hash, now.wall_ms)?;

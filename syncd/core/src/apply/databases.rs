@@ -9,7 +9,7 @@ use hearth_schemas::ids::NodeId;
 use hearth_schemas::item::{Attributes, Value};
 
 use super::{Applier, Fault, Hold, stage_name};
-use crate::database::{COMPANIONS, VITAL, aside_name, image_name, is_database, may_be, set_aside_for};
+use crate::database::{COMPANIONS, aside_name, has_log, image_name, is_database, may_be, set_aside_for};
 use crate::disk::{Disk, Handle, Kind, RelPath, Source, StageName, Stat};
 use crate::observe::base_path;
 use crate::plan::Placed;
@@ -179,12 +179,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
 /// Refuses a database that is not whole without a log beside it, or that somebody may have open.
 pub(super) fn check_whole<D: Disk>(disk: &mut D, path: &[u8], hold: Hold) -> Result<(), Fault> {
     check_closed(disk, path, hold)?;
-    for ending in COMPANIONS[..VITAL].iter().filter(|_| hold.database) {
-        if disk.stat(&beside(path, ending))?.is_some_and(|stat| stat.size > 0) {
-            return Err(Fault::Busy);
-        }
-    }
-    Ok(())
+    if hold.database && has_log(disk, path)? { Err(Fault::Busy) } else { Ok(()) }
 }
 
 /// Refuses a database that somebody may have open: where nothing tells who has, there is what those make who do.

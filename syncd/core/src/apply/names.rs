@@ -4,6 +4,7 @@
 use hearth_schemas::item::{Attributes, Class, Stamp, Value};
 
 use super::{Applier, Fault, is_one_file, same_file, stage_name};
+use crate::database::{has_log, is_database};
 use crate::disk::{Disk, Source, StageName, Stat};
 use crate::plan::Placed;
 use crate::row;
@@ -38,7 +39,7 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
     }
 
     /// Stages a further name of a file in this entry's hard-link group, where this disk has one that is as it shall be
-    /// and the entry is not a name of it already.
+    /// and the entry is not a name of it already. A database that has a log is not: by another name it would be without that.
     pub(super) fn stage_name_of_partner(
         &mut self,
         placed: &Placed,
@@ -57,7 +58,9 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
                 continue;
             }
             let (name, path) = (stage_name(placed.id, now), self.path_of(&base)?);
-            if self.checked(base.id).is_err() {
+            let is_in_log =
+                has_log(self.disk, &path)? && is_database(self.disk, &Source::Copy(path.clone()), base.stat.size);
+            if is_in_log || self.checked(base.id).is_err() {
                 continue;
             }
             let Ok(stat) = self.disk.stage_link(&name, &Source::Copy(path)) else { continue };
@@ -70,13 +73,16 @@ impl<S: Store, D: Disk> Applier<'_, S, D> {
         Ok(None)
     }
 
-    /// A file got a further name: what it has by now is no news under its others.
+    /// A file got a further name: what it has by now is no news under its others, but for those that do not know yet what it
+    /// got by one of them.
     pub(super) fn follow_names(&mut self, base: &Base) -> StoreResult<()> {
         if base.stat.links < 2 {
             return Ok(());
         }
         for mut other in self.state.store.bases_with(base.stat.handle)? {
-            if other.id != base.id && same_file(&other.stat, &base.stat) && other.stat.mode == base.stat.mode {
+            let is_news = other.attributes.xattrs != base.attributes.xattrs;
+            let same = same_file(&other.stat, &base.stat) && other.stat.mode == base.stat.mode;
+            if other.id != base.id && same && !is_news {
                 other.stat = base.stat.clone();
                 self.state.store.put_base(&other)?;
             }

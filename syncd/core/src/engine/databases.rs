@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_schemas::ids::ContentHash;
 
 use super::Engine;
-use crate::database::image_name;
+use crate::database::{has_log, image_name};
 use crate::disk::{Disk, Source};
-use crate::observe::{Imaged, Spot};
+use crate::observe::{Imaged, Spot, base_path};
 use crate::store::{Store, StoreResult};
 
 /// The shortest and the longest pause between two images of one database, in milliseconds.
@@ -60,12 +60,28 @@ impl Databases {
 }
 
 impl<S: Store> Engine<S> {
-    /// Takes note of the images that an earlier run has left.
+    /// Takes note of the images that an earlier run has left. Nothing else tells of one that was made before the run ended,
+    /// and that the index does not know to be needless, or not to be needed yet.
     pub(super) fn find_images<D: Disk>(&mut self, disk: &mut D, now_ms: u64) -> StoreResult<()> {
         for hash in disk.images().unwrap_or_default() {
-            self.databases.images.entry(hash).or_insert(None);
+            if self.databases.images.contains_key(&hash) {
+                continue;
+            }
+            let is_needed = self.is_not_whole(disk, hash)?;
+            self.databases.images.insert(hash, (!is_needed).then_some(now_ms + KEPT_MS));
         }
         self.let_images_go(now_ms)
+    }
+
+    /// Whether a file whose content this is may not hold it itself: it has a log, or was being written.
+    fn is_not_whole<D: Disk>(&self, disk: &mut D, hash: ContentHash) -> StoreResult<bool> {
+        for base in self.state.store.base_holding(hash)? {
+            let path = base_path(&self.state.store, &base)?;
+            if base.stat.is_unsure() || has_log(disk, &path).unwrap_or(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes note of images that were made, and of those that changes have made needless.
@@ -81,7 +97,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Images that are the content of nothing here are to go.
-    fn let_images_go(&mut self, now_ms: u64) -> StoreResult<()> {
+    pub(super) fn let_images_go(&mut self, now_ms: u64) -> StoreResult<()> {
         for (hash, drop_at) in &mut self.databases.images {
             if drop_at.is_none() && self.state.store.base_holding(*hash)?.is_empty() {
                 *drop_at = Some(now_ms + KEPT_MS);
