@@ -1,7 +1,7 @@
 //! One connection's frames: a 4-byte little-endian length, then the frame, both ways on one stream.
 //!
-//! Reads requests and gives them to the driver, one at a time: the next is read when the last is answered. Writes what
-//! the driver puts into the [`Outbox`]. What a frame means is not looked at. A device that sends nonsense, takes too
+//! Reads requests and gives them to the driver, one at a time: the next is read when the answer to the last is on its way,
+//! so that who takes no answers cannot have many waiting. Writes what the driver puts into the [`Outbox`]. What a frame means is not looked at. A device that sends nonsense, takes too
 //! slowly or has too much waiting loses its connection, and nobody else notices.
 
 use std::sync::Arc;
@@ -35,12 +35,11 @@ const STEP: usize = 64 << 10;
 pub(crate) struct Outbox {
     frames: mpsc::UnboundedSender<Out>,
     waiting: Arc<AtomicUsize>,
-    turn: Arc<Semaphore>,
     connection: Connection,
 }
 
 enum Out {
-    Frame(Vec<u8>),
+    Frame { bytes: Vec<u8>, is_reply: bool },
     Close(CloseCode),
 }
 
@@ -57,7 +56,7 @@ impl FrameBudget {
 }
 
 impl Outbox {
-    /// Queues a frame; a reply gives the device its turn to ask again. Ends the connection if too much waits.
+    /// Queues a frame. Ends the connection if too much waits.
     pub(crate) fn send(&self, frame: &ServerFrame) {
         let body = codec::encode(frame);
         let length = u32::try_from(body.len()).expect("replies are built within the frame limit");
@@ -66,10 +65,8 @@ impl Outbox {
             close(&self.connection, CloseCode::Limit);
             return;
         }
-        let _gone_already = self.frames.send(Out::Frame(bytes));
-        if matches!(frame, ServerFrame::Reply { .. }) {
-            self.turn.add_permits(1);
-        }
+        let is_reply = matches!(frame, ServerFrame::Reply { .. });
+        let _gone_already = self.frames.send(Out::Frame { bytes, is_reply });
     }
 
     /// Ends the connection after what was queued before.
@@ -98,14 +95,14 @@ pub(crate) async fn serve(
     };
     let (frames, queue) = mpsc::unbounded_channel();
     let waiting = Arc::new(AtomicUsize::new(0));
-    let turn = Arc::new(Semaphore::new(1));
-    let outbox = Outbox { frames, waiting: waiting.clone(), turn: turn.clone(), connection: connection.clone() };
+    let turn = Semaphore::new(1);
+    let outbox = Outbox { frames, waiting: waiting.clone(), connection: connection.clone() };
     if inbox.send(Message::Opened { conn, exporter, origin, outbox }).await.is_err() {
         return;
     }
     tokio::select! {
         code = read(conn, recv, &inbox, &turn, &budget) => if let Some(code) = code { close(&connection, code) },
-        code = write(send, queue, &waiting) => close(&connection, code),
+        code = write(send, queue, &waiting, &turn) => close(&connection, code),
         _ = connection.closed() => {}
     }
 }
@@ -157,10 +154,16 @@ async fn read_body(recv: &mut RecvStream, length: usize, budget: &FrameBudget) -
     Ok(body)
 }
 
-async fn write(mut send: SendStream, mut queue: mpsc::UnboundedReceiver<Out>, waiting: &AtomicUsize) -> CloseCode {
+/// Writes what waits; a reply that is written gives the device its turn to ask again.
+async fn write(
+    mut send: SendStream,
+    mut queue: mpsc::UnboundedReceiver<Out>,
+    waiting: &AtomicUsize,
+    turn: &Semaphore,
+) -> CloseCode {
     while let Some(out) = queue.recv().await {
-        let bytes = match out {
-            Out::Frame(bytes) => bytes,
+        let (bytes, is_reply) = match out {
+            Out::Frame { bytes, is_reply } => (bytes, is_reply),
             Out::Close(code) => {
                 let _closed_already = send.finish();
                 let _late_or_gone = timeout(DRAIN, send.stopped()).await;
@@ -175,6 +178,9 @@ async fn write(mut send: SendStream, mut queue: mpsc::UnboundedReceiver<Out>, wa
             }
         }
         waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        if is_reply {
+            turn.add_permits(1);
+        }
     }
     CloseCode::Shutdown
 }

@@ -24,8 +24,8 @@ const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0]
 const IDLE: Duration = Duration::from_secs(300);
 /// What a device may have under way to the relay: a little more than the longest frame.
 const RECEIVE_WINDOW: u32 = (1 << 20) + (64 << 10);
-/// What the relay may have under way to a device.
-const SEND_WINDOW: u64 = 2 << 20;
+/// What the relay may have under way to a device: what it holds for one that acknowledges nothing.
+const SEND_WINDOW: u64 = 256 << 10;
 
 /// The public half of the relay's key: what its address pins.
 pub fn public_key(secret: &[u8; 32]) -> [u8; 32] {
@@ -87,6 +87,8 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(None)
+        // A connection keeps the buffer of its longest call; what devices ask for is short and seldom.
+        .enable_segmentation_offload(false);
     transport
 }

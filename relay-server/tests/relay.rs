@@ -10,6 +10,8 @@ mod household;
 mod metrics;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/takers.rs"]
+mod takers;
 #[path = "support/tunnel.rs"]
 mod tunnel;
 #[path = "relay/tunnels.rs"]

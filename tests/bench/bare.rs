@@ -70,22 +70,22 @@ pub(crate) fn end(words: &[String]) -> Result<()> {
                 let time = Duration::from_secs(seconds.parse()?);
                 echo_for(Household::read(file.as_ref())?.start(0, way)?, way, time).await
             }
-            _ => bail!("an end cannot do that"),
+            _ => crate::crowd::act(&words).await,
         }
     })
 }
 
 /// What the two devices of an account have to know.
-struct Household {
-    relay: RelayAddress,
-    account: Account,
-    keys: [DeviceKeys; 2],
+pub(crate) struct Household {
+    pub(crate) relay: RelayAddress,
+    pub(crate) account: Account,
+    pub(crate) keys: [DeviceKeys; 2],
     /// What their signals are sealed with.
-    signals: Secret,
+    pub(crate) signals: Secret,
 }
 
 /// A device that runs, and what keeps its account and its relays known.
-struct Device {
+pub(crate) struct Device {
     network: Network,
     events: mpsc::Receiver<NetEvent>,
     begun: Instant,
@@ -126,12 +126,12 @@ impl Household {
     }
 
     /// Starts one of the devices; with the way `relay` it has no other.
-    fn start(self, number: usize, way: &str) -> Result<Device> {
+    pub(crate) fn start(&self, number: usize, way: &str) -> Result<Device> {
         let ways = Ways { direct: way != "relay", nearby: way != "relay", ask_router: way != "relay" };
         let identity = identity(&self.account, &self.keys[number])?;
-        let (known, watched) = watch::channel(Arc::new(self.account));
-        let (relays, listed) = watch::channel(vec![self.relay]);
-        let key = watch::channel(Arc::new(SignalKey { epoch: 0, key: self.signals })).1;
+        let (known, watched) = watch::channel(Arc::new(self.account.clone()));
+        let (relays, listed) = watch::channel(vec![self.relay.clone()]);
+        let key = watch::channel(Arc::new(SignalKey { epoch: 0, key: self.signals.clone() })).1;
         let begun = Instant::now();
         let (network, events) = Network::start(listed, nothing(), identity, watched, key, ways, 0)?;
         Ok(Device { network, events, begun, _known: (known, relays) })
@@ -144,6 +144,15 @@ impl Device {
         let waiting = self.until(|event| matches!(event, NetEvent::RelayUp { .. }).then_some(()));
         waiting.await.context("reaching the relay")?;
         say("ready", self.begun.elapsed().as_secs_f64())
+    }
+
+    /// Stays, and tells of each time that it is logged in.
+    pub(crate) async fn tell_logins(mut self, logins: mpsc::Sender<()>) {
+        while let Some(event) = self.events.recv().await {
+            if matches!(event, NetEvent::RelayUp { .. }) && logins.send(()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits for the other device.
@@ -167,15 +176,19 @@ impl Device {
         timeout(CONNECT_LIMIT, waiting).await.context("nothing came")?
     }
 
-    /// Waits until packets take this way.
+    /// Waits until packets take this way and no other.
     async fn until_way(&self, other: Slot, way: &str) -> Result<()> {
-        let is_there = || match self.network.path(other).kind {
-            Some(PathKind::Lan | PathKind::Direct) => way == "direct",
-            Some(PathKind::RelayUdp | PathKind::RelayTcp) => way == "relay",
+        self.until_so(|| match self.network.path(other).kind {
+            Some(PathKind::Lan | PathKind::Direct) => way != "relay",
+            Some(PathKind::RelayUdp | PathKind::RelayTcp) => way != "direct",
             None => false,
-        };
+        })
+        .await
+    }
+
+    async fn until_so(&self, is_so: impl Fn() -> bool) -> Result<()> {
         let waiting = async {
-            while way != "any" && !is_there() {
+            while !is_so() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -233,6 +246,10 @@ async fn meet(mut device: Device, way: &str, bytes: u64) -> Result<()> {
     let begun = device.until(came).await.context("the other device did not come")?;
     let (there, connection) = device.peer().await?;
     say("first byte", begun.elapsed().as_secs_f64())?;
+    if way == "direct" {
+        device.until_so(|| device.network.goes_straight(there)).await?;
+        say("straight", begun.elapsed().as_secs_f64())?;
+    }
     if way != "any" {
         device.until_way(there, way).await?;
         say("way", begun.elapsed().as_secs_f64())?;
@@ -374,7 +391,7 @@ fn nothing() -> Arc<Blobs> {
 }
 
 /// Makes an account of two devices at the relay.
-async fn enrol(relay: &RelayAddress, phrase: &Phrase, keys: &[DeviceKeys; 2]) -> Result<Account> {
+pub(crate) async fn enrol(relay: &RelayAddress, phrase: &Phrase, keys: &[DeviceKeys; 2]) -> Result<Account> {
     let first = account::create(phrase, &keys[0], "one", 0, &mut fill).map_err(|error| anyhow!("{error}"))?;
     let public = keys[1].public();
     let newcomer = Newcomer { keys: &public, wish: "two", caps: Caps::ALL };
@@ -437,6 +454,6 @@ async fn receive(mut stream: RecvStream) -> Result<u64> {
     Ok(received)
 }
 
-fn fill(bytes: &mut [u8]) {
+pub(crate) fn fill(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the kernel gives random bytes");
 }

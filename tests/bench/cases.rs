@@ -7,6 +7,7 @@ pub(crate) mod first;
 pub(crate) mod line;
 pub(crate) mod many;
 pub(crate) mod races;
+pub(crate) mod relay;
 pub(crate) mod stalls;
 pub(crate) mod stream;
 

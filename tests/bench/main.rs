@@ -7,10 +7,19 @@
 
 mod bare;
 mod cases;
+#[expect(dead_code, reason = "shared with the relay's own tests, which ask more of a client")]
+#[path = "../../relay-server/tests/support/client.rs"]
+mod client;
+mod crowd;
 mod ends;
 mod ground;
+#[expect(dead_code, reason = "shared with the relay's own tests, which ask more of a household")]
+#[path = "../../relay-server/tests/support/household.rs"]
+mod household;
 mod report;
 mod source;
+#[path = "../../relay-server/tests/support/takers.rs"]
+mod takers;
 mod tools;
 mod world;
 
@@ -25,12 +34,12 @@ use hearth_tests::tree::write_noise;
 
 use crate::cases::first::Material;
 use crate::cases::many::Many;
-use crate::cases::{connect, edits, fidelity, first, line, many, races, stalls, stream};
+use crate::cases::{connect, edits, fidelity, first, line, many, races, relay, stalls, stream};
 use crate::report::Report;
 use crate::source::Source;
 use crate::tools::Which;
 
-const CASES: [&str; 12] = [
+const CASES: [&str; 13] = [
     "first-sync",
     "edits",
     "big-file",
@@ -43,6 +52,7 @@ const CASES: [&str; 12] = [
     "connect",
     "stalls",
     "line",
+    "relay",
 ];
 /// Files of the first sync over a long line.
 const FAR_FILES: usize = 2_000;
@@ -185,6 +195,9 @@ fn measure(wanted: &Wanted, report: &mut Report) -> Result<()> {
     }
     if wanted.has("line") {
         line::measure(all, rounds, report)?;
+    }
+    if wanted.has("relay") {
+        relay::measure(report)?;
     }
     Ok(())
 }

@@ -119,7 +119,7 @@ impl Which {
 }
 
 /// CPU time that a process and its children that have ended used, in seconds, by the kernel's clock of 10 ms.
-fn cpu_of(pid: u32) -> Result<f64> {
+pub(crate) fn cpu_of(pid: u32) -> Result<f64> {
     Ok(times(pid)?.iter().sum())
 }
 
@@ -138,14 +138,17 @@ fn times(pid: u32) -> Result<[f64; 4]> {
     times.try_into().ok().context("a process has four times")
 }
 
+/// A line of `/proc/PID/status`, in KiB.
+pub(crate) fn status_of(pid: u32, line: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's status")?;
+    let kibibytes = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
+    let kibibytes = kibibytes.and_then(|words| words.split_whitespace().next()?.parse().ok());
+    kibibytes.with_context(|| format!("a process's status has {line}"))
+}
+
 /// A line of `/proc/PID/status` of what runs all the time, in megabytes on laptop and desktop.
 pub(crate) fn memory(tool: &dyn Tool, line: &str) -> Result<Option<[f64; 2]>> {
-    let of = |pid: u32| -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's status")?;
-        let kibibytes = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
-        let kibibytes = kibibytes.and_then(|words| words.split_whitespace().next()?.parse::<f64>().ok());
-        Ok(kibibytes.with_context(|| format!("a process's status has {line}"))? * 1024.0 / 1e6)
-    };
+    let of = |pid: u32| Ok::<_, anyhow::Error>(status_of(pid, line)? * 1024.0 / 1e6);
     let Some([laptop, desktop]) = tool.processes()? else { return Ok(None) };
     Ok(Some([of(laptop)?, of(desktop)?]))
 }

@@ -18,8 +18,9 @@ use std::collections::VecDeque;
 use cubic::Cubic;
 use rate::Rate;
 
-/// Packets that may be on their way before anything is known (RFC 9002 says 10; they are spread over a round trip).
-const INITIAL_PACKETS: u64 = 32;
+/// Packets that may be on their way before anything is known (RFC 9002 says 10; they are spread over a round trip: 12 Mbit/s where
+/// that is 40 ms).
+const INITIAL_PACKETS: u64 = 48;
 /// Packets that always may be on their way.
 const LEAST_PACKETS: u64 = 4;
 /// What is sent when more is tried, in percent of what fills the line.
@@ -28,8 +29,10 @@ const PROBE: u64 = 125;
 const DRAIN: u64 = 80;
 /// What is sent to see the empty line's round trip, in percent.
 const LOOK: u64 = 50;
-/// The most that is sent while the rate still grows, in percent.
+/// The most that is sent while the rate still grows, in percent. The rate is that of a round trip before.
 const STARTUP: u64 = 250;
+/// What is added to the window then for each byte that arrives.
+const STARTUP_ADDS: u64 = 2;
 /// What a rate has to grow by in a round to count as growing, in percent.
 const GROWTH: u64 = 125;
 /// The same for a try, in percent.
@@ -188,7 +191,7 @@ impl Congestion {
         self.bunch.note(now_us, news.acked, self.highest());
         if self.phase == Phase::Startup {
             let most = self.filling(STARTUP) + self.slack();
-            self.startup = (self.startup + news.acked).min(most).max(self.startup);
+            self.startup = (self.startup + STARTUP_ADDS * news.acked).min(most).max(self.startup);
         }
         if let Some(cubic) = self.cubic.as_mut().filter(|_| !idle) {
             cubic.acked(now_us, news.acked, self.mtu);

@@ -391,6 +391,11 @@ impl Network {
         }
     }
 
+    /// Whether packets for a peer go straight to it, be it beside the relay.
+    pub fn goes_straight(&self, slot: Slot) -> bool {
+        self.0.socket.lane(slot).route().direct().is_some()
+    }
+
     /// Tells when a device comes, goes, or is reached by another way.
     pub fn reached(&self) -> Reached {
         self.0.reached.clone()

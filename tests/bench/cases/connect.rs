@@ -157,7 +157,9 @@ fn ends(network: &Network, tools: &[Which], rounds: usize, report: &mut Report) 
             trips("relay reached", measured.one("ready")?);
             trips("first byte", measured.one("first byte")?);
             if way.is_straight() {
-                trips("first direct", measured.one("way")?);
+                // Iroh's packets go straight when they go no other way any more.
+                trips("first direct", measured.one("straight").or_else(|_| measured.one("way"))?);
+                trips("direct alone", measured.one("way")?);
             }
             for end in ["there", "back"].into_iter().filter(|_| bytes > 0) {
                 let rate = bytes as f64 * 8.0 / measured.one(end)? / 1e6;
