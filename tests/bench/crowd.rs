@@ -14,7 +14,7 @@ use hearth_schemas::relay::{Header, Kind, Request, Session, bind_datagram};
 use quinn::Endpoint;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, interval_at};
 
 use crate::bare::{Household, enrol, fill};
 use crate::client::{Client, relay_address};
@@ -107,11 +107,11 @@ impl End {
         Ok([end(one, to_other), end(other, to_one)])
     }
 
-    /// Says words and hears the other's, and notes how long each was under way.
-    async fn talk(self, begun: Instant, heard: Arc<Mutex<Heard>>) -> Result<()> {
+    /// Says words and hears the other's, and notes how long each was under way. Ends speak at moments of their own.
+    async fn talk(self, begun: Instant, moment: Duration, heard: Arc<Mutex<Heard>>) -> Result<()> {
         let (mut word, mut buffer) = (self.header.clone(), [0; 2048]);
         word.resize(self.header.len() + WORD_BYTES, 7);
-        let mut turns = interval(BETWEEN_WORDS);
+        let mut turns = interval_at(tokio::time::Instant::now() + moment, BETWEEN_WORDS);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stamp = self.header.len()..self.header.len() + 8;
         let (mut bindings, mut counter) = (interval(BETWEEN_BINDS), 0);
@@ -171,8 +171,9 @@ async fn talk(relay: &RelayAddress, pairs: u8) -> Result<()> {
         }
         ends.extend(End::straight().await?.map(|end| (end, &ways[1])));
     }
-    for (end, heard) in ends {
-        tokio::spawn(end.talk(begun, Arc::clone(heard)));
+    let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+    for (number, (end, heard)) in (0..).zip(ends) {
+        tokio::spawn(end.talk(begun, BETWEEN_WORDS * number / count, Arc::clone(heard)));
     }
     tokio::spawn(keep(clients));
     say("there")?;

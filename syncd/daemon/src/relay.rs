@@ -30,6 +30,7 @@ use hearth_schemas::relay::{
 };
 use quinn::{ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::yield_now;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -936,6 +937,9 @@ async fn meet(
                 return connection;
             }
             drop(over_udp);
+            // That it is over is said where it was tried. To a relay that has heard nothing of it, it would be a stranger who
+            // begins with a farewell, and QUIC keeps the place of such a one for minutes.
+            yield_now().await;
             leg.attach(dialled);
             dial(endpoint, leg, target, timing).await
         }

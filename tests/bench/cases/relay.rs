@@ -103,7 +103,7 @@ fn pairs(ground: &Ground, report: &mut Report) -> Result<()> {
         report.sample(
             &name("added by the relay, 99 of 100"),
             Which::Hearth,
-            heard.relayed[1] - quiet.straight[1],
+            heard.relayed[1] - heard.straight[1],
             "ms",
         );
         report.sample(&name("straight, 99 of 100"), Which::Hearth, heard.straight[1], "ms");
