@@ -26,6 +26,8 @@ const BETWEEN_LOGINS: Duration = Duration::from_millis(110);
 /// How often each of a pair says something, and how much: 1 Mbit/s each way.
 const BETWEEN_WORDS: Duration = Duration::from_millis(10);
 const WORD_BYTES: usize = 1200;
+/// For how long pairs speak before others do.
+const TURN: Duration = Duration::from_secs(1);
 const BETWEEN_BINDS: Duration = Duration::from_secs(15);
 /// How many packets a flood sends at once, and how often.
 const GUSH: usize = 50;
@@ -38,7 +40,7 @@ const READERS: usize = 50;
 const READERS_HOME: u8 = 0;
 
 /// Does what `words` say: `crowd RELAY DEVICES` brings devices of accounts of two, `pairs RELAY PAIRS` has pairs talk and prints
-/// a line each second, and `flood RELAY KIND` does harm. None of them ends by itself.
+/// what they hear, and `flood RELAY KIND` does harm. None of them ends by itself.
 pub(crate) async fn act(words: &[&str]) -> Result<()> {
     let relay = |relay: &str| RelayAddress::parse(relay).map_err(|error| anyhow!("the relay's address: {error}"));
     match *words {
@@ -122,11 +124,12 @@ impl End {
                     let bind = bind_datagram(session.token, &session.mac_key, counter);
                     self.socket.send_to(&bind, self.to).await.context("binding")?;
                 },
-                _ = turns.tick() => {
+                // Those by the relay and those straight speak in turn, so that neither waits for the other.
+                _ = turns.tick() => if begun.elapsed().as_secs() / TURN.as_secs() % 2 == u64::from(self.session.is_some()) {
                     word[stamp.clone()].copy_from_slice(&nanoseconds(begun).to_le_bytes());
                     self.socket.send_to(&word, self.to).await.context("saying a word")?;
                     heard.lock().unwrap_or_else(PoisonError::into_inner).said += 1;
-                }
+                },
                 received = self.socket.recv_from(&mut buffer) => {
                     let (length, _) = received.context("hearing a word")?;
                     if length != word.len() {
@@ -141,7 +144,7 @@ impl End {
     }
 }
 
-/// What all pairs together said and heard within a second.
+/// What all pairs of one kind said and heard.
 #[derive(Default)]
 struct Heard {
     said: usize,
@@ -152,7 +155,7 @@ fn nanoseconds(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Has pairs talk by the relay and as many straight, and prints for each second `relayed` or `straight`, half of how many
+/// Has pairs talk by the relay and as many straight, a second each, and prints after both `relayed` or `straight`, half of how many
 /// microseconds words took at most, what 99 of 100 took, and how many were said and heard.
 async fn talk(relay: &RelayAddress, pairs: u8) -> Result<()> {
     let begun = Instant::now();
@@ -177,9 +180,9 @@ async fn talk(relay: &RelayAddress, pairs: u8) -> Result<()> {
     }
     tokio::spawn(keep(clients));
     say("there")?;
-    let mut seconds = interval(Duration::from_secs(1));
+    let mut turns = interval(2 * TURN);
     loop {
-        seconds.tick().await;
+        turns.tick().await;
         for (name, heard) in ["relayed", "straight"].iter().zip(&ways) {
             let mut heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
             heard.took.sort_unstable();

@@ -63,8 +63,10 @@ const BIND_OFTEN: Duration = Duration::from_secs(15);
 /// The same while peers' data flows, and for `BUSY` after it: a relay that lost its memory is noticed soon.
 const BIND_EVERY_BUSY: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_secs(10);
-/// Pauses between BINDs that are not answered, in milliseconds.
+/// Pauses between BINDs that are not answered, in milliseconds. The first is no longer than three round trips, but for the
+/// shortest lines.
 const BIND_RETRIES_MS: [u64; 4] = [250, 300, 500, 700];
+const SOONEST: Duration = Duration::from_millis(100);
 /// After the retries the session counts as lost, if the relay was silent altogether; else after this long, as the
 /// line may only be slow.
 const BIND_LOST: Duration = Duration::from_secs(10);
@@ -770,7 +772,10 @@ impl Keeper {
             self.counter += 1;
             self.leg.send_bind(self.counter);
             let last = BIND_RETRIES_MS[BIND_RETRIES_MS.len() - 1];
-            let wait = Duration::from_millis(retries.next().copied().unwrap_or(last));
+            let mut wait = Duration::from_millis(retries.next().copied().unwrap_or(last));
+            if self.counter == first {
+                wait = wait.min(SOONEST.max(3 * self.round_trip));
+            }
             let turn = tokio::select! {
                 answer = answered.wait_for(|answered| *answered >= first) => {
                     if answer.is_err() {

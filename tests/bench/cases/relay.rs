@@ -2,7 +2,7 @@
 //! them; and floods beside those.
 //!
 //! The idle devices are forty hosts of fifty devices, since a relay limits what one address may do. Pairs talk on the
-//! relay's own host, so that nothing but the relay is between them; as many talk without it, in the same seconds.
+//! relay's own host, so that nothing but the relay is between them, and in turn with as many that talk without it.
 
 use std::fs;
 use std::thread;
@@ -21,13 +21,13 @@ const HOSTS: usize = 40;
 const DEVICES: usize = 50;
 const PAIRS: &str = "50";
 const START_LIMIT: Duration = Duration::from_secs(300);
-/// A line comes each second.
+/// Two lines come every two seconds.
 const LINE_LIMIT: Duration = Duration::from_secs(30);
 /// Until what logging in took has been given back, and every device has bound itself twice.
 const CALM: Duration = Duration::from_secs(40);
 const IDLE: Duration = Duration::from_secs(60);
-/// For how many seconds pairs are listened to.
-const SECONDS: usize = 15;
+/// How many turns of both kinds of pairs, of a second each, are listened to.
+const TURNS: usize = 10;
 /// What comes to do harm, and from how many hosts at once.
 const FLOODS: [(&str, &str, usize); 4] = [
     ("20,000 packets of garbage a second", "garbage", 4),
@@ -117,7 +117,7 @@ fn pairs(ground: &Ground, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What pairs heard in some seconds: medians of the seconds' figures.
+/// What pairs heard in some turns: medians of the turns' figures.
 struct Heard {
     /// How long words were under way, half of all and 99 of 100, in milliseconds.
     relayed: [f64; 2],
@@ -129,13 +129,13 @@ struct Heard {
 fn listen(pairs: &mut Process) -> Result<Heard> {
     let (mut relayed, mut straight) = ([vec![], vec![]], [vec![], vec![]]);
     let (mut said, mut heard) = (0.0, 0.0);
-    while straight[0].len() <= SECONDS {
+    while straight[0].len() <= TURNS {
         let line = pairs.first_line(LINE_LIMIT)?;
         let mut words = line.split(' ');
         let way = words.next();
-        let figures = words.map(str::parse).collect::<Result<Vec<f64>, _>>().context("a second's figures")?;
+        let figures = words.map(str::parse).collect::<Result<Vec<f64>, _>>().context("a turn's figures")?;
         let [half, most, spoken, received] = figures[..] else { anyhow::bail!("pairs said {line}") };
-        // The first second is the end of what was before.
+        // The first turn is the end of what was before.
         let is_first = straight[0].is_empty();
         let figures = if way == Some("relayed") { &mut relayed } else { &mut straight };
         figures[0].push(half / 1000.0);
