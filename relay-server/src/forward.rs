@@ -430,6 +430,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_an_idle_device_is_less_than_a_kibibyte() {
+        let session = size_of::<(Token, Session)>();
+        let device = size_of::<((AccountId, Slot), Vec<Token>)>() + 2 * size_of::<Token>();
+        // A tree's nodes are half full at the worst.
+        assert!(2 * (session + device) <= 1024, "{session} and {device} bytes");
+        let mut forwarder = with_two();
+        assert_eq!(forwarder.take_early([1; 8], 0).capacity(), 0, "nothing beside that");
+    }
+
+    #[test]
     fn logging_in_over_and_over_keeps_two_sessions() {
         let mut forwarder = with_two();
         for token in 20..90 {
