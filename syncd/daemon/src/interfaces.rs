@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -26,6 +26,8 @@ const BLIND: Duration = Duration::from_secs(60);
 pub(crate) struct Changes {
     /// Any socket of datagrams is read in the same way.
     socket: Option<UnixDatagram>,
+    /// Since when there is a change that has not been told.
+    untold: Option<Instant>,
 }
 
 /// The addresses of this machine that are of any use to others, of interfaces that are up and plugged in.
@@ -71,18 +73,21 @@ impl Changes {
     /// Listens from now on. Must be called within a tokio runtime.
     pub(crate) fn watch() -> Self {
         let socket = open().inspect_err(|error| tracing::warn!("changes of the network are not told: {error}")).ok();
-        Self { socket }
+        Self { socket, untold: None }
     }
 
-    /// Returns once something has changed, and has come to rest.
+    /// Returns once something has changed, and has come to rest. Nothing is forgotten if it is given up before.
     pub(crate) async fn next(&mut self) {
         let Some(socket) = &self.socket else { return sleep(BLIND).await };
-        drain(socket).await;
-        for _ in 0..MOST_RESTS {
-            if timeout(REST, drain(socket)).await.is_err() {
-                break;
+        let since = match self.untold {
+            Some(since) => since,
+            None => {
+                drain(socket).await;
+                *self.untold.insert(Instant::now())
             }
-        }
+        };
+        while since.elapsed() < REST * MOST_RESTS && timeout(REST, drain(socket)).await.is_ok() {}
+        self.untold = None;
     }
 }
 
@@ -123,6 +128,16 @@ mod tests {
                       tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n";
         assert_eq!(parse_gateway(routes), Some((Ipv4Addr::new(192, 168, 5, 1), "eth0".to_owned())));
         assert_eq!(parse_gateway("nonsense\n"), None);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_though_something_else_came_before_it_had_come_to_rest() {
+        let (kernel, socket) = UnixDatagram::pair().expect("sockets");
+        let mut changes = Changes { socket: Some(socket), untold: None };
+        kernel.send(b"a change").await.expect("sent");
+        assert!(timeout(REST / 2, changes.next()).await.is_err(), "it has not come to rest");
+        timeout(Duration::from_secs(20), changes.next()).await.expect("it is not forgotten");
+        assert!(timeout(2 * REST, changes.next()).await.is_err(), "it is told once");
     }
 
     #[test]
