@@ -55,7 +55,7 @@ fn say(line: &str) -> Result<()> {
     writeln!(io::stdout(), "{line}").context("printing")
 }
 
-/// Brings devices one after the other, says when all are logged in, and how many have to log in again afterwards.
+/// Brings devices one after the other, and says when all are logged in, and each time that one does so again.
 async fn crowd(relay: &RelayAddress, devices: usize) -> Result<()> {
     let mut turns = interval(BETWEEN_LOGINS);
     let (came, mut coming) = mpsc::channel(devices.max(1));
